@@ -1,0 +1,1 @@
+"""Templates and the parsers of their replies, one file per environment."""

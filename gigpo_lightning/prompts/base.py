@@ -1,0 +1,81 @@
+"""What a prompt is: a template and the parser of its replies, side by side in one class."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+
+class Tokenizer(Protocol):
+    """The little that the core needs of a tokenizer; ``modules`` makes the real one."""
+
+    @property
+    def stop_token_ids(self) -> tuple[int, ...]:
+        """Token ids that end a reply."""
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of plain text, without special tokens added."""
+
+    def encode_chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+        """Token ids of a chat through the model's own template, ready for the assistant's reply."""
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of token ids, special tokens left out."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TurnView:
+    """All that a template may show at one turn.
+
+    Attributes:
+        instruction: What is asked for, in words.
+        observation: What the world says now.
+        admissible_actions: Commands that do something now; None where the environment does not say.
+        history: All earlier turns of the episode as (observation, action), oldest first.
+    """
+
+    instruction: str
+    observation: str
+    admissible_actions: tuple[str, ...] | None
+    history: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncodedPrompt:
+    """A prompt in token ids.
+
+    Attributes:
+        ids: Token ids for the engine.
+        truncated: Whether something had to be left out to fit.
+    """
+
+    ids: tuple[int, ...]
+    truncated: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParsedAction:
+    """What a reply says.
+
+    Attributes:
+        action: The command to send to the environment; sent even when not valid.
+        valid: Whether the reply kept the rules; if not, it costs the invalid-action penalty.
+        problem: Which rule was broken, in a few words; empty when valid.
+    """
+
+    action: str
+    valid: bool
+    problem: str = ""
+
+
+class Prompt(Protocol):
+    """A template and its parser."""
+
+    def encode(self, view: TurnView, tokenizer: Tokenizer, max_tokens: int) -> EncodedPrompt:
+        """Write the turn in at most ``max_tokens`` tokens, shortening history first, then the observation.
+
+        Raises:
+            ValueError: If what may not be shortened is longer than ``max_tokens``.
+        """
+
+    def parse(self, response: str, view: TurnView) -> ParsedAction:
+        """Read the action from a reply; never raises, whatever the model wrote."""

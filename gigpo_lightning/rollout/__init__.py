@@ -1,0 +1,1 @@
+"""Playing episodes: engines, environment pools and the collector."""

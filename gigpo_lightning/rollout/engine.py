@@ -1,0 +1,100 @@
+"""What an engine is: token ids in, token ids and the sampler's own log-probabilities out."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplingParameters:
+    """How replies are drawn. There is no top-p or top-k: below full support they bias the importance ratio.
+
+    Attributes:
+        temperature: Softmax temperature; 0 takes the most likely token.
+        max_tokens: Longest reply, in tokens, the stop token included.
+    """
+
+    temperature: float = 1.0
+    max_tokens: int = 512
+
+    def __post_init__(self) -> None:
+        if self.temperature < 0:
+            raise ValueError(f"temperature must be >= 0, got {self.temperature}")
+        if self.max_tokens < 1:
+            raise ValueError(f"max_tokens must be >= 1, got {self.max_tokens}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationRequest:
+    """One reply to be written.
+
+    Attributes:
+        request_id: Unique among the requests under way.
+        prompt_ids: Token ids of the prompt, ``(T,)``.
+        sampling: How the reply is drawn.
+        stop_token_ids: Tokens that end the reply; the one that did is kept in it.
+        seed: Seed of this reply's sampling noise, whatever else shares the batch.
+    """
+
+    request_id: str
+    prompt_ids: tuple[int, ...]
+    sampling: SamplingParameters
+    stop_token_ids: tuple[int, ...]
+    seed: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Completion:
+    """One reply.
+
+    Attributes:
+        request_id: Of the request that it answers.
+        token_ids: Sampled ids, the stop token included if one was drawn.
+        logprobs: Log-probability of each id under the distribution that it was drawn from, in nats.
+        finish_reason: ``"stop"`` or ``"length"``.
+        policy_version: Version of the weights that wrote it.
+    """
+
+    request_id: str
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    finish_reason: str
+    policy_version: int
+
+
+class RolloutEngine(Protocol):
+    """Writes replies with a copy of the policy."""
+
+    @property
+    def policy_version(self) -> int:
+        """Version of the weights now loaded; -1 before the first ``load_weights``."""
+
+    @property
+    def max_model_len(self) -> int:
+        """Longest prompt plus reply, in tokens."""
+
+    def start(self, model_folder: str) -> None:
+        """Start on the architecture that a folder's ``config.json`` describes; a second call does nothing."""
+
+    def submit(self, request: GenerationRequest) -> None:
+        """Queue a request; returns at once."""
+
+    def poll(self) -> list[Completion]:
+        """Return what has finished, blocking until at least one has; empty only if nothing is under way."""
+
+    def load_weights(self, named_tensors: Iterable[tuple[str, torch.Tensor]], version: int) -> None:
+        """Replace the weights and forget every cached prefix."""
+
+    def score(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[list[float]]:
+        """Log-probability, at temperature 1, of each token of each completion after its prompt."""
+
+    def sleep(self) -> None:
+        """Free what can be freed until ``wake``."""
+
+    def wake(self) -> None:
+        """Take it back."""
+
+    def close(self) -> None:
+        """End for good; a second call does nothing."""

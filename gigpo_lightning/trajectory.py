@@ -1,0 +1,207 @@
+"""The nouns everyone shares: steps, trajectories, their groups, and the table that credit is computed from."""
+
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass, fields
+from enum import StrEnum
+from typing import Any, Self
+
+import numpy as np
+
+_DTYPES: dict[str, type[np.generic]] = {
+    "episode_group_id": np.int64,
+    "trajectory_id": np.int64,
+    "step_index": np.int64,
+    "anchor_key": np.object_,
+    "reward": np.float64,
+    "valid_action": np.bool_,
+    "success": np.bool_,
+    "policy_version": np.int64,
+}
+
+
+class StopReason(StrEnum):
+    """Why an episode ended."""
+
+    TERMINATED = "terminated"
+    """The environment reached a terminal state (Gymnasium's ``terminated``)."""
+    TRUNCATED = "truncated"
+    """The environment cut the episode short (Gymnasium's ``truncated``)."""
+    MAX_STEPS = "max_steps"
+    """The collector's step limit was reached."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One environment turn: what was shown, what the policy wrote, what came of it.
+
+    Attributes:
+        observation: What the world said before the action.
+        anchor_key: The state the action was chosen in; never contains history.
+        prompt_ids: Token ids that the engine was given.
+        completion_ids: Token ids that the engine sampled, its stop token included.
+        logprobs: The sampler's log-probability of each of ``completion_ids``, in nats.
+        response: ``completion_ids`` as text, without the stop token.
+        action: What was sent to the environment.
+        valid_action: Whether the parser accepted the response.
+        reward: Reward of this step, in the environment's units, without the invalid-action penalty.
+        policy_version: Version of the weights that wrote ``completion_ids``.
+        prompt_truncated: Whether the template had to shorten the prompt.
+    """
+
+    observation: str
+    anchor_key: Hashable
+    prompt_ids: tuple[int, ...]
+    completion_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    response: str
+    action: str
+    valid_action: bool
+    reward: float
+    policy_version: int
+    prompt_truncated: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trajectory:
+    """The record of one episode.
+
+    Attributes:
+        task_id: The task that was played.
+        kind: The task's kind, for metrics per type.
+        episode_index: Number of this episode in its group, from 0.
+        steps: The episode's steps, in order.
+        success: Whether the environment called the episode a success.
+        stop_reason: Why the episode ended.
+        final_observation: What the world said after the last action.
+    """
+
+    task_id: str
+    kind: str
+    episode_index: int
+    steps: tuple[Step, ...]
+    success: bool
+    stop_reason: StopReason
+    final_observation: str = ""
+
+    @property
+    def episode_return(self) -> float:
+        """Undiscounted sum of the rewards, R(τ) of Eq. 2, without the invalid-action penalty."""
+        return float(sum(step.reward for step in self.steps))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrajectoryGroup:
+    """All trajectories of one task from one initial state: what episode advantages compare (Eq. 2).
+
+    Attributes:
+        task_id: The task that all of them played.
+        trajectories: The group's episodes, by ``episode_index``.
+    """
+
+    task_id: str
+    trajectories: tuple[Trajectory, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class StepTable:
+    """One row per environment step, in any order: all that an estimator of credit sees.
+
+    Columns are converted to the types below and checked; the caller's arrays are not changed.
+
+    Attributes:
+        episode_group_id: Rollouts of one task from one initial state share it, int64 ``(S,)``.
+        trajectory_id: Unique in the table, int64 ``(S,)``.
+        step_index: Position in the trajectory, from 0, int64 ``(S,)``.
+        anchor_key: The state the action was chosen in, hashable objects ``(S,)``.
+        reward: Per step, in the environment's units, float64 ``(S,)``.
+        valid_action: Whether the parser accepted the response, bool ``(S,)``.
+        success: Of the whole trajectory, bool ``(S,)``.
+        policy_version: Of the weights that acted, int64 ``(S,)``.
+
+    Raises:
+        ValueError: If a column is missing rows, has the wrong type, a NaN, a negative step, or two rows share
+            a trajectory and a step; the message names the column and the row.
+    """
+
+    episode_group_id: np.ndarray[Any, np.dtype[np.int64]]
+    trajectory_id: np.ndarray[Any, np.dtype[np.int64]]
+    step_index: np.ndarray[Any, np.dtype[np.int64]]
+    anchor_key: np.ndarray[Any, np.dtype[np.object_]]
+    reward: np.ndarray[Any, np.dtype[np.float64]]
+    valid_action: np.ndarray[Any, np.dtype[np.bool_]]
+    success: np.ndarray[Any, np.dtype[np.bool_]]
+    policy_version: np.ndarray[Any, np.dtype[np.int64]]
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            object.__setattr__(self, field.name, _column(field.name, getattr(self, field.name)))
+        lengths = {field.name: len(getattr(self, field.name)) for field in fields(self)}
+        if len(set(lengths.values())) > 1:
+            raise ValueError(f"the columns of a StepTable must have equal lengths, got {lengths}")
+        self._check_rows()
+
+    def __len__(self) -> int:
+        return len(self.reward)
+
+    @classmethod
+    def from_groups(cls, groups: Sequence[TrajectoryGroup]) -> Self:
+        """Flatten groups into rows, group by group, trajectory by trajectory, step by step.
+
+        Args:
+            groups: Complete groups; their position is their ``episode_group_id``.
+
+        Returns:
+            A table with one row per step, in the order of iteration.
+        """
+        rows: dict[str, list[object]] = {name: [] for name in _DTYPES}
+        trajectory_id = 0
+        for group_id, group in enumerate(groups):
+            for trajectory in group.trajectories:
+                for index, step in enumerate(trajectory.steps):
+                    row = (group_id, trajectory_id, index, step.anchor_key, step.reward, step.valid_action)
+                    for name, value in zip(_DTYPES, (*row, trajectory.success, step.policy_version), strict=True):
+                        rows[name].append(value)
+                trajectory_id += 1
+        return cls(**{name: _column(name, values) for name, values in rows.items()})
+
+    def _check_rows(self) -> None:
+        bad = np.flatnonzero(~np.isfinite(self.reward))
+        if bad.size:
+            raise ValueError(f"column reward must be finite, got {self.reward[bad[0]]} in row {bad[0]}")
+        for name in ("episode_group_id", "trajectory_id", "step_index"):
+            bad = np.flatnonzero(getattr(self, name) < 0)
+            if bad.size:
+                raise ValueError(f"column {name} must be >= 0, got {getattr(self, name)[bad[0]]} in row {bad[0]}")
+        order = np.lexsort((self.step_index, self.trajectory_id))
+        trajectory, step = self.trajectory_id[order], self.step_index[order]
+        same = np.flatnonzero((np.diff(trajectory) == 0) & (np.diff(step) == 0))
+        if same.size:
+            row = int(order[same[0] + 1])
+            raise ValueError(
+                f"columns trajectory_id and step_index must name a row once, but trajectory "
+                f"{self.trajectory_id[row]} step {self.step_index[row]} appears again in row {row}"
+            )
+        group = self.episode_group_id[order]
+        mixed = np.flatnonzero((np.diff(trajectory) == 0) & (np.diff(group) != 0))
+        if mixed.size:
+            row = int(order[mixed[0] + 1])
+            raise ValueError(
+                f"column episode_group_id must be one value per trajectory, but trajectory "
+                f"{self.trajectory_id[row]} changes it in row {row}"
+            )
+
+
+def _column(name: str, values: Iterable[Any]) -> np.ndarray[Any, Any]:
+    """Convert one column to its type, refusing what would lose information."""
+    dtype = _DTYPES[name]
+    if dtype is np.object_:
+        entries = list(values)
+        column = np.empty(len(entries), dtype=object)
+        column[:] = entries
+        return column
+    column = np.asarray(values)
+    if column.ndim != 1:
+        raise ValueError(f"column {name} must be one-dimensional, got shape {column.shape}")
+    if column.size and not np.can_cast(column.dtype, dtype, casting="same_kind"):
+        raise ValueError(f"column {name} must be {dtype.__name__}, got {column.dtype}")
+    return column.astype(dtype)
