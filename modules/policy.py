@@ -1,0 +1,226 @@
+"""The policy network, and where it comes from.
+
+Shape letters: B = rows of a micro-batch, T = tokens of a row, A = tokens that the policy wrote.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Literal, Protocol, cast
+
+import torch
+from jaxtyping import Bool, Float, Int
+from tokenizers import Tokenizer as WordTokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
+from torch import Tensor, nn
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
+from transformers.models.auto.tokenization_auto import get_tokenizer_config
+
+from modules.tokenizer import TransformersTokenizer
+
+PAD, UNKNOWN, END = "<pad>", "<unk>", "<end>"
+
+
+class Policy(nn.Module):
+    """A causal language model that says how likely its own replies are.
+
+    Args:
+        model: The language model.
+        tokenizer: Its tokenizer.
+    """
+
+    def __init__(self, model: PreTrainedModel, tokenizer: TransformersTokenizer) -> None:
+        super().__init__()
+        self.model = model
+        self.tokenizer = tokenizer
+
+    def forward(
+        self,
+        input_ids: Int[Tensor, "B T"],
+        attention_mask: Int[Tensor, "B T"],
+        action_mask: Bool[Tensor, "B T"],
+        temperature: float = 1.0,
+    ) -> tuple[Float[Tensor, "B T"], Float[Tensor, "B T"]]:
+        """Log-probability of every token that the policy wrote, and the entropy it was drawn with.
+
+        Logits are made only where a written token needs them, never for the prompt.
+
+        Args:
+            input_ids: Prompt and reply, ``(B, T)``.
+            attention_mask: 1 where there is a token, ``(B, T)``.
+            action_mask: True on the tokens that the policy wrote, ``(B, T)``.
+            temperature: The temperature they were sampled at: what the engine's processed logprobs are of.
+
+        Returns:
+            Log-probabilities and entropies in nats, float32 ``(B, T)``, exactly 0 off the mask.
+        """
+        hidden = self.model.base_model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        before = action_mask[:, 1:]  # the token at t is predicted from the state at t - 1
+        head = cast("nn.Module", self.model.get_output_embeddings())
+        logits = head(hidden[:, :-1][before]).float() / temperature
+        log_softmax = torch.log_softmax(logits, dim=-1)
+        chosen = log_softmax.gather(-1, input_ids[:, 1:][before].unsqueeze(-1)).squeeze(-1)
+        entropy = -(log_softmax.exp() * log_softmax).sum(-1)
+        return _spread(chosen, action_mask), _spread(entropy, action_mask)
+
+    def named_weights(self) -> Iterator[tuple[str, Tensor]]:
+        """Every weight by the name that its checkpoint gives it, tied ones under each of their names.
+
+        Feeding an engine from ``named_parameters()`` would leave out ``lm_head.weight`` of tied models, and an engine
+        that keeps its own packed copy would go on sampling from the old one.
+        """
+        yield from self.model.state_dict().items()
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write a folder that ``transformers`` loads and vLLM serves."""
+        self.model.save_pretrained(folder)
+        self.tokenizer.tokenizer.save_pretrained(folder)
+
+
+def _spread(values: Float[Tensor, " A"], action_mask: Bool[Tensor, "B T"]) -> Float[Tensor, "B T"]:
+    """Put one value per written token back into rows, 0 elsewhere."""
+    rows = torch.zeros(action_mask.shape, dtype=values.dtype, device=values.device)
+    return rows.masked_scatter(action_mask, values)
+
+
+class PolicySource(Protocol):
+    """Where a policy comes from; chosen by ``class_path``."""
+
+    def build(self) -> Policy:
+        """Make the policy, ready to be trained."""
+
+
+class PretrainedPolicy:
+    """A policy from a checkpoint: a local folder, or a name on the model hub.
+
+    Args:
+        model: Folder or hub name of the checkpoint.
+        dtype: Type of the weights that are trained.
+        attention: Attention implementation, as Transformers names it.
+        gradient_checkpointing: Recompute activations in the backward pass: less memory, about a third more time.
+        trust_remote_code: Run code that the checkpoint brings along. Never unless you ask for it.
+
+    Raises:
+        ValueError: If ``model`` cannot be loaded, or its tokenizer lacks an end token.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        dtype: Literal["float32", "bfloat16", "float16"] = "float32",
+        attention: str = "sdpa",
+        gradient_checkpointing: bool = False,
+        trust_remote_code: bool = False,
+    ) -> None:
+        self.model = model
+        self.dtype = dtype
+        self.attention = attention
+        self.gradient_checkpointing = gradient_checkpointing
+        self.trust_remote_code = trust_remote_code
+
+    def build(self) -> Policy:
+        """Load the checkpoint and its tokenizer."""
+        try:
+            model = AutoModelForCausalLM.from_pretrained(
+                self.model,
+                dtype=getattr(torch, self.dtype),
+                attn_implementation=self.attention,
+                trust_remote_code=self.trust_remote_code,
+            )
+            tokenizer = _load_tokenizer(self.model, self.trust_remote_code)
+        except OSError as error:
+            raise ValueError(
+                f"model must be a checkpoint folder or a hub name that can be loaded, got {self.model!r}: {error}"
+            ) from error
+        if self.gradient_checkpointing:
+            model.gradient_checkpointing_enable()
+        ends = model.generation_config.eos_token_id
+        more = () if ends is None else (ends,) if isinstance(ends, int) else tuple(ends)
+        return Policy(model, TransformersTokenizer(tokenizer, more))
+
+
+def _load_tokenizer(model: str, trust_remote_code: bool) -> PreTrainedTokenizerBase:
+    """Load a checkpoint's tokenizer by the class that it names.
+
+    AutoTokenizer goes by the architecture for some models: a Qwen2 with any other tokenizer would get Qwen's rules on
+    the wrong vocabulary, and encode everything as nothing. A generic class means that tokenizer.json says it all.
+    """
+    named = get_tokenizer_config(model, trust_remote_code=trust_remote_code).get("tokenizer_class")
+    generic = named in ("TokenizersBackend", "PreTrainedTokenizerFast")
+    loader = PreTrainedTokenizerFast if generic else AutoTokenizer
+    tokenizer = loader.from_pretrained(model, trust_remote_code=trust_remote_code)
+    return cast("PreTrainedTokenizerBase", tokenizer)
+
+
+class TinyPolicy:
+    """A small Qwen2 with random weights and a word-level tokenizer, for CPUs, tests and demonstrations.
+
+    Args:
+        vocabulary: Functions that list the words and markers that it reads and writes.
+        hidden_size: Width of the residual stream.
+        num_layers: Number of decoder blocks.
+        num_heads: Number of attention heads.
+        intermediate_size: Width of the feed-forward layers.
+        max_length: Longest prompt plus reply, in tokens.
+        tie_embeddings: Whether the output layer is the input embedding.
+        seed: Seed of the weights.
+    """
+
+    def __init__(
+        self,
+        vocabulary: list[Callable[[], Sequence[str]]],
+        hidden_size: int = 64,
+        num_layers: int = 2,
+        num_heads: int = 4,
+        intermediate_size: int = 128,
+        max_length: int = 512,
+        tie_embeddings: bool = True,
+        seed: int = 0,
+    ) -> None:
+        self.words = tuple(dict.fromkeys(word for list_words in vocabulary for word in list_words()))
+        self.hidden_size = hidden_size
+        self.num_layers = num_layers
+        self.num_heads = num_heads
+        self.intermediate_size = intermediate_size
+        self.max_length = max_length
+        self.tie_embeddings = tie_embeddings
+        self.seed = seed
+
+    def build(self) -> Policy:
+        """Make the model and its tokenizer."""
+        tokenizer = word_tokenizer(self.words)
+        config = Qwen2Config(
+            vocab_size=len(tokenizer),
+            hidden_size=self.hidden_size,
+            num_hidden_layers=self.num_layers,
+            num_attention_heads=self.num_heads,
+            num_key_value_heads=self.num_heads,
+            intermediate_size=self.intermediate_size,
+            max_position_embeddings=self.max_length,
+            tie_word_embeddings=self.tie_embeddings,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+            bos_token_id=None,
+        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            model = Qwen2ForCausalLM(config)
+        return Policy(model, TransformersTokenizer(tokenizer))
+
+
+def word_tokenizer(words: Sequence[str]) -> PreTrainedTokenizerFast:
+    """Make a tokenizer with one token a word, split at white space, so that commands decode exactly."""
+    vocabulary = {word: index for index, word in enumerate((PAD, UNKNOWN, END, *words))}
+    backend = WordTokenizer(WordLevel(vocabulary, unk_token=UNKNOWN))
+    backend.pre_tokenizer = WhitespaceSplit()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend, pad_token=PAD, unk_token=UNKNOWN, eos_token=END, clean_up_tokenization_spaces=False
+    )

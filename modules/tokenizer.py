@@ -1,0 +1,59 @@
+"""The core's small Tokenizer protocol on a Transformers tokenizer."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+from transformers import PreTrainedTokenizerBase
+
+
+class TransformersTokenizer:
+    """A Transformers tokenizer, behind the little that the core needs of it.
+
+    Args:
+        tokenizer: The tokenizer of the policy's checkpoint.
+        stop_token_ids: Tokens that end a reply beside the tokenizer's own end token, such as those of the
+            checkpoint's generation config.
+
+    Raises:
+        ValueError: If the tokenizer has no end token, so that no reply could ever end.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, stop_token_ids: Sequence[int] = ()) -> None:
+        self.tokenizer = tokenizer
+        end = cast("int | None", tokenizer.eos_token_id)
+        if end is None:
+            raise ValueError(
+                f"the tokenizer {tokenizer.name_or_path!r} must have an eos_token, which ends a reply; it has none"
+            )
+        self._stop_token_ids = tuple(sorted({end, *stop_token_ids}))
+        pad = cast("int | None", tokenizer.pad_token_id)
+        self.pad_token_id = end if pad is None else pad
+
+    @property
+    def stop_token_ids(self) -> tuple[int, ...]:
+        """Token ids that end a reply."""
+        return self._stop_token_ids
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of plain text, without special tokens added."""
+        return cast("list[int]", self.tokenizer.encode(text, add_special_tokens=False))
+
+    def encode_chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+        """Token ids of a chat through the model's own template, ready for the assistant's reply.
+
+        Raises:
+            ValueError: If the checkpoint has no chat template.
+        """
+        if not self.tokenizer.chat_template:
+            raise ValueError(
+                f"the tokenizer {self.tokenizer.name_or_path!r} must have a chat template for this prompt; it has "
+                "none. Use an instruct checkpoint, or a prompt in plain words such as CompactAlfworldPrompt"
+            )
+        conversation: Any = [dict(message) for message in messages]
+        ids = self.tokenizer.apply_chat_template(conversation, add_generation_prompt=True, return_dict=False)
+        return [int(i) for i in cast("list[int]", ids)]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of token ids, special tokens left out."""
+        text = self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return cast("str", text)
