@@ -167,7 +167,7 @@ class TinyPolicy:
         vocabulary: Functions that list the words and markers that it reads and writes.
         hidden_size: Width of the residual stream.
         num_layers: Number of decoder blocks.
-        num_heads: Number of attention heads.
+        num_heads: Number of attention heads; vLLM on CPUs wants them at least 32 wide.
         intermediate_size: Width of the feed-forward layers.
         max_length: Longest prompt plus reply, in tokens.
         tie_embeddings: Whether the output layer is the input embedding.
@@ -179,7 +179,7 @@ class TinyPolicy:
         vocabulary: list[Callable[[], Sequence[str]]],
         hidden_size: int = 64,
         num_layers: int = 2,
-        num_heads: int = 4,
+        num_heads: int = 2,
         intermediate_size: int = 128,
         max_length: int = 512,
         tie_embeddings: bool = True,

@@ -1,0 +1,90 @@
+"""A rollout's progress: a live line in a terminal, plain log lines elsewhere."""
+
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from rich.console import Console
+from rich.status import Status
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True, kw_only=True)
+class RolloutProgress:
+    """Counts of a rollout under way.
+
+    Attributes:
+        name: What is played, such as ``"epoch 3"``.
+        total: Number of episodes.
+        finished: Episodes that have ended.
+        successes: Episodes that ended in success.
+        steps: Environment steps taken.
+        tokens: Tokens sampled.
+        engine_seconds: Time that the collector spent in the engine.
+        environment_seconds: Time that the collector spent waiting for environments, or stepping them itself.
+        started: Clock at the start, in seconds.
+    """
+
+    name: str
+    total: int
+    finished: int = 0
+    successes: int = 0
+    steps: int = 0
+    tokens: int = 0
+    engine_seconds: float = 0.0
+    environment_seconds: float = 0.0
+    started: float = field(default_factory=time.perf_counter)
+
+    @property
+    def seconds(self) -> float:
+        """Time since the start."""
+        return time.perf_counter() - self.started
+
+    def line(self) -> str:
+        """The counts in one line."""
+        seconds = max(self.seconds, 1e-9)
+        success = f"{self.successes / self.finished:.0%}" if self.finished else "-"
+        return (
+            f"{self.name}: {self.finished}/{self.total} episodes, success {success}, "
+            f"{self.steps / seconds:.0f} steps/s, {self.tokens / seconds:.0f} tokens/s"
+        )
+
+
+class ProgressDisplay:
+    """Shows a rollout's progress; told of every change, it draws few times a second.
+
+    Args:
+        log_every: Seconds between log lines where there is no terminal.
+    """
+
+    def __init__(self, log_every: float = 30.0) -> None:
+        self.log_every = log_every
+        self._status: Status | None = None
+        self._due = 0.0
+
+    @contextmanager
+    def showing(self, progress: RolloutProgress) -> Iterator[None]:
+        """Show the progress while the block runs."""
+        console = Console(stderr=True)
+        self._due = time.perf_counter() + self.log_every
+        if console.is_terminal:
+            with console.status(progress.line()) as self._status:
+                yield
+            self._status = None
+        else:
+            yield
+        _logger.debug(progress.line())
+
+    def update(self, progress: RolloutProgress) -> None:
+        """Draw the line anew, if it is time."""
+        now = time.perf_counter()
+        if self._status is not None:
+            if now >= self._due - self.log_every + 0.2:
+                self._status.update(progress.line())
+                self._due = now + self.log_every
+        elif now >= self._due:
+            _logger.info(progress.line())
+            self._due = now + self.log_every

@@ -1,0 +1,248 @@
+"""vLLM in the trainer's own process: the one file that knows vLLM's insides."""
+
+import importlib
+import logging
+import math
+import os
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal
+
+import torch
+
+from gigpo_lightning.rollout.engine import Completion, GenerationRequest
+
+_ENVIRONMENT = {
+    # The engine shares this process, so that weights are handed over and not copied through a pipe.
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    # Binding threads to cores would pin the trainer's too, and fights with a second run on the same machine.
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "VLLM_LOGGING_LEVEL": "ERROR",
+    "VLLM_NO_USAGE_STATS": "1",
+}
+
+
+class VLLMEngine:
+    """vLLM in process, token ids in and out, on a CPU or a GPU.
+
+    Chunked prefill is off on CPUs: vLLM rewinds the random state of a request whose prefill was cut, which a CPU
+    generator cannot do, and a seeded request would end the run (tried, 0.32).
+
+    Args:
+        model: Folder or hub name to start on; without it, the run's own policy says.
+        dtype: Type of the engine's weights.
+        max_model_len: Longest prompt plus reply, in tokens; default: what the model allows.
+        max_num_seqs: Requests that run at the same time.
+        max_num_batched_tokens: Tokens of one forward pass; at least ``max_model_len``.
+        gpu_memory_utilization: Share of the device's visible memory that vLLM may plan with.
+        kv_cache_gib: Size of the key-value cache on a CPU, in GiB.
+        tensor_parallel_size: Devices that share one engine.
+        enforce_eager: Leave out compilation and CUDA graphs: a quicker start, slower tokens on a GPU.
+        trust_remote_code: Run code that the checkpoint brings along. Never unless you ask for it.
+        options: More arguments of ``vllm.LLM``, by their names there.
+    """
+
+    def __init__(
+        self,
+        model: str | None = None,
+        dtype: Literal["float32", "bfloat16", "float16"] = "float32",
+        max_model_len: int | None = None,
+        max_num_seqs: int = 256,
+        max_num_batched_tokens: int = 16384,
+        gpu_memory_utilization: float = 0.5,
+        kv_cache_gib: float = 0.5,
+        tensor_parallel_size: int = 1,
+        enforce_eager: bool = False,
+        trust_remote_code: bool = False,
+        options: dict[str, Any] | None = None,
+    ) -> None:
+        self._model = model
+        self._options: dict[str, Any] = {
+            "dtype": dtype,
+            "max_model_len": max_model_len,
+            "max_num_seqs": max_num_seqs,
+            "max_num_batched_tokens": max_num_batched_tokens,
+            "gpu_memory_utilization": gpu_memory_utilization,
+            "tensor_parallel_size": tensor_parallel_size,
+            "enforce_eager": enforce_eager,
+            "trust_remote_code": trust_remote_code,
+            **(options or {}),
+        }
+        self._kv_cache_bytes = int(kv_cache_gib * (1 << 30))
+        self._llm: Any = None
+        self._vllm: Any = None
+        self._version = -1
+        self._closed = False
+
+    @property
+    def policy_version(self) -> int:
+        """Version of the weights now loaded; -1 before the first ``load_weights``."""
+        return self._version
+
+    @property
+    def max_model_len(self) -> int:
+        """Longest prompt plus reply, in tokens."""
+        return int(self._started().llm_engine.model_config.max_model_len)
+
+    def start(self, model_folder: str) -> None:
+        """Start on the architecture that a folder's ``config.json`` describes; a second call does nothing.
+
+        The weights are made up until ``load_weights`` brings the trainer's: a checkpoint is read from disk once a
+        run, not twice.
+
+        Raises:
+            ImportError: If vLLM is not installed.
+            RuntimeError: If the engine was closed.
+        """
+        if self._closed:
+            raise RuntimeError("this VLLMEngine was closed; make a new one")
+        if self._llm is not None:
+            return
+        self._vllm = _import_vllm()
+        on_cpu = bool(self._vllm.platforms.current_platform.is_cpu())
+        device_options: dict[str, Any] = {}
+        if on_cpu:
+            device_options = {
+                "kv_cache_memory_bytes": self._kv_cache_bytes,
+                "enable_chunked_prefill": False,
+                "async_scheduling": False,
+                "enforce_eager": True,
+            }
+        self._llm = self._vllm.LLM(
+            self._model or model_folder,
+            **{
+                "skip_tokenizer_init": True,
+                "load_format": "dummy",
+                "logprobs_mode": "processed_logprobs",
+                "generation_config": "vllm",
+                "disable_log_stats": True,
+                "enable_prefix_caching": True,
+                **self._options,
+                **device_options,
+            },
+        )
+
+    def submit(self, request: GenerationRequest) -> None:
+        """Queue a request; returns at once.
+
+        Raises:
+            ValueError: If prompt and reply together are longer than the model's context.
+        """
+        longest = self.max_model_len
+        if len(request.prompt_ids) + request.sampling.max_tokens > longest:
+            raise ValueError(
+                f"prompt plus max_tokens must be <= max_model_len {longest}, got {len(request.prompt_ids)} + "
+                f"{request.sampling.max_tokens} in request {request.request_id!r}"
+            )
+        sampling = self._vllm.SamplingParams(
+            temperature=request.sampling.temperature,
+            max_tokens=request.sampling.max_tokens,
+            seed=request.seed if request.sampling.temperature > 0 else None,
+            stop_token_ids=list(request.stop_token_ids),
+            logprobs=0,  # of the sampled token alone
+            detokenize=False,
+            output_kind=self._vllm.sampling_params.RequestOutputKind.FINAL_ONLY,
+        )
+        self._add(request.request_id, request.prompt_ids, sampling)
+
+    def poll(self) -> list[Completion]:
+        """Return what has finished, blocking until at least one has; empty only if nothing is under way."""
+        return [self._completion(output) for output in self._step_until_finished()]
+
+    def load_weights(self, named_tensors: Iterable[tuple[str, torch.Tensor]], version: int) -> None:
+        """Replace the weights and forget every cached prefix.
+
+        Raises:
+            RuntimeError: If requests are under way: their next tokens would come from other weights.
+        """
+        llm = self._started()
+        if llm.llm_engine.has_unfinished_requests():
+            raise RuntimeError("load_weights needs an idle engine, but requests are under way")
+        self._version = -1  # neither the old weights nor, until the end, the new ones
+        llm.collective_rpc("reload_weights", kwargs={"weights_iterator": list(named_tensors)})
+        llm.reset_prefix_cache()
+        self._version = version
+
+    def score(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[list[float]]:
+        """Log-probability, at temperature 1, of each token of each completion after its prompt."""
+        sampling = self._vllm.SamplingParams(
+            temperature=0.0,
+            max_tokens=1,
+            prompt_logprobs=0,
+            detokenize=False,
+            output_kind=self._vllm.sampling_params.RequestOutputKind.FINAL_ONLY,
+        )
+        for index, (prompt, completion) in enumerate(pairs):
+            self._add(f"score-{index}", (*prompt, *completion), sampling)
+        scores: dict[str, list[float]] = {}
+        while len(scores) < len(pairs):
+            for output in self._step_until_finished():
+                tokens = zip(output.prompt_token_ids, output.prompt_logprobs, strict=True)
+                scores[output.request_id] = [math.nan if row is None else row[token].logprob for token, row in tokens]
+        return [scores[f"score-{index}"][len(prompt) :] for index, (prompt, _) in enumerate(pairs)]
+
+    def sleep(self) -> None:
+        """Free the weights and the key-value cache until ``wake``; a CPU has nothing to free."""
+        if not self._on_cpu():
+            self._llm.sleep(level=2)
+            self._version = -1
+
+    def wake(self) -> None:
+        """Take the memory back; the next ``load_weights`` fills it."""
+        if not self._on_cpu():
+            self._llm.wake_up()
+
+    def close(self) -> None:
+        """End for good; a second call does nothing."""
+        self._closed = True
+        if self._llm is not None:
+            self._llm.llm_engine.engine_core.shutdown()
+            self._llm = None
+
+    def _started(self) -> Any:
+        if self._llm is None:
+            if self._model is None:
+                raise RuntimeError("the VLLMEngine has not been started; the WeightSync callback does that")
+            self.start(self._model)
+        return self._llm
+
+    def _on_cpu(self) -> bool:
+        self._started()
+        return bool(self._vllm.platforms.current_platform.is_cpu())
+
+    def _add(self, request_id: str, prompt_ids: Sequence[int], sampling: Any) -> None:
+        tokens = self._vllm.inputs.engine.tokens_input(list(prompt_ids))
+        self._started().llm_engine.add_request(request_id, tokens, sampling)
+
+    def _step_until_finished(self) -> list[Any]:
+        engine = self._started().llm_engine
+        finished: list[Any] = []
+        while not finished and engine.has_unfinished_requests():
+            finished = [output for output in engine.step() if output.finished]
+        return finished
+
+    def _completion(self, output: Any) -> Completion:
+        reply = output.outputs[0]
+        return Completion(
+            request_id=output.request_id,
+            token_ids=tuple(reply.token_ids),
+            logprobs=tuple(row[token].logprob for token, row in zip(reply.token_ids, reply.logprobs, strict=True)),
+            finish_reason=reply.finish_reason,
+            policy_version=self._version,
+        )
+
+
+def _import_vllm() -> Any:
+    """Import vLLM with the settings that it reads at import time."""
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    try:
+        vllm = importlib.import_module("vllm")
+    except ImportError as error:
+        raise ImportError(
+            f"VLLMEngine needs vLLM, which could not be imported ({error}). Install the extra 'cpu' (make install) or "
+            "'cuda' (make install EXTRA=cuda)"
+        ) from error
+    for module in ("vllm.inputs.engine", "vllm.platforms", "vllm.sampling_params"):
+        importlib.import_module(module)
+    logging.getLogger("vllm").setLevel(os.environ["VLLM_LOGGING_LEVEL"])
+    return vllm
