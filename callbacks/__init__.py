@@ -1,0 +1,10 @@
+"""Callbacks: weight sync and its proof, statistics, evaluation, transcripts."""
+
+from callbacks.anchor_stats import AnchorStats
+from callbacks.held_out_evaluation import HeldOutEvaluation
+from callbacks.rollout_metrics import RolloutMetrics
+from callbacks.run_manifest import RunManifest
+from callbacks.transcripts import Transcripts
+from callbacks.weight_sync import WeightSync
+
+__all__ = ["AnchorStats", "HeldOutEvaluation", "RolloutMetrics", "RunManifest", "Transcripts", "WeightSync"]

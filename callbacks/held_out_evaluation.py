@@ -1,0 +1,123 @@
+"""The callback that counts held-out episodes, each once, and says at the end what training was worth."""
+
+import json
+import logging
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torchmetrics import MeanMetric
+
+from gigpo_lightning.bootstrap import paired_bootstrap
+from gigpo_lightning.rollout.record import HeldOutEpisodes
+
+_logger = logging.getLogger(__name__)
+
+
+class HeldOutEvaluation(Callback):
+    """Logs ``held_out/<split>/…`` and writes every held-out episode as one line of ``evaluations.jsonl``.
+
+    The evaluation before the first update is Lightning's sanity check: set ``trainer.num_sanity_val_steps: -1``. When
+    the fit ends, the first and the last evaluation of each split are compared, game by game.
+
+    Args:
+        file_name: Name of the record in the run's folder.
+    """
+
+    def __init__(self, file_name: str = "evaluations.jsonl") -> None:
+        self.file_name = file_name
+        # split -> evaluation -> task -> success rate over its repeats
+        self.evaluations: dict[str, list[dict[str, float]]] = defaultdict(list)
+        self._metrics: dict[str, MeanMetric] = {}
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Count anew."""
+        self._metrics = {}
+
+    def on_validation_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *args: Any
+    ) -> None:
+        """Count the episodes and write them down."""
+        if isinstance(outputs, HeldOutEpisodes):
+            self._count(trainer, pl_module, outputs)
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log what was counted."""
+        values = {name: float(metric.compute()) for name, metric in self._metrics.items()}
+        if trainer.sanity_checking and trainer.logger is not None:  # Lightning drops what is logged in its sanity check
+            trainer.logger.log_metrics(values, step=trainer.global_step)
+        elif not trainer.sanity_checking:
+            pl_module.log_dict(values)
+        for name, value in values.items():
+            if name.endswith("/success_rate") and name.count("/") == 2:
+                _logger.info("%s %.3f at version %d", name, value, _version(pl_module))
+
+    on_test_epoch_start = on_validation_epoch_start
+    on_test_batch_end = on_validation_batch_end
+    on_test_epoch_end = on_validation_epoch_end
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say what training was worth."""
+        for line in self.summary(trainer):
+            _logger.info(line)
+
+    def summary(self, trainer: Trainer) -> list[str]:
+        """The first against the last evaluation of each split, and where to look further."""
+        lines = []
+        for split, evaluations in self.evaluations.items():
+            first, last = evaluations[0], evaluations[-1]
+            games = sorted(first.keys() & last.keys())
+            before, after = ([evaluation[game] for game in games] for evaluation in (first, last))
+            gain, low, high = paired_bootstrap(before, after)
+            lines.append(
+                f"held-out success on {split}: {sum(before) / len(games):.3f} before, {sum(after) / len(games):.3f} "
+                f"after ({gain:+.3f}, 95% paired bootstrap over {len(games)} games [{low:+.3f}, {high:+.3f}])"
+            )
+        if trainer.log_dir is not None:
+            lines.append(f"run folder: {trainer.log_dir}")
+            lines.append(f"look at it: tensorboard --logdir {trainer.log_dir}")
+        return lines
+
+    def _count(self, trainer: Trainer, pl_module: LightningModule, episodes: HeldOutEpisodes) -> None:
+        success: dict[str, list[bool]] = defaultdict(list)
+        lines = []
+        for group in episodes.groups:
+            for trajectory in group.trajectories:
+                prefix = f"held_out/{episodes.split}"
+                self._update(f"{prefix}/success_rate", trajectory.success)
+                self._update(f"{prefix}/{trajectory.kind}/success_rate", trajectory.success)
+                self._update(f"{prefix}/return", trajectory.episode_return)
+                self._update(f"{prefix}/episode_length", len(trajectory.steps))
+                success[trajectory.task_id].append(trajectory.success)
+                lines.append(
+                    {
+                        "split": episodes.split,
+                        "epoch": trainer.current_epoch,
+                        "policy_version": episodes.policy_version,
+                        "temperature": episodes.temperature,
+                        "task_id": trajectory.task_id,
+                        "kind": trajectory.kind,
+                        "repeat": trajectory.episode_index,
+                        "success": trajectory.success,
+                        "return": trajectory.episode_return,
+                        "steps": len(trajectory.steps),
+                        "stop_reason": str(trajectory.stop_reason),
+                    }
+                )
+        self.evaluations[episodes.split].append({task: sum(won) / len(won) for task, won in success.items()})
+        if trainer.log_dir is not None:
+            folder = Path(trainer.log_dir)
+            folder.mkdir(parents=True, exist_ok=True)
+            with (folder / self.file_name).open("a") as record:
+                record.writelines(json.dumps(line) + "\n" for line in lines)
+
+    def _update(self, name: str, value: float) -> None:
+        self._metrics.setdefault(name, MeanMetric()).update(torch.tensor(float(value), dtype=torch.float64))
+
+
+def _version(pl_module: LightningModule) -> int:
+    version = getattr(pl_module, "policy_version", 0)
+    assert isinstance(version, int)
+    return version

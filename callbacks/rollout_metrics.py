@@ -1,0 +1,39 @@
+"""The callback that logs what the rollouts did and how long each part of an iteration took."""
+
+import logging
+import time
+from typing import Any, cast
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+_logger = logging.getLogger(__name__)
+
+
+class RolloutMetrics(Callback):
+    """Logs ``rollout/*`` and ``time/*`` of each epoch, and says in one line how it went."""
+
+    def __init__(self) -> None:
+        self._last_end = time.perf_counter()
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock of the first iteration."""
+        self._last_end = time.perf_counter()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log the epoch's rollout."""
+        rollout = cast("Any", trainer).datamodule.last_rollout
+        if rollout is None:
+            return
+        now = time.perf_counter()
+        metrics = rollout.metrics() | {"time/iteration": now - self._last_end}
+        self._last_end = now
+        pl_module.log_dict(metrics)
+        _logger.info(
+            "epoch %d: success %.0f%%, return %.2f, length %.1f, invalid %.1f%%, %.1f s",
+            rollout.epoch,
+            100 * metrics["rollout/success_rate"],
+            metrics["rollout/return"],
+            metrics["rollout/episode_length"],
+            100 * metrics["rollout/invalid_action_rate"],
+            metrics["time/iteration"],
+        )

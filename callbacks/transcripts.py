@@ -1,0 +1,75 @@
+"""The callback that keeps the episodes: in files, and a few to read in TensorBoard."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from gigpo_lightning.rollout.record import HeldOutEpisodes, Rollout
+from gigpo_lightning.rollout.store import write_trajectories
+from gigpo_lightning.trajectory import Trajectory, TrajectoryGroup
+
+_logger = logging.getLogger(__name__)
+
+
+class Transcripts(Callback):
+    """Writes each epoch's episodes to ``trajectories/``, and a best and a worst held-out episode as text.
+
+    Args:
+        every_n_epochs: Write the rollouts of every n-th epoch; 0 writes none.
+    """
+
+    def __init__(self, every_n_epochs: int = 1) -> None:
+        if every_n_epochs < 0:
+            raise ValueError(f"every_n_epochs must be >= 0, got {every_n_epochs}")
+        self.every_n_epochs = every_n_epochs
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the epoch's rollout."""
+        rollout = cast("Rollout | None", cast("Any", trainer).datamodule.last_rollout)
+        due = self.every_n_epochs and rollout is not None and rollout.epoch % self.every_n_epochs == 0
+        if due and rollout is not None and trainer.log_dir is not None:
+            self._write(trainer, f"epoch_{rollout.epoch}", rollout.groups, rollout)
+
+    def on_validation_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *args: Any
+    ) -> None:
+        """Show the shortest success and the first failure."""
+        if not isinstance(outputs, HeldOutEpisodes):
+            return
+        experiment = getattr(trainer.logger, "experiment", None)
+        if not hasattr(experiment, "add_text"):
+            return  # this logger shows no text
+        episodes = list(outputs.trajectories())
+        won = sorted((e for e in episodes if e.success), key=lambda e: len(e.steps))
+        lost = [e for e in episodes if not e.success]
+        for name, chosen in (("success", won[:1]), ("failure", lost[:1])):
+            for episode in chosen:
+                experiment.add_text(f"held_out/{outputs.split}/{name}", transcript(episode), trainer.global_step)
+
+    def on_predict_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *args: Any
+    ) -> None:
+        """Write the played episodes."""
+        if isinstance(outputs, HeldOutEpisodes):
+            path = self._write(trainer, f"predict_{outputs.split}", outputs.groups, None)
+            _logger.info("episodes written to %s", path)
+
+    def _write(self, trainer: Trainer, name: str, groups: Sequence[TrajectoryGroup], rollout: Rollout | None) -> Path:
+        folder = Path(trainer.log_dir or trainer.default_root_dir) / "trajectories"
+        rank = f".{trainer.global_rank}" if trainer.world_size > 1 else ""
+        path = folder / f"{name}{rank}.parquet"
+        write_trajectories(path, groups, None if rollout is None else rollout.credit)
+        return path
+
+
+def transcript(episode: Trajectory) -> str:
+    """An episode as Markdown, one line a turn."""
+    lines = [f"**{episode.task_id}** ({episode.kind}): {'success' if episode.success else 'failure'}", ""]
+    for index, step in enumerate(episode.steps):
+        mark = "" if step.valid_action else " (invalid)"
+        lines += [f"{index}. {step.observation}", f"    **> {step.action}**{mark}"]
+    lines.append(f"{len(episode.steps)}. {episode.final_observation}")
+    return "\n\n".join(lines)

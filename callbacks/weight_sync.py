@@ -1,0 +1,112 @@
+"""The callback that gives the engine the trainer's weights, and proves that it has them."""
+
+import logging
+import tempfile
+import time
+from typing import Any, cast
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from gigpo_lightning.rollout.engine import RolloutEngine
+from modules import GiGPOModule, Policy
+
+_logger = logging.getLogger(__name__)
+
+# float32: kernels differ in the order of their sums. bfloat16: healthy engines differ by 0.01-0.02 on average and by
+# ten times that on single tokens; stale weights by 0.2 on average (peers: TRL #5312).
+_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.5, torch.float16: 0.1}
+
+
+class WeightSync(Callback):
+    """Loads the policy into the engine before each rollout, then compares what both say of the same tokens.
+
+    A sync that fails silently is the costliest bug of the field: rollouts go on, from old weights. So every sync ends
+    with probe sequences scored by trainer and engine.
+
+    Args:
+        tolerance: Largest difference of a token's log-probability, in nats; default by the policy's type: 1e-4 for
+            float32, 0.5 for bfloat16, 0.1 for float16.
+        num_probes: Number of probe sequences.
+        probe_tokens: Tokens of each.
+
+    Raises:
+        RuntimeError: Before a rollout, if trainer and engine differ by more than the tolerance.
+    """
+
+    def __init__(self, tolerance: float | None = None, num_probes: int = 4, probe_tokens: int = 24) -> None:
+        if tolerance is not None and not tolerance > 0:
+            raise ValueError(f"tolerance must be > 0, got {tolerance}")
+        if num_probes < 1 or probe_tokens < 2:
+            raise ValueError(f"num_probes must be >= 1 and probe_tokens >= 2, got {num_probes} and {probe_tokens}")
+        self.tolerance = tolerance
+        self.num_probes = num_probes
+        self.probe_tokens = probe_tokens
+        self.metrics: dict[str, float] = {}
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Have the DataModule call back before each rollout.
+
+        Lightning asks for data earlier than its hooks suggest: the first rollout comes before ``on_train_start``, an
+        evaluation's before ``on_validation_start``. Only the DataModule knows when a rollout begins.
+        """
+        data = cast("Any", trainer).datamodule
+        if not hasattr(data, "before_rollout"):
+            raise ValueError(f"WeightSync needs a DataModule that plays rollouts, got {type(data).__name__}")
+        module = cast("GiGPOModule", pl_module)
+        data.before_rollout = lambda: self.sync(module, data.engine)
+
+    def sync(self, module: GiGPOModule, engine: RolloutEngine) -> None:
+        """Bring the engine to the module's version, unless it is there."""
+        policy = module.policy
+        if engine.policy_version == module.policy_version:
+            return
+        with tempfile.TemporaryDirectory(prefix="gigpo-engine-") as folder:
+            policy.model.config.save_pretrained(folder)
+            engine.start(folder)
+        started = time.perf_counter()
+        engine.wake()
+        engine.load_weights(policy.named_weights(), module.policy_version)
+        error = probe_error(policy, engine, self._probes(policy))
+        self.metrics = {"sync/max_abs_logprob_error": error, "sync/seconds": time.perf_counter() - started}
+        dtype = next(policy.parameters()).dtype
+        tolerance = self.tolerance if self.tolerance is not None else _TOLERANCE.get(dtype, 0.5)
+        if not error <= tolerance:
+            raise RuntimeError(
+                f"after the weight sync to version {module.policy_version}, trainer and engine must agree on every "
+                f"probe token's log-probability within {tolerance}, but differ by {error:.3g}: the engine does not "
+                "have the trainer's weights, or computes with them otherwise (check both dtypes)"
+            )
+        _logger.debug("weights synced to version %d, error %.2g", module.policy_version, error)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log the latest sync."""
+        pl_module.log_dict(self.metrics)
+
+    def _probes(self, policy: Policy) -> list[list[int]]:
+        """Random tokens: every embedding is as likely to be asked for as any other."""
+        size = cast("int", policy.model.config.vocab_size)
+        noise = torch.Generator().manual_seed(0)
+        return torch.randint(size, (self.num_probes, self.probe_tokens), generator=noise).tolist()
+
+
+@torch.no_grad()
+def probe_error(policy: Policy, engine: RolloutEngine, probes: list[list[int]]) -> float:
+    """Largest difference between trainer and engine over the probes' tokens, in nats; NaN counts as infinite.
+
+    Args:
+        policy: The trainer's weights.
+        engine: The engine's.
+        probes: Token ids, all of one length; the first token is the prompt.
+    """
+    device = next(policy.parameters()).device
+    input_ids = torch.tensor(probes, device=device)
+    written = torch.ones_like(input_ids, dtype=torch.bool)
+    written[:, 0] = False
+    training = policy.training
+    policy.eval()
+    ours: Tensor = policy(input_ids, torch.ones_like(input_ids), written)[0][:, 1:].cpu()
+    policy.train(training)
+    theirs = torch.tensor(engine.score([(probe[:1], probe[1:]) for probe in probes]))
+    return float(torch.nan_to_num((ours - theirs).abs(), nan=float("inf")).max())

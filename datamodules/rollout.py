@@ -1,0 +1,271 @@
+"""The DataModule that plays fresh episodes each epoch and turns them into minibatches."""
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, cast
+
+import gymnasium
+from lightning.pytorch import LightningDataModule
+from torch.utils.data import DataLoader, IterableDataset
+
+from gigpo_lightning.batch import Minibatch, make_minibatches
+from gigpo_lightning.environments.base import Task, TaskPanel, TaskSource
+from gigpo_lightning.prompts.base import Prompt
+from gigpo_lightning.rollout.collector import Collector, noise_seed
+from gigpo_lightning.rollout.engine import RolloutEngine, SamplingParameters
+from gigpo_lightning.rollout.environment_pool import EnvironmentPool, make_pool
+from gigpo_lightning.rollout.record import HeldOutEpisodes, Rollout
+from gigpo_lightning.rollout.tasks import epoch_tasks
+from gigpo_lightning.trajectory import StepTable
+from modules import GiGPOModule
+
+_logger = logging.getLogger(__name__)
+
+
+class RolloutDataModule(LightningDataModule):
+    """Streams fresh rollouts: one epoch is one iteration of GiGPO.
+
+    Each epoch's rollout is played exactly once, however often Lightning asks for the data, and only on an engine
+    whose weights are the module's.
+
+    Args:
+        environment: Prototype of the environment; it is copied into every slot and never reset itself.
+        tasks: Where the tasks come from.
+        prompt: Template and parser.
+        engine: Writes the policy's replies.
+        sampling: How replies are drawn in training.
+        held_out_sampling: How replies are drawn in evaluation; default: as in training.
+        tasks_per_epoch: Groups of an epoch.
+        group_size: Episodes of a group; at least 2, or there is nothing to compare.
+        max_steps: Longest episode, in environment steps.
+        minibatch_size: Steps of one optimizer step; default: all steps of the epoch.
+        micro_batch_tokens: Longest micro-batch, rows times longest row, in tokens.
+        train_split: Split that training tasks come from.
+        held_out_splits: Splits that ``validate``, and evaluation during ``fit``, play.
+        test_splits: Splits that ``test`` plays.
+        predict_split: Split that ``predict`` plays.
+        held_out_repeats: Times that an evaluation plays each task.
+        held_out_tasks: Play only this many of a split's tasks, its first; default: all.
+        num_slots: Episodes that run at the same time; default: all of an epoch.
+        workers: Processes that step environments; 0 steps them in this one.
+        seed: Of the tasks' order, the sampling noise and the minibatches.
+
+    Raises:
+        ValueError: If a number is out of its range.
+    """
+
+    def __init__(
+        self,
+        environment: gymnasium.Env,  # type: ignore[type-arg]
+        tasks: TaskSource,
+        prompt: Prompt,
+        engine: RolloutEngine,
+        sampling: SamplingParameters = SamplingParameters(),  # noqa: B008  frozen
+        held_out_sampling: SamplingParameters | None = None,
+        tasks_per_epoch: int = 16,
+        group_size: int = 8,
+        max_steps: int = 50,
+        minibatch_size: int | None = None,
+        micro_batch_tokens: int = 16384,
+        train_split: str = "train",
+        held_out_splits: Sequence[str] = ("valid_seen",),
+        test_splits: Sequence[str] = ("valid_unseen",),
+        predict_split: str = "valid_unseen",
+        held_out_repeats: int = 1,
+        held_out_tasks: int | None = None,
+        num_slots: int | None = None,
+        workers: int = 1,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        _check_at_least("group_size", group_size, 2, "a group of one has nothing to be compared with")
+        _check_at_least("tasks_per_epoch", tasks_per_epoch, 1)
+        _check_at_least("max_steps", max_steps, 1)
+        _check_at_least("micro_batch_tokens", micro_batch_tokens, 1)
+        _check_at_least("held_out_repeats", held_out_repeats, 1)
+        _check_at_least("workers", workers, 0)
+        for name, value in (("minibatch_size", minibatch_size), ("held_out_tasks", held_out_tasks)):
+            if value is not None:
+                _check_at_least(name, value, 1)
+        self.environment = environment
+        self.tasks = tasks
+        self.prompt = prompt
+        self.engine = engine
+        self.sampling = sampling
+        self.held_out_sampling = held_out_sampling or sampling
+        self.tasks_per_epoch = tasks_per_epoch
+        self.group_size = group_size
+        self.max_steps = max_steps
+        self.minibatch_size = minibatch_size
+        self.micro_batch_tokens = micro_batch_tokens
+        self.train_split = train_split
+        self.held_out_splits = tuple(held_out_splits)
+        self.test_splits = tuple(test_splits)
+        self.predict_split = predict_split
+        self.held_out_repeats = held_out_repeats
+        self.held_out_tasks = held_out_tasks
+        self.num_slots = num_slots or tasks_per_epoch * group_size
+        self.workers = workers
+        self.seed = seed
+        self.panels: dict[str, TaskPanel] = {}
+        self.before_rollout: Callable[[], None] | None = None
+        self.last_rollout: Rollout | None = None
+        self._pool: EnvironmentPool | None = None
+        self._minibatches: list[Minibatch] = []
+
+    def prepare_data(self) -> None:
+        """Make or check the data on disk."""
+        self.tasks.prepare()
+
+    def setup(self, stage: str) -> None:
+        """Read the panels that the stage plays.
+
+        Raises:
+            ValueError: If an epoch wants more tasks than the training panel holds.
+        """
+        splits = {
+            "fit": (self.train_split, *self.held_out_splits),
+            "validate": self.held_out_splits,
+            "test": self.test_splits,
+            "predict": (self.predict_split,),
+        }[stage]
+        for split in splits:
+            if split not in self.panels:
+                self.panels[split] = self.tasks.panel(split)
+        if stage == "fit" and self.tasks_per_epoch > len(self.panels[self.train_split]):
+            raise ValueError(
+                f"tasks_per_epoch must be <= the {len(self.panels[self.train_split])} tasks of split "
+                f"{self.train_split!r}, got {self.tasks_per_epoch}"
+            )
+
+    def train_dataloader(self) -> DataLoader[Minibatch]:
+        """One epoch's minibatches, played when first asked for."""
+        return _stream(self._epoch_minibatches)
+
+    def val_dataloader(self) -> list[DataLoader[HeldOutEpisodes]]:
+        """One loader a held-out split."""
+        return [_stream(lambda split=split: self._held_out(split)) for split in self.held_out_splits]
+
+    def test_dataloader(self) -> list[DataLoader[HeldOutEpisodes]]:
+        """One loader a test split."""
+        return [_stream(lambda split=split: self._held_out(split)) for split in self.test_splits]
+
+    def predict_dataloader(self) -> DataLoader[HeldOutEpisodes]:
+        """The predict split's episodes."""
+        return _stream(lambda: self._held_out(self.predict_split))
+
+    def teardown(self, stage: str) -> None:
+        """End the environments; the engine stays for a next stage."""
+        if self._pool is not None:
+            self._pool.close()
+            self._pool = None
+
+    def rollout(self) -> Rollout:
+        """Play the current epoch's rollout, or return it if it has been played."""
+        trainer, module = self._trainer(), self._module()
+        last = self.last_rollout
+        if last is not None and (last.epoch, last.policy_version) == (trainer.current_epoch, module.policy_version):
+            return last
+        epoch = trainer.current_epoch
+        tasks = epoch_tasks(self.panels[self.train_split], self.tasks_per_epoch, epoch, self.seed)
+        started = time.perf_counter()
+        collector = self._collector(self.sampling)
+        shard = tasks[trainer.global_rank :: trainer.world_size]
+        groups, progress = collector.play(shard, self.group_size, noise_key=epoch, name=f"epoch {epoch}")
+        played = time.perf_counter()
+        table = StepTable.from_groups(groups)
+        credit = module.credit.estimate(table)
+        self.last_rollout = Rollout(
+            epoch=epoch,
+            policy_version=module.policy_version,
+            groups=tuple(groups),
+            table=table,
+            credit=credit,
+            progress=progress,
+            rollout_seconds=played - started,
+            credit_seconds=time.perf_counter() - played,
+        )
+        self._minibatches = make_minibatches(
+            groups,
+            credit,
+            pad_token_id=module.policy.tokenizer.pad_token_id,
+            temperature=self.sampling.temperature,
+            minibatch_size=self.minibatch_size,
+            micro_batch_tokens=self.micro_batch_tokens,
+            seed=noise_seed(self.seed, epoch, "minibatches"),
+        )
+        return self.last_rollout
+
+    def _epoch_minibatches(self) -> Iterator[Minibatch]:
+        self.rollout()
+        yield from self._minibatches
+
+    def _held_out(self, split: str) -> Iterator[HeldOutEpisodes]:
+        """Play every task of a split as often as asked for, with the same noise in every evaluation."""
+        trainer, module = self._trainer(), self._module()
+        tasks: Sequence[Task] = self.panels[split].tasks[: self.held_out_tasks]
+        shard = tasks[trainer.global_rank :: trainer.world_size]
+        collector = self._collector(self.held_out_sampling)
+        groups, progress = collector.play(shard, self.held_out_repeats, noise_key=f"held-out/{split}", name=split)
+        yield HeldOutEpisodes(
+            split=split,
+            policy_version=module.policy_version,
+            temperature=self.held_out_sampling.temperature,
+            groups=tuple(groups),
+            seconds=progress.seconds,
+        )
+
+    def _collector(self, sampling: SamplingParameters) -> Collector:
+        """A collector on an engine that is proved to have the module's weights.
+
+        Raises:
+            RuntimeError: If the engine's weights are not the module's.
+        """
+        if self.before_rollout is not None:
+            self.before_rollout()
+        module = self._module()
+        if self.engine.policy_version != module.policy_version:
+            raise RuntimeError(
+                f"a rollout needs the module's weights, version {module.policy_version}, but the engine has version "
+                f"{self.engine.policy_version}; add callbacks.WeightSync to trainer.callbacks"
+            )
+        if self._pool is None:
+            self._pool = make_pool(self.environment, self.num_slots, self.workers)
+        return Collector(
+            engine=self.engine,
+            pool=self._pool,
+            prompt=self.prompt,
+            tokenizer=module.policy.tokenizer,
+            sampling=sampling,
+            max_steps=self.max_steps,
+            seed=self.seed,
+        )
+
+    def _trainer(self) -> Any:
+        if self.trainer is None:
+            raise RuntimeError("RolloutDataModule plays episodes only under a Trainer")
+        return self.trainer
+
+    def _module(self) -> GiGPOModule:
+        return cast("GiGPOModule", self._trainer().lightning_module)
+
+
+class _Stream(IterableDataset[Any]):
+    """Calls a generator function anew for every epoch."""
+
+    def __init__(self, make: Callable[[], Iterator[Any]]) -> None:
+        self._make = make
+
+    def __iter__(self) -> Iterator[Any]:
+        return self._make()
+
+
+def _stream(make: Callable[[], Iterator[Any]]) -> DataLoader[Any]:
+    """A loader that passes on what a generator yields: no batching, no workers, no copies."""
+    return DataLoader(_Stream(make), batch_size=None, num_workers=0)
+
+
+def _check_at_least(name: str, value: int, least: int, why: str = "") -> None:
+    if value < least:
+        raise ValueError(f"{name} must be >= {least}, got {value}" + (f": {why}" if why else ""))

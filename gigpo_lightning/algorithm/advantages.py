@@ -1,0 +1,129 @@
+"""Group-relative advantages (Eqs. 3, 7 and 8 of arXiv:2505.10978), and the one result type of every estimator.
+
+Pure functions of arrays: no environment, no model, no Lightning.
+
+Shape letters: S = rows of the step table (every step of every trajectory, flattened).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from jaxtyping import Bool, Float64, Int64
+from numpy import ndarray
+
+from gigpo_lightning.trajectory import StepTable
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Credit:
+    """What an estimator says of every step, in the table's row order.
+
+    Attributes:
+        advantage: What the loss multiplies, A of Eq. 8, ``(S,)``.
+        episode_advantage: The episode level's part, A_E of Eq. 3, ``(S,)``.
+        step_advantage: The step level's part before its weight, A_S of Eq. 7, ``(S,)``.
+        step_group_id: Anchor group of each step, ``(S,)``.
+        metrics: Figures to be logged, by their TensorBoard names.
+    """
+
+    advantage: Float64[ndarray, " S"]
+    episode_advantage: Float64[ndarray, " S"]
+    step_advantage: Float64[ndarray, " S"]
+    step_group_id: Int64[ndarray, " S"]
+    metrics: dict[str, float]
+
+
+class CreditEstimator(Protocol):
+    """Assigns an advantage to every step of a rollout."""
+
+    def estimate(self, table: StepTable) -> Credit:
+        """Compute the credit of every row of a table of complete groups."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the estimator remembers between rollouts; empty for most."""
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take back what ``state_dict`` gave."""
+
+
+def group_relative(
+    values: Float64[ndarray, " S"],
+    group_ids: Int64[ndarray, " S"],
+    *,
+    scale_by_std: bool = False,
+    eps: float = 1e-6,
+) -> Float64[ndarray, " S"]:
+    """Compare each value with the others in its group (the form of Eqs. 3 and 7).
+
+    A group of one, or of equal values, has nothing to compare: its advantages are exactly 0.
+    Differs from the reference code, whose float32 mean can miss equal values by one rounding step, which division by
+    ``eps`` turns into advantages of up to 0.5.
+
+    Args:
+        values: Returns, ``(S,)``; undiscounted per episode for Eq. 3, discounted for Eq. 7.
+        group_ids: Group of each value, ``(S,)``, dense integers starting at 0.
+        scale_by_std: Divide by the group's sample standard deviation (n - 1).
+        eps: Added to the deviation, in units of return.
+
+    Returns:
+        Advantages ``(S,)``; they sum to 0 within every group.
+
+    Raises:
+        ValueError: If a group id is negative.
+
+    Example:
+        >>> group_relative(np.array([1.0, 0.0, 5.0]), np.array([0, 0, 1]))
+        array([ 0.5, -0.5,  0. ])
+    """
+    if group_ids.size and group_ids.min() < 0:
+        raise ValueError(f"group_ids must be >= 0, got {group_ids.min()}")
+    order = np.lexsort((values, group_ids))  # sums in a fixed order: rows may come in any
+    counts = np.maximum(np.bincount(group_ids), 1)
+    means = np.bincount(group_ids[order], values[order]) / counts
+    centred = values - means[group_ids]
+    centred[~has_spread(values, group_ids)] = 0.0  # not nearly 0: see "Differs from"
+    if not scale_by_std:
+        return centred
+    squares = np.bincount(group_ids[order], centred[order] ** 2)
+    std = np.sqrt(squares / np.maximum(counts - 1, 1))
+    return centred / (std[group_ids] + eps)
+
+
+def has_spread(values: Float64[ndarray, " S"], group_ids: Int64[ndarray, " S"]) -> Bool[ndarray, " S"]:
+    """Whether each row's group has two different values, ``(S,)``."""
+    if not values.size:
+        return np.zeros(0, dtype=bool)
+    low = np.full(group_ids.max() + 1, np.inf)
+    high = np.full(group_ids.max() + 1, -np.inf)
+    np.minimum.at(low, group_ids, values)
+    np.maximum.at(high, group_ids, values)
+    return (low < high)[group_ids]
+
+
+def dense_ids(ids: Int64[ndarray, " S"]) -> Int64[ndarray, " S"]:
+    """Number any ids from 0, without gaps, ``(S,)``."""
+    return np.unique(ids, return_inverse=True)[1].astype(np.int64)
+
+
+def anchor_metrics(
+    episode_advantage: Float64[ndarray, " S"],
+    step_advantage: Float64[ndarray, " S"],
+    step_group_id: Int64[ndarray, " S"],
+) -> dict[str, float]:
+    """How much the anchor groups had to compare.
+
+    Returns:
+        ``anchors/group_size_mean``: mean size over groups; ``anchors/singleton_fraction``: share of the steps that
+        are alone in their group; ``anchors/nonzero_step_advantage_fraction``: share of the steps that the step level
+        says something about; ``anchors/step_to_episode_ratio``: mean |A_S| over mean |A_E|, 0 where the latter is 0.
+    """
+    sizes = np.bincount(step_group_id)
+    episode = float(np.abs(episode_advantage).mean())
+    return {
+        "anchors/group_size_mean": float(sizes.mean()),
+        "anchors/singleton_fraction": float((sizes[step_group_id] == 1).mean()),
+        "anchors/nonzero_step_advantage_fraction": float((step_advantage != 0).mean()),
+        "anchors/step_to_episode_ratio": float(np.abs(step_advantage).mean()) / episode if episode else 0.0,
+    }

@@ -1,0 +1,69 @@
+"""Discounted returns (Eq. 5 of arXiv:2505.10978).
+
+Shape letters: S = rows of the step table (every step of every trajectory, flattened).
+"""
+
+import numpy as np
+from jaxtyping import Float64, Int64
+from numpy import ndarray
+
+
+def discounted_returns(
+    rewards: Float64[ndarray, " S"],
+    trajectory_ids: Int64[ndarray, " S"],
+    step_index: Int64[ndarray, " S"],
+    *,
+    discount: float,
+) -> Float64[ndarray, " S"]:
+    """Reward from each step on, R_t = Σ_{k≥t} γ^{k−t} r_k (Eq. 5), whatever the order of the rows.
+
+    All trajectories go backwards together, one step a round, so that the work is linear in the rows and a round is
+    one array operation.
+
+    Args:
+        rewards: Reward of each step, ``(S,)``.
+        trajectory_ids: Trajectory of each step, ``(S,)``.
+        step_index: Position in the trajectory, ``(S,)``; only its order counts.
+        discount: γ, between 0 and 1.
+
+    Returns:
+        Discounted returns ``(S,)``, in units of reward.
+
+    Raises:
+        ValueError: If ``discount`` is not in [0, 1].
+
+    Example:
+        >>> ids, steps = np.array([0, 0, 0]), np.array([0, 1, 2])
+        >>> discounted_returns(np.array([0.0, 0.0, 8.0]), ids, steps, discount=0.5)
+        array([2., 4., 8.])
+    """
+    if not 0 <= discount <= 1:
+        raise ValueError(f"discount must be in [0, 1], got {discount}")
+    returns = rewards.astype(np.float64)
+    if not returns.size:
+        return returns
+    order = np.lexsort((-step_index, trajectory_ids))  # each trajectory backwards
+    starts = np.flatnonzero(np.r_[True, np.diff(trajectory_ids[order]) != 0])
+    lengths = np.diff(np.r_[starts, len(order)])
+    by_length = np.argsort(-lengths, kind="stable")
+    starts, lengths = starts[by_length], lengths[by_length]
+    for back in range(1, int(lengths[0])):
+        longer = np.searchsorted(-lengths, -back, side="left")  # trajectories with more than `back` steps
+        rows, later = order[starts[:longer] + back], order[starts[:longer] + back - 1]
+        returns[rows] += discount * returns[later]
+    return returns
+
+
+def episode_returns(rewards: Float64[ndarray, " S"], trajectory_ids: Int64[ndarray, " S"]) -> Float64[ndarray, " S"]:
+    """Undiscounted return of the whole trajectory that each step belongs to, R(τ) of Eq. 2.
+
+    Args:
+        rewards: Reward of each step, ``(S,)``.
+        trajectory_ids: Trajectory of each step, ``(S,)``.
+
+    Returns:
+        R(τ) of each row's trajectory, ``(S,)``, in units of reward; the same to the last bit in any row order.
+    """
+    order = np.lexsort((rewards, trajectory_ids))  # a fixed order of summation: no rounding depends on the rows' order
+    _, dense = np.unique(trajectory_ids, return_inverse=True)
+    return np.bincount(dense[order], rewards[order])[dense] if rewards.size else rewards.astype(np.float64)

@@ -1,0 +1,173 @@
+"""From episodes and their credit to the tensors of an update.
+
+Shape letters: B = rows (steps) of a micro-batch, T = tokens of its longest row.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Self
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float32, Int64
+from torch import Tensor
+
+from gigpo_lightning.algorithm.advantages import Credit
+from gigpo_lightning.trajectory import Step, TrajectoryGroup
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class StepBatch:
+    """Steps as tensors: prompt and reply side by side, padded on the right.
+
+    Attributes:
+        input_ids: Prompt, then reply, ``(B, T)``.
+        attention_mask: 1 where there is a token, ``(B, T)``.
+        action_mask: True on the tokens that the policy wrote, its stop token included, ``(B, T)``.
+        old_logprobs: The sampler's log-probabilities of those tokens, 0 elsewhere, ``(B, T)``.
+        advantage: Of each step, ``(B,)``.
+        row_weight: 1, or 0 for rows that only fill up, ``(B,)``.
+        row: The step's row in the rollout's table, ``(B,)``.
+    """
+
+    input_ids: Int64[Tensor, "B T"]
+    attention_mask: Int64[Tensor, "B T"]
+    action_mask: Bool[Tensor, "B T"]
+    old_logprobs: Float32[Tensor, "B T"]
+    advantage: Float32[Tensor, " B"]
+    row_weight: Float32[Tensor, " B"]
+    row: Int64[Tensor, " B"]
+
+    def to(self, device: torch.device) -> Self:
+        """The same batch on a device."""
+        return type(self)(**{field.name: getattr(self, field.name).to(device) for field in fields(self)})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Minibatch:
+    """The steps of one optimizer step, in micro-batches that fit.
+
+    Attributes:
+        micro_batches: Together they hold every step once.
+        num_tokens: Tokens that the policy wrote, in all of them.
+        num_rows: Steps in all of them.
+        temperature: Temperature that replies were drawn at; 1 for greedy ones, whose noise has no scale.
+    """
+
+    micro_batches: tuple[StepBatch, ...]
+    num_tokens: int
+    num_rows: int
+    temperature: float
+
+
+def make_minibatches(
+    groups: Sequence[TrajectoryGroup],
+    credit: Credit,
+    *,
+    pad_token_id: int,
+    temperature: float,
+    minibatch_size: int | None,
+    micro_batch_tokens: int,
+    seed: int,
+) -> list[Minibatch]:
+    """Cut a rollout into minibatches: every step once, shuffled, sizes equal to one.
+
+    Args:
+        groups: The rollout.
+        credit: Its credit; rows as in ``StepTable.from_groups(groups)``.
+        pad_token_id: Fills rows up.
+        temperature: That replies were drawn at.
+        minibatch_size: Steps of one optimizer step, at most; None takes all in one.
+        micro_batch_tokens: Rows times longest row of a micro-batch, at most.
+        seed: Of the shuffle.
+    """
+    steps = step_rows(groups)
+    minibatches = []
+    for rows in plan_minibatches(len(steps), minibatch_size, seed):
+        lengths = [len(steps[row].prompt_ids) + len(steps[row].completion_ids) for row in rows]
+        plan = plan_micro_batches(lengths, micro_batch_tokens)
+        micro_batches = [make_step_batch([rows[i] for i in part], steps, credit, pad_token_id) for part in plan]
+        minibatches.append(
+            Minibatch(
+                micro_batches=tuple(micro_batches),
+                num_tokens=max(1, sum(len(steps[row].completion_ids) for row in rows)),
+                num_rows=len(rows),
+                temperature=temperature or 1.0,
+            )
+        )
+    return minibatches
+
+
+def step_rows(groups: Sequence[TrajectoryGroup]) -> list[Step]:
+    """Every step, in the row order of ``StepTable.from_groups``."""
+    return [step for group in groups for trajectory in group.trajectories for step in trajectory.steps]
+
+
+def plan_minibatches(num_rows: int, minibatch_size: int | None, seed: int) -> list[list[int]]:
+    """Shuffle the rows and deal them into the fewest minibatches of at most ``minibatch_size``, equal but for one row.
+
+    Example:
+        >>> [len(rows) for rows in plan_minibatches(10, 4, seed=0)]
+        [4, 3, 3]
+    """
+    order = np.random.default_rng(seed).permutation(num_rows)
+    parts = 1 if minibatch_size is None else -(-num_rows // minibatch_size)
+    return [part.tolist() for part in np.array_split(order, parts)]
+
+
+def plan_micro_batches(lengths: Sequence[int], token_budget: int) -> list[list[int]]:
+    """Pack rows of like length together, so that rows times longest row stays within the budget.
+
+    A row longer than the budget gets a micro-batch of its own: it is never cut.
+
+    Args:
+        lengths: Tokens of each row.
+        token_budget: Rows times longest row of a micro-batch, at most.
+
+    Returns:
+        Positions in ``lengths``, each once, shortest rows first.
+
+    Example:
+        >>> plan_micro_batches([5, 1, 2, 2], token_budget=6)
+        [[1, 2, 3], [0]]
+    """
+    plan: list[list[int]] = []
+    for position in sorted(range(len(lengths)), key=lambda i: (lengths[i], i)):
+        if plan and (len(plan[-1]) + 1) * lengths[position] <= token_budget:
+            plan[-1].append(position)
+        else:
+            plan.append([position])
+    return plan
+
+
+def make_step_batch(rows: Sequence[int], steps: Sequence[Step], credit: Credit, pad_token_id: int) -> StepBatch:
+    """Put steps into tensors.
+
+    Args:
+        rows: Which, by their rows in the rollout's table.
+        steps: All of the rollout's, in the table's order.
+        credit: Of the rollout.
+        pad_token_id: Fills rows up.
+    """
+    chosen = [steps[row] for row in rows]
+    shape = (len(rows), max(len(step.prompt_ids) + len(step.completion_ids) for step in chosen))
+    input_ids = np.full(shape, pad_token_id, dtype=np.int64)
+    attention_mask = np.zeros(shape, dtype=np.int64)
+    action_mask = np.zeros(shape, dtype=bool)
+    old_logprobs = np.zeros(shape, dtype=np.float32)
+    for index, step in enumerate(chosen):
+        start, end = len(step.prompt_ids), len(step.prompt_ids) + len(step.completion_ids)
+        input_ids[index, :start] = step.prompt_ids
+        input_ids[index, start:end] = step.completion_ids
+        attention_mask[index, :end] = 1
+        action_mask[index, start:end] = True
+        old_logprobs[index, start:end] = step.logprobs
+    return StepBatch(
+        input_ids=torch.from_numpy(input_ids),
+        attention_mask=torch.from_numpy(attention_mask),
+        action_mask=torch.from_numpy(action_mask),
+        old_logprobs=torch.from_numpy(old_logprobs),
+        advantage=torch.from_numpy(credit.advantage[list(rows)].astype(np.float32)),
+        row_weight=torch.ones(len(rows)),
+        row=torch.tensor(list(rows), dtype=torch.int64),
+    )

@@ -1,0 +1,67 @@
+"""The one door: ``gigpo fit | validate | test | predict``, a LightningCLI over the configs."""
+
+import logging
+import os
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import jsonargparse
+import torch
+from lightning.pytorch import LightningDataModule, LightningModule
+from lightning.pytorch.cli import LightningCLI
+
+jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
+
+
+class GigpoCLI(LightningCLI):
+    """LightningCLI with what every run of ours wants checked before it starts."""
+
+    def before_fit(self) -> None:
+        """Refuse to write into a run's folder that has checkpoints already.
+
+        Raises:
+            ValueError: If it has, and no ``--ckpt_path`` says to go on from one.
+        """
+        ckpt_path = self.config["fit"].get("ckpt_path")
+        folder = self.trainer.log_dir
+        if ckpt_path is None and folder is not None:
+            found = sorted(Path(folder).rglob("*.ckpt"))
+            if found:
+                raise ValueError(
+                    f"the run folder {folder} must be empty for a new run, but has checkpoints such as {found[0]}; go "
+                    "on from one with --ckpt_path, or choose another folder with --trainer.default_root_dir"
+                )
+
+
+def build_cli(args: Any = None, run: bool = True) -> GigpoCLI:
+    """Parse the arguments and, with ``run``, carry out the subcommand.
+
+    Args:
+        args: Command line as a list, or a configuration as a dictionary; default: the process's own command line.
+        run: Whether the first argument is a subcommand to be carried out.
+    """
+    return GigpoCLI(
+        LightningModule,
+        LightningDataModule,
+        subclass_mode_model=True,
+        subclass_mode_data=True,
+        seed_everything_default=0,
+        save_config_kwargs={"overwrite": True},
+        args=args,
+        run=run,
+    )
+
+
+def main() -> None:
+    """Run the command line; errors in what the user gave end with one line, not a traceback."""
+    logging.basicConfig(level=os.environ.get("GIGPO_LOG_LEVEL", "INFO"), format="%(message)s", stream=sys.stderr)
+    for noisy in ("httpx", "fsspec", "urllib3", "py4j"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    threads = os.environ.get("OMP_NUM_THREADS")
+    if threads is None:
+        # Contended, two threads are several times slower than one; environment workers want the other core.
+        torch.set_num_threads(max(1, (os.cpu_count() or 2) // 2))
+    build_cli()

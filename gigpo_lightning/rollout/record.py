@@ -1,0 +1,82 @@
+"""What a rollout leaves behind for those that watch."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from gigpo_lightning.algorithm import Credit
+from gigpo_lightning.rollout.progress import RolloutProgress
+from gigpo_lightning.trajectory import StepTable, Trajectory, TrajectoryGroup
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rollout:
+    """One epoch's episodes and their credit.
+
+    Attributes:
+        epoch: The epoch that it was played for.
+        policy_version: Version of the weights that played it.
+        groups: The episodes.
+        table: One row a step.
+        credit: The advantage of every row.
+        progress: Counts and times of the collector.
+        rollout_seconds: Time from the first request to the last episode's end.
+        credit_seconds: Time of the table and its credit.
+    """
+
+    epoch: int
+    policy_version: int
+    groups: tuple[TrajectoryGroup, ...]
+    table: StepTable
+    credit: Credit
+    progress: RolloutProgress
+    rollout_seconds: float
+    credit_seconds: float
+
+    def trajectories(self) -> Iterator[Trajectory]:
+        """Every episode, in the table's order."""
+        for group in self.groups:
+            yield from group.trajectories
+
+    def metrics(self) -> dict[str, float]:
+        """Figures per episode, never averaged over steps: long episodes do not weigh more."""
+        episodes = list(self.trajectories())
+        invalid = [np.mean([not step.valid_action for step in episode.steps]) for episode in episodes]
+        return {
+            "rollout/success_rate": float(np.mean([episode.success for episode in episodes])),
+            "rollout/return": float(np.mean([episode.episode_return for episode in episodes])),
+            "rollout/episode_length": float(np.mean([len(episode.steps) for episode in episodes])),
+            "rollout/invalid_action_rate": float(np.mean(invalid)),
+            "rollout/truncated_prompts": float(sum(s.prompt_truncated for e in episodes for s in e.steps)),
+            "rollout/tokens_per_second": self.progress.tokens / self.rollout_seconds,
+            "rollout/episodes_per_second": len(episodes) / self.rollout_seconds,
+            "time/rollout": self.rollout_seconds,
+            "time/rollout_engine": self.progress.engine_seconds,
+            "time/rollout_environment": self.progress.environment_seconds,
+            "time/credit": self.credit_seconds,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeldOutEpisodes:
+    """One evaluation of one split.
+
+    Attributes:
+        split: The split's name.
+        policy_version: Version of the weights that were evaluated.
+        temperature: Temperature that replies were drawn at.
+        groups: The episodes: each task once a repeat.
+        seconds: How long it took.
+    """
+
+    split: str
+    policy_version: int
+    temperature: float
+    groups: tuple[TrajectoryGroup, ...]
+    seconds: float
+
+    def trajectories(self) -> Iterator[Trajectory]:
+        """Every episode, task by task."""
+        for group in self.groups:
+            yield from group.trajectories

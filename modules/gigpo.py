@@ -1,0 +1,183 @@
+"""The LightningModule that turns minibatches of credited steps into better weights."""
+
+import copy
+import math
+import time
+from typing import Any, cast
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.core.optimizer import LightningOptimizer
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+
+from gigpo_lightning.algorithm import CreditEstimator
+from gigpo_lightning.algorithm.losses import LossSettings, LossTerms, policy_loss
+from gigpo_lightning.batch import Minibatch, StepBatch
+from modules.policy import Policy, PolicySource
+
+
+class GiGPOModule(LightningModule):
+    """Trains a policy on steps whose credit has been assigned.
+
+    One training step is one optimizer step on one minibatch. The advantage arrives as data, so a new way of assigning
+    credit never touches this class.
+
+    Args:
+        policy: Where the policy comes from.
+        credit: Assigns the advantage of every step; used where the rollout's table is made.
+        loss: The loss and its coefficients.
+        optimizer: Makes the optimizer of the policy's parameters.
+        lr_scheduler: Makes the learning-rate scheduler, stepped once an epoch; default: constant.
+        max_grad_norm: Gradients are scaled down to this norm, in units of loss per parameter.
+
+    Raises:
+        ValueError: If ``max_grad_norm`` is not positive.
+    """
+
+    def __init__(
+        self,
+        policy: PolicySource,
+        credit: CreditEstimator,
+        loss: LossSettings = LossSettings(),  # noqa: B008  frozen
+        optimizer: OptimizerCallable = torch.optim.AdamW,
+        lr_scheduler: LRSchedulerCallable | None = None,
+        max_grad_norm: float = 1.0,
+    ) -> None:
+        super().__init__()
+        if not max_grad_norm > 0:
+            raise ValueError(f"max_grad_norm must be > 0, got {max_grad_norm}")
+        self.automatic_optimization = False
+        self.policy_source = policy
+        self.credit = credit
+        self.loss_settings = loss
+        self.make_optimizer = optimizer
+        self.make_lr_scheduler = lr_scheduler
+        self.max_grad_norm = max_grad_norm
+        self.policy_version = 0
+        self._policy: Policy | None = None
+        self.reference: Policy | None = None
+        self._update_seconds = 0.0
+
+    @property
+    def policy(self) -> Policy:
+        """The policy that is trained; it exists once the Trainer has called ``configure_model``."""
+        if self._policy is None:
+            self.configure_model()
+        assert self._policy is not None
+        return self._policy
+
+    def configure_model(self) -> None:
+        """Build the policy and, where a KL coefficient asks for one, its frozen reference."""
+        if self._policy is not None:
+            return
+        self._policy = self.policy_source.build()
+        if self.loss_settings.kl_coefficient > 0:
+            self.reference = copy.deepcopy(self._policy).eval().requires_grad_(False)
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Make the optimizer and, if there is one, the scheduler."""
+        optimizer = self.make_optimizer(self.policy.parameters())
+        if self.make_lr_scheduler is None:
+            return optimizer
+        return {"optimizer": optimizer, "lr_scheduler": cast("Any", self.make_lr_scheduler(optimizer))}
+
+    def training_step(self, batch: Minibatch, batch_idx: int) -> None:
+        """Accumulate the micro-batches' gradients, then take one optimizer step.
+
+        Raises:
+            FloatingPointError: If the loss or the gradient is not finite; the weights are as they were before.
+        """
+        started = time.perf_counter()
+        optimizer = cast("LightningOptimizer", self.optimizers())
+        optimizer.zero_grad()
+        totals: dict[str, Tensor] = {}
+        for index, micro_batch in enumerate(batch.micro_batches):
+            last = index == len(batch.micro_batches) - 1
+            with optimizer.toggle_model(sync_grad=last):
+                terms = self._terms(micro_batch, batch)
+                self._check_finite("loss", terms.loss, batch, batch_idx)
+                self.manual_backward(terms.loss)
+            for name in ("policy", "kl", "entropy", "clip_fraction", "approximate_kl"):
+                totals[name] = totals.get(name, torch.zeros(())) + getattr(terms, name).detach().cpu()
+        norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
+        self._check_finite("gradient norm", norm, batch, batch_idx)
+        optimizer.step()
+        self.policy_version += 1
+        totals["gradient_norm"] = norm.detach().cpu()
+        named = {f"loss/{name}": value for name, value in totals.items()}
+        self.log_dict(named, on_step=False, on_epoch=True, batch_size=batch.num_rows)
+        self._update_seconds += time.perf_counter() - started
+
+    def on_train_epoch_start(self) -> None:
+        """Start the clock of the update."""
+        self._update_seconds = 0.0
+        self.policy.train()
+
+    def on_train_epoch_end(self) -> None:
+        """Step the scheduler, and log the time of the update and the learning rate."""
+        scheduler = self.lr_schedulers()
+        if scheduler is not None:
+            cast("torch.optim.lr_scheduler.LRScheduler", scheduler).step()
+        optimizer = cast("LightningOptimizer", self.optimizers())
+        self.log("time/update", self._update_seconds)
+        self.log("loss/learning_rate", float(optimizer.param_groups[0]["lr"]))
+
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:
+        """Hand the held-out episodes on to the callbacks that count them."""
+        return batch
+
+    def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:
+        """Hand the held-out episodes on to the callbacks that count them."""
+        return batch
+
+    def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:
+        """Hand the played episodes on, for ``return_predictions`` and the callbacks."""
+        return batch
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the version and what the estimator remembers."""
+        checkpoint["gigpo"] = {"policy_version": self.policy_version, "credit": self.credit.state_dict()}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take them back.
+
+        Raises:
+            ValueError: If the checkpoint was not written by this module.
+        """
+        if "gigpo" not in checkpoint:
+            raise ValueError("ckpt_path must name a checkpoint that GiGPOModule wrote; this one has no 'gigpo' entry")
+        self.policy_version = int(checkpoint["gigpo"]["policy_version"])
+        self.credit.load_state_dict(checkpoint["gigpo"]["credit"])
+
+    def _terms(self, micro_batch: StepBatch, batch: Minibatch) -> LossTerms:
+        """Loss of a micro-batch, divided by the whole minibatch's counts, so that micro-batches add up."""
+        micro_batch = micro_batch.to(self.device)
+        tokens = (micro_batch.input_ids, micro_batch.attention_mask, micro_batch.action_mask)
+        logprobs, entropy = self.policy(*tokens, batch.temperature)
+        ref_logprobs = None
+        if self.reference is not None:
+            with torch.no_grad():
+                ref_logprobs, _ = self.reference(*tokens, batch.temperature)
+        return policy_loss(
+            self.loss_settings,
+            logprobs=logprobs,
+            old_logprobs=micro_batch.old_logprobs,
+            entropy=entropy,
+            ref_logprobs=ref_logprobs,
+            advantage=micro_batch.advantage,
+            action_mask=micro_batch.action_mask,
+            row_weight=micro_batch.row_weight,
+            num_tokens=batch.num_tokens,
+            num_rows=batch.num_rows,
+        )
+
+    def _check_finite(self, what: str, value: Tensor, batch: Minibatch, batch_idx: int) -> None:
+        if math.isfinite(value.item()):
+            return
+        rows = sorted(int(row) for micro_batch in batch.micro_batches for row in micro_batch.row)
+        raise FloatingPointError(
+            f"the {what} must be finite, got {value.item()} in epoch {self.current_epoch}, minibatch {batch_idx}, rows "
+            f"{rows[0]} to {rows[-1]} of the rollout's table; the weights and the last checkpoint are unharmed"
+        )
