@@ -1,0 +1,126 @@
+"""Panels of ALFWorld games, from a folder of the official layout."""
+
+import hashlib
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from gigpo_lightning.environments.alfworld.scenes import Scenes, prepare_scenes
+from gigpo_lightning.environments.base import Task, TaskPanel
+
+_logger = logging.getLogger(__name__)
+
+KINDS = (
+    "pick_and_place_simple",
+    "look_at_obj_in_light",
+    "pick_clean_then_place_in_recep",
+    "pick_heat_then_place_in_recep",
+    "pick_cool_then_place_in_recep",
+    "pick_two_obj_and_place",
+)
+SPLITS = ("train", "valid_seen", "valid_unseen")
+_REQUIRED = ("pddl_domain", "grammar", "pddl_problem")
+
+
+def alfworld_panel(
+    data_dir: str | Path, split: str, kinds: Sequence[str] | None = None, skip_corrupt: bool = False
+) -> TaskPanel:
+    """List a split's games in an order that is the same on every machine, and mixes kinds and objects.
+
+    Reads the official data unchanged, and leaves out what alfworld itself leaves out: movable receptacles, sliced
+    objects, games not marked solvable.
+
+    Args:
+        data_dir: The folder that holds ``json_2.1.1/``.
+        split: ``train``, ``valid_seen`` or ``valid_unseen``.
+        kinds: Task types to keep; default: all six.
+        skip_corrupt: Leave out game files that cannot be read, name and count them in the log, and go on.
+
+    Raises:
+        ValueError: If split, kinds or folder are wrong, nothing is left, or a game file is corrupt.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"split must be one of {SPLITS}, got {split!r}")
+    wanted = KINDS if kinds is None else tuple(kinds)
+    unknown = sorted(set(wanted) - set(KINDS))
+    if unknown:
+        raise ValueError(f"kinds must be among {KINDS}, got {unknown}")
+    folder = Path(data_dir) / "json_2.1.1" / split
+    if not folder.is_dir():
+        raise ValueError(f"data_dir must hold json_2.1.1/{split}, but {folder} is not a folder")
+    files = sorted(folder.rglob("game.tw-pddl"), key=lambda file: file.relative_to(folder).as_posix())
+    tasks: list[Task] = []
+    corrupt: list[str] = []
+    for file in files:
+        name = file.parent.relative_to(folder).as_posix()
+        kind = name.split("-", 1)[0]
+        if kind not in wanted or "movable" in name or "Sliced" in name:
+            continue
+        content = file.read_bytes()
+        problem = _problem(content)
+        if problem:
+            corrupt.append(f"{file}: {problem}")
+        elif json.loads(content).get("solvable"):
+            fingerprint = hashlib.sha256(content).hexdigest()
+            tasks.append(Task(task_id=name, kind=kind, payload={"game_file": str(file)}, fingerprint=fingerprint))
+    _report_corrupt(corrupt, skip_corrupt)
+    if not tasks:
+        raise ValueError(f"data_dir must hold games of {list(wanted)}, but {folder} has {len(files)} games, none of them")
+    order = np.random.default_rng(0).permutation(len(tasks))
+    return TaskPanel.from_tasks(tasks[index] for index in order)
+
+
+class AlfworldTasks:
+    """Where a run's ALFWorld games come from.
+
+    Args:
+        data_dir: The folder that holds, or will hold, ``json_2.1.1/``.
+        kinds: Task types to keep; default: all six.
+        skip_corrupt: Leave out game files that cannot be read, and go on.
+        scenes: Make these scenes in ``data_dir`` if they are not there yet; default: only read.
+    """
+
+    def __init__(
+        self,
+        data_dir: str,
+        kinds: list[str] | None = None,
+        skip_corrupt: bool = False,
+        scenes: Scenes | None = None,
+    ) -> None:
+        self.data_dir = data_dir
+        self.kinds = kinds
+        self.skip_corrupt = skip_corrupt
+        self.scenes = scenes
+
+    def prepare(self) -> None:
+        """Make the scenes, if any are asked for; at once where they exist."""
+        if self.scenes is not None:
+            prepare_scenes(Path(self.data_dir), self.scenes)
+
+    def panel(self, split: str) -> TaskPanel:
+        """Return the split's panel, as ``alfworld_panel`` lists it."""
+        return alfworld_panel(self.data_dir, split, self.kinds, self.skip_corrupt)
+
+
+def _problem(content: bytes) -> str:
+    """What is wrong with a game file's content; empty if nothing."""
+    try:
+        game = json.loads(content)
+    except ValueError as error:
+        return f"not JSON ({error})"
+    if not isinstance(game, dict):
+        return "not a JSON object"
+    missing = [key for key in _REQUIRED if not isinstance(game.get(key), str)]
+    return f"without {', '.join(missing)}" if missing else ""
+
+
+def _report_corrupt(corrupt: list[str], skip_corrupt: bool) -> None:
+    if not corrupt:
+        return
+    listed = "; ".join(corrupt[:5]) + ("; …" if len(corrupt) > 5 else "")
+    if not skip_corrupt:
+        raise ValueError(f"{len(corrupt)} game files are corrupt: {listed}. Mend them, or set skip_corrupt: true")
+    _logger.warning("left out %d corrupt game files: %s", len(corrupt), listed)
