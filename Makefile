@@ -1,0 +1,36 @@
+# `make help` lists the targets. Everything runs from .venv, which `make install` makes and keeps up to date.
+
+EXTRA ?= cpu
+ARGS ?=
+BIN := .venv/bin
+# The newest Python that vLLM for CPUs accepts decides the upper bound.
+SUITABLE := import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 15))
+
+.PHONY: help install train warm-start test check lint
+
+help: ## List the targets
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
+
+install: ## Make .venv with everything in it (EXTRA=cpu or cuda; PYTHON=... chooses the interpreter)
+	@for python in $(or $(PYTHON),python3 python3.13 python3.12 python3.11 python3.14); do \
+	  if $$python -c "$(SUITABLE)" 2>/dev/null; then exec $$python tools/install.py $(EXTRA); fi; \
+	done; echo "make install: needs Python 3.11 to 3.14; found none as $(or $(PYTHON),python3). Set PYTHON=..." >&2; exit 1
+
+train: install ## Train a tiny agent on ALFWorld games on the CPU, and report held-out success before and after
+	@$(BIN)/gigpo fit --config configs/alfworld/tiny_cpu.yaml $(ARGS)
+
+warm-start: install ## Make the tiny agent's starting weights anew, by imitation
+	@$(BIN)/gigpo fit --config configs/alfworld/warm_start.yaml $(ARGS)
+
+test: lint ## Run every check and every test
+	@$(BIN)/pytest
+
+check: lint ## Run every check and the fast tests
+	@$(BIN)/pytest -m "not slow and not vllm"
+
+lint: install ## Check format, style, types, import rules and spelling
+	@$(BIN)/ruff format --check --quiet
+	@$(BIN)/ruff check --quiet
+	@$(BIN)/mypy --no-error-summary
+	@$(BIN)/lint-imports --no-cache >/dev/null || $(BIN)/lint-imports
+	@$(BIN)/codespell
