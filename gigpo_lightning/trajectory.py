@@ -3,7 +3,7 @@
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from enum import StrEnum
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
@@ -119,8 +119,9 @@ class StepTable:
         policy_version: Of the weights that acted, int64 ``(S,)``.
 
     Raises:
-        ValueError: If a column is missing rows, has the wrong type, a NaN, a negative step, or two rows share
-            a trajectory and a step; the message names the column and the row.
+        ValueError: If a column lacks rows or has a value of the wrong type, a reward is not finite, an id or a step is
+            negative, an anchor is not hashable, two rows share a trajectory and a step, or the rows of a trajectory
+            differ in their group or their success; the message names the column and the row.
     """
 
     episode_group_id: np.ndarray[Any, np.dtype[np.int64]]
@@ -136,15 +137,19 @@ class StepTable:
         for field in fields(self):
             object.__setattr__(self, field.name, _column(field.name, getattr(self, field.name)))
         lengths = {field.name: len(getattr(self, field.name)) for field in fields(self)}
-        if len(set(lengths.values())) > 1:
-            raise ValueError(f"the columns of a StepTable must have equal lengths, got {lengths}")
+        shortest, longest = min(lengths, key=lengths.__getitem__), max(lengths, key=lengths.__getitem__)
+        if lengths[shortest] < lengths[longest]:
+            raise ValueError(
+                f"column {shortest} must be as long as column {longest}, {lengths[longest]} rows, but has no row "
+                f"{lengths[shortest]}"
+            )
         self._check_rows()
 
     def __len__(self) -> int:
         return len(self.reward)
 
     @classmethod
-    def from_groups(cls, groups: Sequence[TrajectoryGroup]) -> Self:
+    def from_groups(cls, groups: Sequence[TrajectoryGroup]) -> "StepTable":
         """Flatten groups into rows, group by group, trajectory by trajectory, step by step.
 
         Args:
@@ -181,27 +186,36 @@ class StepTable:
                 f"columns trajectory_id and step_index must name a row once, but trajectory "
                 f"{self.trajectory_id[row]} step {self.step_index[row]} appears again in row {row}"
             )
-        group = self.episode_group_id[order]
-        mixed = np.flatnonzero((np.diff(trajectory) == 0) & (np.diff(group) != 0))
-        if mixed.size:
-            row = int(order[mixed[0] + 1])
-            raise ValueError(
-                f"column episode_group_id must be one value per trajectory, but trajectory "
-                f"{self.trajectory_id[row]} changes it in row {row}"
-            )
+        for name in ("episode_group_id", "success"):
+            column = getattr(self, name)[order]
+            mixed = np.flatnonzero((np.diff(trajectory) == 0) & (column[1:] != column[:-1]))
+            if mixed.size:
+                row = int(order[mixed[0] + 1])
+                raise ValueError(
+                    f"column {name} must be one value per trajectory, but trajectory {self.trajectory_id[row]} changes "
+                    f"it in row {row}"
+                )
 
 
-def _column(name: str, values: Iterable[Any]) -> np.ndarray[Any, Any]:
+def _column(name: str, values: Iterable[Any]) -> np.ndarray[Any, np.dtype[Any]]:
     """Convert one column to its type, refusing what would lose information."""
     dtype = _DTYPES[name]
+    entries = values if isinstance(values, np.ndarray) else list(values)
     if dtype is np.object_:
-        entries = list(values)
-        column = np.empty(len(entries), dtype=object)
-        column[:] = entries
-        return column
-    column = np.asarray(values)
+        for row, entry in enumerate(entries):
+            try:
+                hash(entry)
+            except TypeError as error:
+                raise ValueError(f"column {name} must be hashable, got {entry!r} in row {row}") from error
+        return np.fromiter(entries, dtype=object, count=len(entries))
+    column = np.asarray(entries)
     if column.ndim != 1:
         raise ValueError(f"column {name} must be one-dimensional, got shape {column.shape}")
     if column.size and not np.can_cast(column.dtype, dtype, casting="same_kind"):
-        raise ValueError(f"column {name} must be {dtype.__name__}, got {column.dtype}")
+        row = next((row for row, entry in enumerate(entries) if not _fits(entry, dtype)), 0)
+        raise ValueError(f"column {name} must be {dtype.__name__}, got {entries[row]!r} in row {row}")
     return column.astype(dtype)
+
+
+def _fits(entry: object, dtype: type[np.generic]) -> bool:
+    return np.can_cast(np.asarray(entry).dtype, dtype, casting="same_kind")

@@ -5,7 +5,7 @@ Shape letters: B = rows of a micro-batch, T = tokens of a row, A = tokens that t
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Literal, Protocol, cast
+from typing import Literal, Protocol, cast, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -91,6 +91,7 @@ def _spread(values: Float[Tensor, " A"], action_mask: Bool[Tensor, "B T"]) -> Fl
     return rows.masked_scatter(action_mask, values)
 
 
+@runtime_checkable
 class PolicySource(Protocol):
     """Where a policy comes from; chosen by ``class_path``."""
 

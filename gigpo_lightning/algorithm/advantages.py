@@ -7,7 +7,7 @@ Shape letters: S = rows of the step table (every step of every trajectory, flatt
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
@@ -35,6 +35,7 @@ class Credit:
     metrics: dict[str, float]
 
 
+@runtime_checkable
 class CreditEstimator(Protocol):
     """Assigns an advantage to every step of a rollout."""
 
@@ -82,13 +83,14 @@ def group_relative(
     order = np.lexsort((values, group_ids))  # sums in a fixed order: rows may come in any
     counts = np.maximum(np.bincount(group_ids), 1)
     means = np.bincount(group_ids[order], values[order]) / counts
-    centred = values - means[group_ids]
+    centred: Float64[ndarray, " S"] = values - means[group_ids]
     centred[~has_spread(values, group_ids)] = 0.0  # not nearly 0: see "Differs from"
     if not scale_by_std:
         return centred
     squares = np.bincount(group_ids[order], centred[order] ** 2)
     std = np.sqrt(squares / np.maximum(counts - 1, 1))
-    return centred / (std[group_ids] + eps)
+    centred /= std[group_ids] + eps
+    return centred
 
 
 def has_spread(values: Float64[ndarray, " S"], group_ids: Int64[ndarray, " S"]) -> Bool[ndarray, " S"]:
@@ -99,7 +101,8 @@ def has_spread(values: Float64[ndarray, " S"], group_ids: Int64[ndarray, " S"]) 
     high = np.full(group_ids.max() + 1, -np.inf)
     np.minimum.at(low, group_ids, values)
     np.maximum.at(high, group_ids, values)
-    return (low < high)[group_ids]
+    spread: Bool[ndarray, " S"] = (low < high)[group_ids]
+    return spread
 
 
 def dense_ids(ids: Int64[ndarray, " S"]) -> Int64[ndarray, " S"]:

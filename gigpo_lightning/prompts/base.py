@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 
+@runtime_checkable
 class Tokenizer(Protocol):
     """The little that the core needs of a tokenizer; ``modules`` makes the real one."""
 
@@ -67,6 +68,7 @@ class ParsedAction:
     problem: str = ""
 
 
+@runtime_checkable
 class Prompt(Protocol):
     """A template and its parser."""
 

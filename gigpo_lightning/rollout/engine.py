@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 
@@ -64,6 +64,7 @@ class Completion:
     policy_version: int
 
 
+@runtime_checkable
 class RolloutEngine(Protocol):
     """Writes replies with a copy of the policy."""
 

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Hashable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from gigpo_lightning.environments.base import Environment, Task
 
@@ -46,6 +46,7 @@ class EnvironmentEvent:
     failure: str = ""
 
 
+@runtime_checkable
 class EnvironmentPool(Protocol):
     """Slots that take commands and, some time later, say what came of them."""
 
