@@ -5,7 +5,6 @@ Shape letters: B = rows (steps) of a micro-batch, T = tokens of its longest row.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Self
 
 import numpy as np
 import torch
@@ -14,6 +13,21 @@ from torch import Tensor
 
 from gigpo_lightning.algorithm.advantages import Credit
 from gigpo_lightning.trajectory import Step, TrajectoryGroup
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class TokenBatch:
+    """Prompts and replies as tensors, padded on the right.
+
+    Attributes:
+        input_ids: Prompt, then reply, ``(B, T)``.
+        attention_mask: 1 where there is a token, ``(B, T)``.
+        action_mask: True on the reply's tokens, ``(B, T)``.
+    """
+
+    input_ids: Int64[Tensor, "B T"]
+    attention_mask: Int64[Tensor, "B T"]
+    action_mask: Bool[Tensor, "B T"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -27,7 +41,7 @@ class StepBatch:
         old_logprobs: The sampler's log-probabilities of those tokens, 0 elsewhere, ``(B, T)``.
         advantage: Of each step, ``(B,)``.
         row_weight: 1, or 0 for rows that only fill up, ``(B,)``.
-        row: The step's row in the rollout's table, ``(B,)``.
+        row: The step's row in the rollout's table, -1 for rows that only fill up, ``(B,)``.
     """
 
     input_ids: Int64[Tensor, "B T"]
@@ -38,9 +52,9 @@ class StepBatch:
     row_weight: Float32[Tensor, " B"]
     row: Int64[Tensor, " B"]
 
-    def to(self, device: torch.device) -> Self:
+    def to(self, device: torch.device) -> "StepBatch":
         """The same batch on a device."""
-        return type(self)(**{field.name: getattr(self, field.name).to(device) for field in fields(self)})
+        return StepBatch(**{field.name: getattr(self, field.name).to(device) for field in fields(self)})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -80,8 +94,14 @@ def make_minibatches(
         minibatch_size: Steps of one optimizer step, at most; None takes all in one.
         micro_batch_tokens: Rows times longest row of a micro-batch, at most.
         seed: Of the shuffle.
+
+    Raises:
+        ValueError: If the credit is not of these groups, a size is not positive, or a step's log-probabilities do not
+            match its tokens.
     """
     steps = step_rows(groups)
+    if len(credit.advantage) != len(steps):
+        raise ValueError(f"credit must have one row per step, got {len(credit.advantage)} for {len(steps)} steps")
     minibatches = []
     for rows in plan_minibatches(len(steps), minibatch_size, seed):
         lengths = [len(steps[row].prompt_ids) + len(steps[row].completion_ids) for row in rows]
@@ -106,10 +126,25 @@ def step_rows(groups: Sequence[TrajectoryGroup]) -> list[Step]:
 def plan_minibatches(num_rows: int, minibatch_size: int | None, seed: int) -> list[list[int]]:
     """Shuffle the rows and deal them into the fewest minibatches of at most ``minibatch_size``, equal but for one row.
 
+    Args:
+        num_rows: Rows to deal; no row gives no minibatch.
+        minibatch_size: Rows of a minibatch, at most; None puts all rows into one.
+        seed: Of the shuffle.
+
+    Returns:
+        Row numbers, each exactly once.
+
+    Raises:
+        ValueError: If ``minibatch_size`` is not positive.
+
     Example:
         >>> [len(rows) for rows in plan_minibatches(10, 4, seed=0)]
         [4, 3, 3]
     """
+    if minibatch_size is not None and minibatch_size < 1:
+        raise ValueError(f"minibatch_size must be >= 1, got {minibatch_size}")
+    if not num_rows:
+        return []
     order = np.random.default_rng(seed).permutation(num_rows)
     parts = 1 if minibatch_size is None else -(-num_rows // minibatch_size)
     return [part.tolist() for part in np.array_split(order, parts)]
@@ -127,10 +162,15 @@ def plan_micro_batches(lengths: Sequence[int], token_budget: int) -> list[list[i
     Returns:
         Positions in ``lengths``, each once, shortest rows first.
 
+    Raises:
+        ValueError: If ``token_budget`` is not positive.
+
     Example:
         >>> plan_micro_batches([5, 1, 2, 2], token_budget=6)
         [[1, 2, 3], [0]]
     """
+    if token_budget < 1:
+        raise ValueError(f"token_budget must be >= 1, got {token_budget}")
     plan: list[list[int]] = []
     for position in sorted(range(len(lengths)), key=lambda i: (lengths[i], i)):
         if plan and (len(plan[-1]) + 1) * lengths[position] <= token_budget:
@@ -138,6 +178,30 @@ def plan_micro_batches(lengths: Sequence[int], token_budget: int) -> list[list[i
         else:
             plan.append([position])
     return plan
+
+
+def make_token_batch(pairs: Sequence[tuple[Sequence[int], Sequence[int]]], pad_token_id: int) -> TokenBatch:
+    """Put prompts and replies into tensors.
+
+    Args:
+        pairs: Token ids of each prompt and of its reply.
+        pad_token_id: Fills rows up.
+    """
+    shape = (len(pairs), max(len(prompt) + len(reply) for prompt, reply in pairs))
+    input_ids = np.full(shape, pad_token_id, dtype=np.int64)
+    attention_mask = np.zeros(shape, dtype=np.int64)
+    action_mask = np.zeros(shape, dtype=bool)
+    for index, (prompt, reply) in enumerate(pairs):
+        start, end = len(prompt), len(prompt) + len(reply)
+        input_ids[index, :start] = prompt
+        input_ids[index, start:end] = reply
+        attention_mask[index, :end] = 1
+        action_mask[index, start:end] = True
+    return TokenBatch(
+        input_ids=torch.from_numpy(input_ids),
+        attention_mask=torch.from_numpy(attention_mask),
+        action_mask=torch.from_numpy(action_mask),
+    )
 
 
 def make_step_batch(rows: Sequence[int], steps: Sequence[Step], credit: Credit, pad_token_id: int) -> StepBatch:
@@ -150,23 +214,14 @@ def make_step_batch(rows: Sequence[int], steps: Sequence[Step], credit: Credit, 
         pad_token_id: Fills rows up.
     """
     chosen = [steps[row] for row in rows]
-    shape = (len(rows), max(len(step.prompt_ids) + len(step.completion_ids) for step in chosen))
-    input_ids = np.full(shape, pad_token_id, dtype=np.int64)
-    attention_mask = np.zeros(shape, dtype=np.int64)
-    action_mask = np.zeros(shape, dtype=bool)
-    old_logprobs = np.zeros(shape, dtype=np.float32)
-    for index, step in enumerate(chosen):
-        start, end = len(step.prompt_ids), len(step.prompt_ids) + len(step.completion_ids)
-        input_ids[index, :start] = step.prompt_ids
-        input_ids[index, start:end] = step.completion_ids
-        attention_mask[index, :end] = 1
-        action_mask[index, start:end] = True
-        old_logprobs[index, start:end] = step.logprobs
+    tokens = make_token_batch([(step.prompt_ids, step.completion_ids) for step in chosen], pad_token_id)
+    old_logprobs = torch.zeros(tokens.input_ids.shape)
+    old_logprobs[tokens.action_mask] = torch.tensor([value for step in chosen for value in step.logprobs])
     return StepBatch(
-        input_ids=torch.from_numpy(input_ids),
-        attention_mask=torch.from_numpy(attention_mask),
-        action_mask=torch.from_numpy(action_mask),
-        old_logprobs=torch.from_numpy(old_logprobs),
+        input_ids=tokens.input_ids,
+        attention_mask=tokens.attention_mask,
+        action_mask=tokens.action_mask,
+        old_logprobs=old_logprobs,
         advantage=torch.from_numpy(credit.advantage[list(rows)].astype(np.float32)),
         row_weight=torch.ones(len(rows)),
         row=torch.tensor(list(rows), dtype=torch.int64),

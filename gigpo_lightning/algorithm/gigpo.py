@@ -11,7 +11,7 @@ from jaxtyping import Float64
 from numpy import ndarray
 
 from gigpo_lightning.algorithm.advantages import Credit, anchor_metrics, dense_ids, group_relative
-from gigpo_lightning.algorithm.grouping import ExactGrouping, Grouping
+from gigpo_lightning.algorithm.grouping import ExactGrouping, Grouping, checked_groups
 from gigpo_lightning.algorithm.returns import discounted_returns, episode_returns
 from gigpo_lightning.trajectory import StepTable
 
@@ -69,13 +69,13 @@ class GiGPO:
         self.episode_statistics = episode_statistics
         self.invalid_action_penalty = invalid_action_penalty
         self.penalty_placement = penalty_placement
-        self.grouping: Grouping = grouping or ExactGrouping()
+        self.grouping: Grouping = ExactGrouping() if grouping is None else grouping
 
     def estimate(self, table: StepTable) -> Credit:
         """Compute both levels for every row.
 
         Raises:
-            ValueError: If the table has no row.
+            ValueError: If the table has no row, or the grouping breaks its contract.
         """
         if not len(table):
             raise ValueError("table must have at least one row, got 0")
@@ -87,7 +87,7 @@ class GiGPO:
         if not in_reward:
             scores, returns = scores - penalty, returns - penalty
         episode = self._episode_advantage(table, scores)
-        step_group_id = self.grouping.group(table)
+        step_group_id = checked_groups(self.grouping, table)
         step = group_relative(returns, step_group_id, scale_by_std=self.scale_by_std)
         return Credit(
             advantage=episode + self.step_advantage_weight * step,

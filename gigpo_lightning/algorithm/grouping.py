@@ -3,7 +3,7 @@
 Shape letters: S = rows of the step table.
 """
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int64
@@ -12,11 +12,12 @@ from numpy import ndarray
 from gigpo_lightning.trajectory import StepTable
 
 
+@runtime_checkable
 class Grouping(Protocol):
     """Puts steps that were taken in the same state into one group."""
 
     def group(self, table: StepTable) -> Int64[ndarray, " S"]:
-        """Dense group ids from 0, ``(S,)``; never one id for rows of two episode groups."""
+        """Number the groups from 0 without gaps, ``(S,)``; never one number for rows of two episode groups."""
 
 
 class ExactGrouping:
@@ -27,7 +28,41 @@ class ExactGrouping:
     """
 
     def group(self, table: StepTable) -> Int64[ndarray, " S"]:
-        """Number the pairs (episode group, anchor key) in the order in which rows show them."""
-        ids: dict[tuple[int, object], int] = {}
-        pairs = zip(table.episode_group_id.tolist(), table.anchor_key, strict=True)
-        return np.fromiter((ids.setdefault(pair, len(ids)) for pair in pairs), dtype=np.int64, count=len(table))
+        """Number the groups by their first visit, trajectory by trajectory, whatever the order of the rows."""
+        order = np.lexsort((table.step_index, table.trajectory_id))
+        numbers: dict[tuple[int, object], int] = {}
+        pairs = zip(table.episode_group_id[order].tolist(), table.anchor_key[order], strict=True)
+        ids = np.empty(len(table), dtype=np.int64)
+        ids[order] = np.fromiter((numbers.setdefault(pair, len(numbers)) for pair in pairs), np.int64, len(table))
+        return ids
+
+
+def checked_groups(grouping: Grouping, table: StepTable) -> Int64[ndarray, " S"]:
+    """Ask a grouping for its groups, and hold it to what the statistics rely on.
+
+    Args:
+        grouping: Built in or a user's own.
+        table: Rows to be grouped; at least one.
+
+    Returns:
+        The grouping's ids, ``(S,)``.
+
+    Raises:
+        ValueError: If the ids are not one per row and dense from 0, or a group holds rows of two episode groups.
+    """
+    name = type(grouping).__name__
+    ids = grouping.group(table)
+    if ids.shape != (len(table),):
+        raise ValueError(f"grouping must give one id per row, but {name} gave shape {ids.shape} for {len(table)} rows")
+    if ids.min() < 0 or not np.bincount(ids).all():
+        raise ValueError(f"grouping must number its groups from 0 without gaps, but {name} gave {np.unique(ids)}")
+    owner = np.empty(ids.max() + 1, dtype=np.int64)
+    owner[ids] = table.episode_group_id
+    mixed = np.flatnonzero(owner[ids] != table.episode_group_id)
+    if mixed.size:
+        row = mixed[0]
+        raise ValueError(
+            f"grouping must keep episode groups apart, but {name} put rows of episode groups "
+            f"{table.episode_group_id[row]} and {owner[ids[row]]} into step group {ids[row]}"
+        )
+    return ids

@@ -8,7 +8,9 @@ from gigpo_lightning.algorithm.gigpo import GiGPO
 class GRPO(GiGPO):
     """Every step of a trajectory gets the trajectory's advantage in its group: GiGPO with ω = 0.
 
-    The anchor groups are still computed, for comparison, and move nothing.
+    Its defaults are GiGPO's, so that changing only ``class_path`` compares only the step level. Differs from
+    arXiv:2402.03300, which divides by the standard deviation: set ``scale_by_std``. The anchor groups are still
+    computed, for their metrics, and move nothing.
 
     Args:
         scale_by_std: Divide by the group's standard deviation.
@@ -19,7 +21,7 @@ class GRPO(GiGPO):
 
     def __init__(
         self,
-        scale_by_std: bool = True,
+        scale_by_std: bool = False,
         episode_statistics: Literal["trajectory", "step"] = "trajectory",
         invalid_action_penalty: float = 0.1,
         penalty_placement: Literal["reward", "step"] = "reward",

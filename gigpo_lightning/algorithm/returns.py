@@ -17,13 +17,14 @@ def discounted_returns(
 ) -> Float64[ndarray, " S"]:
     """Reward from each step on, R_t = Σ_{k≥t} γ^{k−t} r_k (Eq. 5), whatever the order of the rows.
 
-    All trajectories go backwards together, one step a round, so that the work is linear in the rows and a round is
-    one array operation.
+    A trajectory's rows are ordered by ``step_index``; a gap in it is not a step. Round k adds what lies 2^k to
+    2^(k+1) - 1 rows ahead, so that even one trajectory of a million steps takes 20 rounds of array operations, and
+    equal rewards to come give equal returns to the last bit, whatever came before.
 
     Args:
         rewards: Reward of each step, ``(S,)``.
         trajectory_ids: Trajectory of each step, ``(S,)``.
-        step_index: Position in the trajectory, ``(S,)``; only its order counts.
+        step_index: Position in the trajectory, ``(S,)``.
         discount: γ, between 0 and 1.
 
     Returns:
@@ -42,15 +43,16 @@ def discounted_returns(
     returns = rewards.astype(np.float64)
     if not returns.size:
         return returns
-    order = np.lexsort((-step_index, trajectory_ids))  # each trajectory backwards
-    starts = np.flatnonzero(np.r_[True, np.diff(trajectory_ids[order]) != 0])
-    lengths = np.diff(np.r_[starts, len(order)])
-    by_length = np.argsort(-lengths, kind="stable")
-    starts, lengths = starts[by_length], lengths[by_length]
-    for back in range(1, int(lengths[0])):
-        longer = np.searchsorted(-lengths, -back, side="left")  # trajectories with more than `back` steps
-        rows, later = order[starts[:longer] + back], order[starts[:longer] + back - 1]
-        returns[rows] += discount * returns[later]
+    order = np.lexsort((step_index, trajectory_ids))
+    ends = np.flatnonzero(np.r_[np.diff(trajectory_ids[order]) != 0, True])
+    lengths = np.diff(np.r_[-1, ends])
+    steps_left = np.repeat(ends, lengths) - np.arange(len(order))
+    sums = returns[order]  # of the next `reach` rewards, from each row on
+    reach = 1
+    while reach < lengths.max():
+        sums[:-reach] += np.where(steps_left[:-reach] >= reach, discount**reach * sums[reach:], 0.0)
+        reach *= 2
+    returns[order] = sums
     return returns
 
 
