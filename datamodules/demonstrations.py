@@ -1,0 +1,138 @@
+"""The DataModule that plays an expert's demonstrations for a warm start."""
+
+import logging
+import random
+from collections.abc import Iterator, Sequence
+from typing import Any, cast
+
+import gymnasium
+from lightning.pytorch import LightningDataModule
+from torch.utils.data import DataLoader, IterableDataset
+
+from gigpo_lightning.batch import TokenBatch, make_token_batch
+from gigpo_lightning.environments.base import TaskSource
+from gigpo_lightning.environments.demonstrations import Demonstration, Expert, demonstrate
+from gigpo_lightning.prompts.base import Prompt
+from modules import Policy
+
+_logger = logging.getLogger(__name__)
+_BUCKETS = 16  # batches that are sorted by length together
+
+Pair = tuple[tuple[int, ...], tuple[int, ...]]
+
+
+class DemonstrationDataModule(LightningDataModule):
+    """Plays demonstrations once, then serves them shuffled, in batches of like length.
+
+    Args:
+        environment: Plays the tasks; it must list admissible actions.
+        tasks: Where the tasks come from.
+        expert: Says what to do in every state.
+        prompt: Template of the turns.
+        split: Split that is demonstrated.
+        held_out_split: Split that the loss is measured on.
+        episodes_per_task: Episodes of every task, each with its own detours.
+        held_out_tasks: Tasks of the held-out split, its first.
+        detour_probability: Highest rate of random actions among the expert's.
+        max_steps: Longest episode.
+        max_prompt_tokens: Longest prompt.
+        batch_size: Rows of a batch.
+        seed: Of the detours and the order.
+    """
+
+    def __init__(
+        self,
+        environment: gymnasium.Env,
+        tasks: TaskSource,
+        expert: Expert,
+        prompt: Prompt,
+        split: str = "train",
+        held_out_split: str = "valid_seen",
+        episodes_per_task: int = 4,
+        held_out_tasks: int = 60,
+        detour_probability: float = 0.5,
+        max_steps: int = 30,
+        max_prompt_tokens: int = 480,
+        batch_size: int = 128,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.environment = environment
+        self.tasks = tasks
+        self.expert = expert
+        self.prompt = prompt
+        self.split = split
+        self.held_out_split = held_out_split
+        self.episodes_per_task = episodes_per_task
+        self.held_out_tasks = held_out_tasks
+        self.detour_probability = detour_probability
+        self.max_steps = max_steps
+        self.max_prompt_tokens = max_prompt_tokens
+        self.batch_size = batch_size
+        self.seed = seed
+        self._pairs: dict[str, list[Pair]] = {}
+
+    def prepare_data(self) -> None:
+        """Make or check the data on disk."""
+        self.tasks.prepare()
+
+    def train_dataloader(self) -> DataLoader[TokenBatch]:
+        """The demonstrations, in a new order every epoch."""
+        return self._loader(self.split, self.episodes_per_task, None, shuffled=True)
+
+    def val_dataloader(self) -> DataLoader[TokenBatch]:
+        """Demonstrations of held-out tasks, one episode each."""
+        return self._loader(self.held_out_split, 1, self.held_out_tasks, shuffled=False)
+
+    def _loader(self, split: str, episodes: int, limit: int | None, shuffled: bool) -> DataLoader[TokenBatch]:
+        policy = cast("Policy", cast("Any", self.trainer).lightning_module.policy)
+        if split not in self._pairs:
+            self._pairs[split] = [self._encode(policy, each) for each in self._play(split, episodes, limit)]
+            _logger.info("%d demonstrations of %s", len(self._pairs[split]), split)
+        batches = _Batches(self._pairs[split], self.batch_size, policy.tokenizer.pad_token_id, shuffled, self.seed)
+        return DataLoader(batches, batch_size=None, num_workers=0)
+
+    def _play(self, split: str, episodes: int, limit: int | None) -> Iterator[Demonstration]:
+        tasks = self.tasks.panel(split).tasks[:limit]
+        return demonstrate(
+            self.environment,
+            tasks * episodes,
+            self.expert,
+            detour_probability=self.detour_probability,
+            max_steps=self.max_steps,
+            seed=self.seed,
+        )
+
+    def _encode(self, policy: Policy, demonstration: Demonstration) -> Pair:
+        tokenizer = policy.tokenizer
+        prompt = self.prompt.encode(demonstration.view, tokenizer, self.max_prompt_tokens)
+        return prompt.ids, (*tokenizer.encode(demonstration.action), tokenizer.stop_token_ids[0])
+
+
+class _Batches(IterableDataset[TokenBatch]):
+    """Batches of rows of like length, in a new order every epoch."""
+
+    def __init__(self, pairs: Sequence[Pair], batch_size: int, pad_token_id: int, shuffled: bool, seed: int) -> None:
+        self._pairs = pairs
+        self._batch_size = batch_size
+        self._pad_token_id = pad_token_id
+        self._shuffled = shuffled
+        self._seed = seed
+        self._epoch = 0
+
+    def __len__(self) -> int:
+        return -(-len(self._pairs) // self._batch_size)
+
+    def __iter__(self) -> Iterator[TokenBatch]:
+        order = list(range(len(self._pairs)))
+        if self._shuffled:
+            random.Random(f"{self._seed}/{self._epoch}").shuffle(order)
+            self._epoch += 1
+        reach = self._batch_size * _BUCKETS
+        for start in range(0, len(order), reach):
+            bucket = sorted(order[start : start + reach], key=lambda i: len(self._pairs[i][0]))
+            batches = [bucket[i : i + self._batch_size] for i in range(0, len(bucket), self._batch_size)]
+            if self._shuffled:
+                random.Random(f"{self._seed}/{self._epoch}/{start}").shuffle(batches)
+            for rows in batches:
+                yield make_token_batch([self._pairs[i] for i in rows], self._pad_token_id)

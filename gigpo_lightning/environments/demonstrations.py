@@ -1,0 +1,94 @@
+"""Demonstrations: what an expert would do in states that a less sure player reaches."""
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from gigpo_lightning.environments.base import Environment, Task
+from gigpo_lightning.prompts.base import TurnView
+
+
+class Expert(Protocol):
+    """Plays one episode after another from what a player may see."""
+
+    def reset(self, instruction: str, observation: str) -> None:
+        """Forget the last episode and begin one."""
+
+    def act(self, observation: str, admissible_actions: Sequence[str]) -> str:
+        """Say what to do now."""
+
+    def observe(self, action: str) -> None:
+        """Hear what was really done, be it the expert's advice or not."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Demonstration:
+    """One turn and what the expert says to do in it.
+
+    Attributes:
+        view: The turn as the policy would see it, with the episode's whole history.
+        action: The expert's command.
+        kind: The task's kind.
+    """
+
+    view: TurnView
+    action: str
+    kind: str
+
+
+def demonstrate(
+    environment: Environment,
+    tasks: Sequence[Task],
+    expert: Expert,
+    *,
+    detour_probability: float,
+    max_steps: int,
+    seed: int,
+    ignored_actions: Sequence[str] = ("help",),
+) -> Iterator[Demonstration]:
+    """Play every task with detours, and label every state reached with the expert's action.
+
+    Each episode draws its own rate of detours, up to ``detour_probability``: states that the expert would never reach
+    are seen with its advice too, and states that need no cure are seen as well.
+
+    Args:
+        environment: Plays the tasks.
+        tasks: One episode each.
+        expert: Labels every state.
+        detour_probability: Highest rate of random admissible actions, between 0 and 1.
+        max_steps: Longest episode.
+        seed: Of the detours.
+        ignored_actions: Never taken as a detour.
+
+    Raises:
+        ValueError: If ``detour_probability`` is not in [0, 1], or the environment lists no admissible actions.
+    """
+    if not 0 <= detour_probability <= 1:
+        raise ValueError(f"detour_probability must be in [0, 1], got {detour_probability}")
+    for number, task in enumerate(tasks):
+        rng = random.Random(f"{seed}/{number}/{task.task_id}")
+        rate = rng.uniform(0, detour_probability)
+        observation, info = environment.reset(options={"task": task})
+        instruction = str(info.get("instruction", observation))
+        expert.reset(instruction, observation)
+        history: list[tuple[str, str]] = []
+        for _ in range(max_steps):
+            admissible = info.get("admissible_actions")
+            if admissible is None:
+                raise ValueError("environment must list info['admissible_actions'] to take detours, and does not")
+            view = TurnView(
+                instruction=instruction,
+                observation=observation,
+                admissible_actions=tuple(admissible),
+                history=tuple(history),
+            )
+            advice = expert.act(observation, admissible)
+            yield Demonstration(view=view, action=advice, kind=task.kind)
+            detours = [action for action in admissible if action not in ignored_actions]
+            action = rng.choice(detours) if detours and rng.random() < rate else advice
+            expert.observe(action)
+            history.append((observation, action))
+            observation, _, terminated, truncated, info = environment.step(action)
+            if terminated or truncated:
+                break

@@ -1,0 +1,108 @@
+"""The LightningModule that copies an expert, so that reinforcement learning starts neither hopeless nor perfect."""
+
+import logging
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from jaxtyping import Float
+from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+
+from gigpo_lightning.batch import TokenBatch
+from modules.policy import Policy, PolicySource
+
+_logger = logging.getLogger(__name__)
+
+
+class BehaviourCloningModule(LightningModule):
+    """Maximises the likelihood of demonstrated replies, and writes the policy's folder at the end.
+
+    Args:
+        policy: Where the policy comes from.
+        learning_rate: Peak learning rate of AdamW.
+        warm_up_steps: Optimizer steps of linear warm-up; then the rate falls along a cosine to a tenth.
+        weight_decay: Of AdamW.
+        output_folder: Where the checkpoint goes that ``PretrainedPolicy`` loads; default: nowhere.
+
+    Raises:
+        ValueError: If ``learning_rate`` is not positive.
+    """
+
+    def __init__(
+        self,
+        policy: PolicySource,
+        learning_rate: float = 2e-3,
+        warm_up_steps: int = 50,
+        weight_decay: float = 0.01,
+        output_folder: str | None = None,
+    ) -> None:
+        super().__init__()
+        if not learning_rate > 0:
+            raise ValueError(f"learning_rate must be > 0, got {learning_rate}")
+        self.policy_source = policy
+        self.learning_rate = learning_rate
+        self.warm_up_steps = warm_up_steps
+        self.weight_decay = weight_decay
+        self.output_folder = output_folder
+        self._policy: Policy | None = None
+
+    @property
+    def policy(self) -> Policy:
+        """The policy that is trained."""
+        self.configure_model()
+        assert self._policy is not None
+        return self._policy
+
+    def configure_model(self) -> None:
+        """Build the policy."""
+        if self._policy is None:
+            self._policy = self.policy_source.build()
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """AdamW with warm-up and cosine."""
+        optimizer = torch.optim.AdamW(self.policy.parameters(), self.learning_rate, weight_decay=self.weight_decay)
+        total = int(self.trainer.estimated_stepping_batches)
+        warm_up = min(self.warm_up_steps, max(1, total - 1))
+        rise = torch.optim.lr_scheduler.LinearLR(optimizer, 1 / warm_up, total_iters=warm_up)
+        fall = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, total - warm_up, self.learning_rate / 10)
+        scheduler = torch.optim.lr_scheduler.SequentialLR(optimizer, [rise, fall], milestones=[warm_up])
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": cast("Any", scheduler), "interval": "step"}}
+
+    def training_step(self, batch: TokenBatch, batch_idx: int) -> Tensor:
+        """Mean negative log-likelihood of the replies' tokens, in nats."""
+        logprobs = self._logprobs(batch)
+        loss = -logprobs.sum() / batch.action_mask.sum()
+        self.log("cloning/loss", loss, prog_bar=True, on_step=True, on_epoch=False)
+        return loss
+
+    def validation_step(self, batch: TokenBatch, batch_idx: int) -> None:
+        """Log the loss, and how likely a whole demonstrated command is."""
+        logprobs = self._logprobs(batch)
+        rows = len(batch.input_ids)
+        self.log("cloning/held_out_loss", -logprobs.sum() / batch.action_mask.sum(), batch_size=rows)
+        self.log("cloning/held_out_command_probability", logprobs.sum(1).exp().mean(), batch_size=rows)
+
+    def on_validation_epoch_end(self) -> None:
+        """Say how it goes."""
+        metrics = self.trainer.callback_metrics
+        if not self.trainer.sanity_checking and "cloning/held_out_loss" in metrics:
+            _logger.info(
+                "epoch %d: held-out loss %.3f, command probability %.3f",
+                self.current_epoch,
+                metrics["cloning/held_out_loss"],
+                metrics["cloning/held_out_command_probability"],
+            )
+
+    def on_fit_end(self) -> None:
+        """Write the policy's folder."""
+        if self.output_folder is not None and self.trainer.is_global_zero:
+            Path(self.output_folder).mkdir(parents=True, exist_ok=True)
+            self.policy.save_pretrained(self.output_folder)
+            _logger.info("policy written to %s", self.output_folder)
+
+    def _logprobs(self, batch: TokenBatch) -> Float[Tensor, "B T"]:
+        tokens = (batch.input_ids, batch.attention_mask, batch.action_mask)
+        logprobs: Tensor = self.policy(*(each.to(self.device) for each in tokens))[0]
+        return logprobs
