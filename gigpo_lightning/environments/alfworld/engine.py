@@ -50,11 +50,11 @@ class EngineSlot:
             engine = FastPddlEnv
         self._environment = AlfredDemangler(engine(EnvInfos(won=True, admissible_commands=True)), shuffle=False)
 
-    def start(self, game_file: str) -> Any:
-        """Load a game and reset it; textworld's state."""
+    def start(self, game: str | dict[str, Any]) -> Any:
+        """Load a game's file, or its content, and reset it; textworld's state."""
         arguments = sys.argv
         try:
-            self._environment.load(game_file)
+            self._environment.load(game)
             return self._environment.reset()
         finally:
             sys.argv = arguments  # the translator overwrites it

@@ -48,9 +48,7 @@ class AlfworldEnvironment(gymnasium.Env[str, str]):
         self._slot: EngineSlot | None = None
         self._game_file = ""
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[str, dict[str, Any]]:
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
         """Start the game of ``options["task"]``, always in the same state.
 
         Raises:

@@ -48,7 +48,7 @@ class FastPddlEnv(PddlEnv):  # type: ignore[misc]
         self._game_data = data
         self.walkthrough = data.get("walkthrough", None)
         self._logic = _game_logic(data["pddl_domain"], data["grammar"])
-        self._commands: dict[tuple[Any, ...], str] = {}
+        self._commands: dict[tuple[Any, ...], tuple[str, str]] = {}
         self._pddl_state = self._new_state()
         self._entity_infos = self._get_entity_infos()
 
@@ -105,8 +105,8 @@ class FastPddlEnv(PddlEnv):  # type: ignore[misc]
         key = (template, *((placeholder.name, variable.name) for placeholder, variable in action.mapping.items()))
         kept = self._commands.get(key)
         if kept is not None:
-            action.command_template, command = kept
-            return command
+            action.command_template = kept[0]
+            return kept[1]
         context = {
             "state": self._pddl_state,
             "facts": facts,
@@ -146,10 +146,10 @@ class FastPddlState(pddl_logic.PddlState):  # type: ignore[misc]
     """The stock state on a kept translation; the planner's own is made only where a planner was asked for."""
 
     def __init__(self, downward_lib: Any, pddl_problem: str, logic: Any, *, planner: bool) -> None:
-        self._facts = defaultdict(set)
-        self._vars_by_name = {}
-        self._vars_by_type = defaultdict(set)
-        self._var_counts = Counter()
+        self._facts: dict[Any, set[Proposition]] = defaultdict(set)
+        self._vars_by_name: dict[str, Variable] = {}
+        self._vars_by_type: dict[str, set[Variable]] = defaultdict(set)
+        self._var_counts: Counter[str] = Counter()
         self._logic = logic
         self.downward_lib = downward_lib
         self.pddl_problem = pddl_problem
@@ -208,7 +208,9 @@ class FastGrammar(textgen.ContextSensitiveGrammar):  # type: ignore[misc]
         rules = self._rules.get(str(symbol))
         if not rules:
             raise textgen.CSGUnknownSymbolError(symbol)
-        return next(rule for rule in rules if not rule.condition or any(True for _ in _matches(rule.condition, context)))
+        return next(
+            rule for rule in rules if not rule.condition or any(True for _ in _matches(rule.condition, context))
+        )
 
 
 def _listed(items: list[Pair], context: Context) -> list[Pair]:
@@ -234,9 +236,7 @@ def _query(expression: str, context: Context) -> list[Context]:
     contexts = []
     for match in _matches(expression, context):
         new = {placeholder.name: infos[variable.name] for placeholder, variable in match.items()}
-        contexts.append(
-            context | {"variables": context["variables"] | new, "mapping": {**context["mapping"], **match}}
-        )
+        contexts.append(context | {"variables": context["variables"] | new, "mapping": {**context["mapping"], **match}})
     return contexts
 
 

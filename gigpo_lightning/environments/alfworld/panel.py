@@ -3,25 +3,16 @@
 import hashlib
 import json
 import logging
+import random
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 from gigpo_lightning.environments.alfworld.scenes import Scenes, prepare_scenes
+from gigpo_lightning.environments.alfworld.task_types import KINDS, SPLITS
 from gigpo_lightning.environments.base import Task, TaskPanel
 
 _logger = logging.getLogger(__name__)
 
-KINDS = (
-    "pick_and_place_simple",
-    "look_at_obj_in_light",
-    "pick_clean_then_place_in_recep",
-    "pick_heat_then_place_in_recep",
-    "pick_cool_then_place_in_recep",
-    "pick_two_obj_and_place",
-)
-SPLITS = ("train", "valid_seen", "valid_unseen")
 _REQUIRED = ("pddl_domain", "grammar", "pddl_problem")
 
 
@@ -68,9 +59,11 @@ def alfworld_panel(
             tasks.append(Task(task_id=name, kind=kind, payload={"game_file": str(file)}, fingerprint=fingerprint))
     _report_corrupt(corrupt, skip_corrupt)
     if not tasks:
-        raise ValueError(f"data_dir must hold games of {list(wanted)}, but {folder} has {len(files)} games, none of them")
-    order = np.random.default_rng(0).permutation(len(tasks))
-    return TaskPanel.from_tasks(tasks[index] for index in order)
+        raise ValueError(
+            f"data_dir must hold games of {list(wanted)}, but {folder} has {len(files)} games, none of them"
+        )
+    random.Random(0).shuffle(tasks)  # in order of their paths, neighbours would share kind and object
+    return TaskPanel.from_tasks(tasks)
 
 
 class AlfworldTasks:

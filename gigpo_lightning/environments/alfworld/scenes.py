@@ -1,0 +1,163 @@
+"""Games made offline in the format of the official data, for all six task types."""
+
+import json
+import logging
+import random
+import shutil
+import tempfile
+from collections import Counter
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from gigpo_lightning.environments.alfworld.engine import EngineSlot
+from gigpo_lightning.environments.alfworld.floor_plans import split_plans
+from gigpo_lightning.environments.alfworld.games import Game, Goal, draw_game, possible_goals
+from gigpo_lightning.environments.alfworld.task_types import KINDS, SPLITS
+
+_logger = logging.getLogger(__name__)
+
+_FORMAT = 1  # counted up when the same settings would give other games
+_MANIFEST = "scenes.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scenes:
+    """Which games to make. The same settings give the same files, byte for byte.
+
+    ``train`` and ``valid_seen`` share floor plans; ``valid_unseen`` has those that ALFRED holds out.
+
+    Attributes:
+        seed: Where all draws come from.
+        train: Games in ``train``; the six task types take turns.
+        valid_seen: Games in ``valid_seen``.
+        valid_unseen: Games in ``valid_unseen``.
+        receptacles: At most so many receptacles a game; more make the search longer.
+        objects: At most so many objects a game, lamps aside.
+        duplicates: At most so many objects of one class; two targets are always allowed where two are asked for.
+
+    Raises:
+        ValueError: If a number is too small.
+    """
+
+    seed: int = 0
+    train: int = 600
+    valid_seen: int = 120
+    valid_unseen: int = 240
+    receptacles: int = 8
+    objects: int = 12
+    duplicates: int = 2
+
+    def __post_init__(self) -> None:
+        least = {"seed": 0, "train": 0, "valid_seen": 0, "valid_unseen": 0}
+        least |= {"receptacles": 4, "objects": 2, "duplicates": 1}
+        for name, minimum in least.items():
+            if getattr(self, name) < minimum:
+                raise ValueError(f"{name} must be >= {minimum}, got {getattr(self, name)}")
+
+
+def generate_scenes(data_dir: str | Path, scenes: Scenes) -> None:
+    """Make the games, prove each winnable on the engine, and put them in ``data_dir/json_2.1.1``.
+
+    The folder appears when all is done, never in part.
+
+    Raises:
+        ValueError: If ``data_dir`` holds games already.
+    """
+    data_dir = Path(data_dir)
+    folder = data_dir / "json_2.1.1"
+    if folder.exists():
+        raise ValueError(f"data_dir must not hold games yet, but {folder} exists")
+    slot = EngineSlot(fast=True)
+    data_dir.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=".json_2.1.1-", dir=data_dir))
+    try:
+        for split in SPLITS:
+            _generate_split(partial / split, split, getattr(scenes, split), scenes, slot)
+        (partial / _MANIFEST).write_text(json.dumps(_manifest(scenes), indent=1))
+        partial.chmod(0o755)  # mkdtemp's own would keep other users out
+        partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def prepare_scenes(data_dir: str | Path, scenes: Scenes) -> None:
+    """Make the games unless they are there.
+
+    Raises:
+        ValueError: If ``data_dir`` holds games that were not made, or were made with other settings.
+    """
+    folder = Path(data_dir) / "json_2.1.1"
+    if not folder.exists():
+        _logger.info("making %d scenes in %s", scenes.train + scenes.valid_seen + scenes.valid_unseen, folder)
+        generate_scenes(data_dir, scenes)
+        return
+    try:
+        found = json.loads((folder / _MANIFEST).read_text())
+    except (FileNotFoundError, ValueError) as error:
+        raise ValueError(
+            f"data_dir must be free for the scenes asked for, but {folder} holds games without {_MANIFEST}; "
+            f"leave scenes out to play them, or choose another folder"
+        ) from error
+    wanted = _manifest(scenes)
+    different = {key: (found.get(key), wanted[key]) for key in wanted if found.get(key) != wanted[key]}
+    if different:
+        listed = ", ".join(f"{key} {there!r} instead of {asked!r}" for key, (there, asked) in different.items())
+        raise ValueError(f"{folder} holds scenes made with {listed}; choose another data_dir, or delete the folder")
+
+
+def _manifest(scenes: Scenes) -> dict[str, int]:
+    return {"format": _FORMAT, **asdict(scenes)}
+
+
+def _generate_split(folder: Path, split: str, count: int, scenes: Scenes, slot: EngineSlot) -> None:
+    plans = split_plans(split)
+    goals = {kind: _Balance(possible_goals(kind, plans)) for kind in KINDS}
+    folder.mkdir()
+    for index in range(count):
+        attempt = 0
+        while True:
+            rng = random.Random(f"{scenes.seed}/{split}/{index}/{attempt}")
+            goal = goals[KINDS[index % len(KINDS)]].draw(rng)
+            name = f"trial_T{index:08d}_{rng.randrange(10**6):06d}_{rng.randrange(10**6):06d}"
+            game = draw_game(
+                rng,
+                goal,
+                name,
+                num_receptacles=scenes.receptacles,
+                num_objects=scenes.objects,
+                duplicates=scenes.duplicates,
+            )
+            if _is_won(slot, game):
+                break
+            attempt += 1
+            _logger.info("drew game %s again: its walkthrough does not win", game.folder())
+        game.write(folder)
+
+
+class _Balance:
+    """Draws goals so that every class of object comes up as often as any other, and so do receptacles."""
+
+    def __init__(self, goals: list[Goal]) -> None:
+        self._goals = goals
+        self._targets: Counter[str] = Counter()
+        self._places: Counter[str] = Counter()
+
+    def draw(self, rng: random.Random) -> Goal:
+        least = min(self._targets[goal.target] for goal in self._goals)
+        goals = [goal for goal in self._goals if self._targets[goal.target] == least]
+        target = rng.choice(sorted({goal.target for goal in goals}))
+        goals = [goal for goal in goals if goal.target == target]
+        fewest = min(self._places[goal.place] for goal in goals)
+        place = rng.choice(sorted({goal.place for goal in goals if self._places[goal.place] == fewest}))
+        goal = rng.choice([goal for goal in goals if goal.place == place])
+        self._targets[goal.target] += 1
+        self._places[goal.place] += 1
+        return goal
+
+
+def _is_won(slot: EngineSlot, game: Game) -> bool:
+    """Whether the walkthrough wins with its last command, and not before."""
+    content = game.content()
+    slot.start(content)
+    wins = [slot.step(command)[1] for command in content["walkthrough"]]
+    return wins[-1] and not any(wins[:-1])
