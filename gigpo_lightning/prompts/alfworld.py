@@ -1,0 +1,214 @@
+"""ALFWorld's prompts and their parsers: the paper's form for instruct models, a compact one for tiny policies."""
+
+import re
+from collections.abc import Sequence
+
+from gigpo_lightning.prompts.base import EncodedPrompt, ParsedAction, Tokenizer, TurnView
+from gigpo_lightning.prompts.fitting import fit_prompt, well_formed
+
+_LAST_CHARACTERS = 30
+_CHINESE = re.compile(r"[\u4e00-\u9fff]")
+_NOT_OFFERED = ("help",)
+
+_ROLE = "You act as a skilled household robot in ALFRED, a world that you see and change through short texts."
+_ORDER = (
+    "Choose what to do next. First think it through, step by step, between <think> and </think>. "
+    "Then write exactly one of the available actions between <action> and </action>."
+)
+
+TASK, DID, NOTHING, NOW, CAN, TRIED, ACT = "<task>", "<did>", "<nothing>", "<now>", "<can>", "<tried>", "<act>"
+SAW = "<saw>"
+
+_WORD = re.compile(r"[a-z0-9]+")
+# The greeting and the task stand in the first observation only; the task has its own field.
+_ASIDE = re.compile(r"-= .*? =-|your task is to:.*", re.DOTALL)
+# The words of the engine's sentences that tell nothing apart.
+_FILLER = frozenset(
+    (
+        *("you", "your", "are", "a", "an", "the", "and", "is", "it", "its", "this", "that", "some", "them", "s", "re"),
+        *("in", "on", "to", "from", "with", "of", "at", "up", "using", "around", "quickly", "next"),
+        *("see", "arrive", "pick", "turn", "middle", "room", "looking", "facing", "find"),
+    )
+)
+_NOTHING_HAPPENED = "nothing happens."
+_NOT_OFFERED_COMPACT = ("help", "inventory", "look")
+_VERBS_NOT_OFFERED_COMPACT = ("examine", "close")
+_LONGEST_ACTION = 8  # words; the longest command has seven
+
+
+class AlfworldPrompt:
+    """One fresh chat message a turn: task, last turns, observation, available actions (App. E of arXiv:2505.10978).
+
+    Earlier replies are not shown, only the observations and actions of the last turns, so that prompts do not grow
+    with the episode. Too long a prompt loses its oldest turns first, then the beginning of the observation.
+
+    Args:
+        history_length: Earlier turns shown, as pairs of observation and action.
+        require_think: A reply without think tags, in lower case, is invalid.
+        require_admissible: An action outside the available ones is invalid. The paper lets it pass: it costs a step.
+
+    Raises:
+        ValueError: If ``history_length`` is negative.
+    """
+
+    def __init__(self, history_length: int = 2, require_think: bool = True, require_admissible: bool = False) -> None:
+        if history_length < 0:
+            raise ValueError(f"history_length must be >= 0, got {history_length}")
+        self.history_length = history_length
+        self.require_think = require_think
+        self.require_admissible = require_admissible
+
+    def encode(self, view: TurnView, tokenizer: Tokenizer, max_tokens: int) -> EncodedPrompt:
+        """Write the turn through the model's chat template, in at most ``max_tokens`` tokens.
+
+        Raises:
+            ValueError: If task and available actions alone are longer than ``max_tokens``.
+        """
+
+        def write(num_turns: int, observation: str) -> list[int]:
+            content = _message(view, num_turns, observation)
+            return tokenizer.encode_chat([{"role": "user", "content": content}])
+
+        return fit_prompt(write, min(self.history_length, len(view.history)), view.observation, max_tokens)
+
+    def parse(self, response: str, view: TurnView) -> ParsedAction:
+        """Read what stands between the first action tags, in lower case.
+
+        Without them the reply's last 30 characters are sent, and it is invalid; so is a reply without think tags or
+        with a Chinese character, whose action is sent all the same.
+        """
+        text = well_formed(response).lower()
+        start = text.find("<action>")
+        end = text.find("</action>", max(start, 0))
+        if start < 0 or end < 0:
+            return ParsedAction(action=text[-_LAST_CHARACTERS:].strip(), valid=False, problem="no action tags")
+        action = text[start + len("<action>") : end].strip()
+        problem = self._problem(response, action, view)
+        return ParsedAction(action=action, valid=not problem, problem=problem)
+
+    def _problem(self, response: str, action: str, view: TurnView) -> str:
+        if self.require_think and not ("<think>" in response and "</think>" in response):
+            return "no think tags"
+        if _CHINESE.search(response):
+            return "a Chinese character"
+        known = view.admissible_actions
+        if self.require_admissible and known is not None and action not in known:
+            return "not an available action"
+        return ""
+
+
+class CompactAlfworldPrompt:
+    """A turn in lower-case words and a few markers, without filler: about 130 tokens with eight receptacles.
+
+    Fields: the task; earlier actions, each followed by what its answer said about things the task names, or by a
+    marker if nothing happened; the observation; the commands, those tried before in this episode marked, so that a
+    policy without memory sees where it has been; last the marker after which the policy writes a command's words.
+    ``help``, ``inventory``, ``look``, ``examine`` and ``close`` are not shown: no game needs them. They may be written.
+
+    Args:
+        history_length: Earlier actions shown.
+        mark_tried: Whether commands tried before are marked.
+
+    Raises:
+        ValueError: If ``history_length`` is negative.
+    """
+
+    def __init__(self, history_length: int = 12, mark_tried: bool = True) -> None:
+        if history_length < 0:
+            raise ValueError(f"history_length must be >= 0, got {history_length}")
+        self.history_length = history_length
+        self.mark_tried = mark_tried
+
+    def encode(self, view: TurnView, tokenizer: Tokenizer, max_tokens: int) -> EncodedPrompt:
+        """Write the turn in at most ``max_tokens`` tokens: oldest actions go first, then the observation's beginning.
+
+        Raises:
+            ValueError: If task and commands alone are longer than ``max_tokens``.
+        """
+        task = _words(view.instruction)
+        turns = _turns(view, frozenset(task))
+        tried = frozenset(action for _, action in view.history) if self.mark_tried else frozenset()
+        commands = _compact_offer(view.admissible_actions or (), tried)
+
+        def write(num_turns: int, observation: str) -> list[int]:
+            did = [word for turn in turns[len(turns) - num_turns :] for word in (DID, *turn)]
+            words = (TASK, *task, *did, NOW, *_words(observation), CAN, *commands, ACT)
+            return tokenizer.encode(" ".join(words))
+
+        return fit_prompt(write, min(self.history_length, len(turns)), view.observation, max_tokens)
+
+    def parse(self, response: str, view: TurnView) -> ParsedAction:
+        """Take the whole reply, stripped, as the action; it is valid if it is one of the admissible ones.
+
+        Where the environment names no admissible actions, every reply is valid but an empty one.
+        """
+        action = well_formed(response).strip()
+        known = view.admissible_actions
+        if action and (known is None or action in known):
+            return ParsedAction(action=action, valid=True)
+        return ParsedAction(action=action, valid=False, problem="not admissible" if action else "empty")
+
+
+def compact_markers() -> tuple[str, ...]:
+    """The markers that the template writes, for a tokenizer's vocabulary."""
+    return (TASK, DID, SAW, NOTHING, NOW, CAN, TRIED, ACT)
+
+
+def _words(text: str) -> list[str]:
+    """The words that say something."""
+    return [word for word in _WORD.findall(_ASIDE.sub(" ", text.lower())) if word not in _FILLER]
+
+
+def _turns(view: TurnView, task: frozenset[str]) -> list[list[str]]:
+    """What was done at each earlier turn, and what came of it."""
+    said = [observation for observation, _ in view.history] + [view.observation]
+    turns = []
+    for (_, action), answer in zip(view.history, said[1:], strict=True):
+        words = _words(action)[:_LONGEST_ACTION]
+        if answer.lower() == _NOTHING_HAPPENED:
+            turns.append([*words, NOTHING])
+            continue
+        seen = _named_things(_words(answer), task, frozenset(words))
+        turns.append([*words, SAW, *seen] if seen else words)
+    return turns
+
+
+def _named_things(answer: Sequence[str], task: frozenset[str], known: frozenset[str]) -> list[str]:
+    """Things of an answer that the task names and the action did not, with their numbers."""
+    seen = []
+    for word, number in zip(answer, (*answer[1:], ""), strict=True):
+        if word in task and word not in known:
+            seen += [word, number] if number.isdigit() else [word]
+    return seen
+
+
+def _compact_offer(admissible_actions: Sequence[str], tried: frozenset[str]) -> list[str]:
+    shown: list[str] = []
+    for action in admissible_actions:
+        words = _words(action)
+        if action in _NOT_OFFERED_COMPACT or not words or words[0] in _VERBS_NOT_OFFERED_COMPACT:
+            continue
+        shown += [TRIED, *words] if action in tried else words
+    return shown
+
+
+def _message(view: TurnView, num_turns: int, observation: str) -> str:
+    """The message of a turn; the first turn's observation brings the task itself."""
+    now = len(view.history)
+    parts = [_ROLE]
+    if now:
+        parts.append(f"Your task is: {view.instruction}")
+        parts.append(f"You have taken {now} {'step' if now == 1 else 'steps'} so far.")
+    if num_turns:
+        turns = list(enumerate(view.history, start=1))[-num_turns:]
+        lines = [f"[Observation {n}: {said!r}; Action {n}: {done!r}]" for n, (said, done) in turns]
+        parts.append("\n".join((f"The last {num_turns} of them:", *lines)))
+    parts.append(f"This is step {now + 1}. You now observe: {observation}")
+    if view.admissible_actions is not None:
+        parts.append(_offer(view.admissible_actions))
+    return "\n\n".join((*parts, _ORDER))
+
+
+def _offer(admissible_actions: Sequence[str]) -> str:
+    lines = [f"  '{action}'" for action in admissible_actions if action not in _NOT_OFFERED]
+    return "\n".join(("The available actions are:", *lines))

@@ -1,0 +1,52 @@
+"""The gridworld's prompt for tiny word-level policies, and the parser of their replies."""
+
+from gigpo_lightning.environments.gridworld import MOVES
+from gigpo_lightning.prompts.base import EncodedPrompt, ParsedAction, Tokenizer, TurnView
+from gigpo_lightning.prompts.fitting import fit_prompt, well_formed
+
+DID, ACT = "<did>", "<act>"
+_FILLER = frozenset(("are", "at", "row", "column", "."))
+
+
+class GridworldPrompt:
+    """The observation's words without filler, after earlier moves if any are asked for: about a dozen tokens.
+
+    Args:
+        history_length: Earlier moves shown; the observation is the whole state, so none are needed.
+
+    Raises:
+        ValueError: If ``history_length`` is negative.
+    """
+
+    def __init__(self, history_length: int = 0) -> None:
+        if history_length < 0:
+            raise ValueError(f"history_length must be >= 0, got {history_length}")
+        self.history_length = history_length
+
+    def encode(self, view: TurnView, tokenizer: Tokenizer, max_tokens: int) -> EncodedPrompt:
+        """Write the turn in at most ``max_tokens`` tokens: oldest moves go first, then the observation's beginning.
+
+        Raises:
+            ValueError: If ``max_tokens`` has no room for the marker that ends a prompt.
+        """
+
+        def write(num_turns: int, observation: str) -> list[int]:
+            earlier = view.history[len(view.history) - num_turns :]
+            did = [word for _, action in earlier for word in (DID, *action.split()[:1])]
+            words = [word for word in observation.split() if word not in _FILLER]
+            return tokenizer.encode(" ".join((*did, *words, ACT)))
+
+        return fit_prompt(write, min(self.history_length, len(view.history)), view.observation, max_tokens)
+
+    def parse(self, response: str, view: TurnView) -> ParsedAction:
+        """Take the reply's first word as the move; it is valid if it is a move, even one into a wall."""
+        words = well_formed(response).split(maxsplit=1)
+        if not words:
+            return ParsedAction(action="", valid=False, problem="empty")
+        valid = words[0] in MOVES
+        return ParsedAction(action=words[0], valid=valid, problem="" if valid else "not a move")
+
+
+def gridworld_markers() -> tuple[str, ...]:
+    """The markers that the template writes, for a tokenizer's vocabulary."""
+    return (DID, ACT)
