@@ -59,7 +59,7 @@ def install(extra: str) -> None:
     settings = uv_settings()
     if extra == "cpu" and not offers(cpu_torch(project), settings):
         settings["UV_TORCH_BACKEND"] = "cpu"
-    uv(["install", "--find-links", str(WHEELS), "--editable", f"{ROOT}[{extra},alfworld,dev]"], settings)
+    uv(["install", "--editable", f"{ROOT}[{extra},alfworld,dev]"], settings)
     STAMP.write_text(json.dumps(wanted))
 
 
@@ -80,7 +80,7 @@ def make_venv(anew: bool) -> None:
         if made.returncode != 0:
             raise InstallError("Python cannot make virtual environments; on Debian: apt-get install python3-venv")
     if not (VENV / "bin" / "uv").exists():
-        run(["-m", "pip", "install", "--quiet", "uv"])
+        run(["-m", "pip", "install", "-qq", "uv"])
 
 
 def build_wheels(pins: list[str]) -> None:
@@ -96,7 +96,7 @@ def build_wheels(pins: list[str]) -> None:
         )
     logger.info("Compiling %s; this takes a few minutes, once (kept in %s)", " and ".join(missing), WHEELS)
     WHEELS.mkdir(parents=True, exist_ok=True)
-    run(["-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(WHEELS), *missing])
+    run(["-m", "pip", "wheel", "-qq", "--no-deps", "--wheel-dir", str(WHEELS), *missing])
 
 
 def uv_settings() -> dict[str, str]:
@@ -113,11 +113,13 @@ def uv_settings() -> dict[str, str]:
             settings[PIP_TO_UV[option]] = ("," if option == "find-links" else " ").join(places)
         elif option == "cert":
             settings["SSL_CERT_FILE"] = ast.literal_eval(value)
+    found_at = os.environ.get("UV_FIND_LINKS") or settings.get("UV_FIND_LINKS")
+    settings["UV_FIND_LINKS"] = f"{found_at},{WHEELS}" if found_at else str(WHEELS)
     # As pip does: the best version of all places, not the first place that knows the name.
     settings["UV_INDEX_STRATEGY"] = "unsafe-best-match"
     # The interpreter is the one that runs this; uv must not fetch another.
     settings["UV_PYTHON_DOWNLOADS"] = "never"
-    return {name: value for name, value in settings.items() if name not in os.environ}
+    return {name: value for name, value in settings.items() if name == "UV_FIND_LINKS" or name not in os.environ}
 
 
 def cpu_torch(project: dict[str, object]) -> str:
