@@ -16,4 +16,4 @@ class AnchorStats(Callback):
         """Log the credit's own metrics."""
         rollout = cast("Any", trainer).datamodule.last_rollout
         if rollout is not None:
-            pl_module.log_dict(rollout.credit.metrics)
+            pl_module.log_dict(rollout.credit.metrics, sync_dist=True)

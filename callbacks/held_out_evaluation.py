@@ -49,7 +49,7 @@ class HeldOutEvaluation(Callback):
         if trainer.sanity_checking and trainer.logger is not None:  # Lightning drops what is logged in its sanity check
             trainer.logger.log_metrics(values, step=trainer.global_step)
         elif not trainer.sanity_checking:
-            pl_module.log_dict(values)
+            pl_module.log_dict(values, sync_dist=True)
         for name, value in values.items():
             if name.endswith("/success_rate") and name.count("/") == 2:
                 _logger.info("%s %.3f at version %d", name, value, _version(pl_module))

@@ -27,7 +27,7 @@ class RolloutMetrics(Callback):
         now = time.perf_counter()
         metrics = rollout.metrics() | {"time/iteration": now - self._last_end}
         self._last_end = now
-        pl_module.log_dict(metrics)
+        pl_module.log_dict(metrics, sync_dist=True)
         _logger.info(
             "epoch %d: success %.0f%%, return %.2f, length %.1f, invalid %.1f%%, %.1f s",
             rollout.epoch,

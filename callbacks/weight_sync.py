@@ -82,7 +82,7 @@ class WeightSync(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the latest sync."""
-        pl_module.log_dict(self.metrics)
+        pl_module.log_dict(self.metrics, sync_dist=True)
 
     def _probes(self, policy: Policy) -> list[list[int]]:
         """Random tokens: every embedding is as likely to be asked for as any other."""

@@ -70,6 +70,10 @@ class BehaviourCloningModule(LightningModule):
         scheduler = torch.optim.lr_scheduler.SequentialLR(optimizer, [rise, fall], milestones=[warm_up])
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": cast("Any", scheduler), "interval": "step"}}
 
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Leave the batch where it is: each step moves what it needs, when it needs it."""
+        return batch
+
     def training_step(self, batch: TokenBatch, batch_idx: int) -> Tensor:
         """Mean negative log-likelihood of the replies' tokens, in nats."""
         logprobs = self._logprobs(batch)

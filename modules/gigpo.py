@@ -107,7 +107,7 @@ class GiGPOModule(LightningModule):
         self.policy_version += 1
         totals["gradient_norm"] = norm.detach().cpu()
         named = {f"loss/{name}": value for name, value in totals.items()}
-        self.log_dict(named, on_step=False, on_epoch=True, batch_size=batch.num_rows)
+        self.log_dict(named, on_step=False, on_epoch=True, batch_size=batch.num_rows, sync_dist=True)
         self._update_seconds += time.perf_counter() - started
 
     def on_train_epoch_start(self) -> None:
@@ -121,8 +121,12 @@ class GiGPOModule(LightningModule):
         if scheduler is not None:
             cast("torch.optim.lr_scheduler.LRScheduler", scheduler).step()
         optimizer = cast("LightningOptimizer", self.optimizers())
-        self.log("time/update", self._update_seconds)
-        self.log("loss/learning_rate", float(optimizer.param_groups[0]["lr"]))
+        self.log("time/update", self._update_seconds, sync_dist=True)
+        self.log("loss/learning_rate", float(optimizer.param_groups[0]["lr"]), sync_dist=True)
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Leave the batch where it is: each step moves what it needs, when it needs it."""
+        return batch
 
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:
         """Hand the held-out episodes on to the callbacks that count them."""

@@ -17,7 +17,7 @@ from torch import Tensor
 _MAX_LOG_RATIO = 20.0  # float32 overflows at 88, and then backward turns infinity times 0 into NaN
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)  # no slots: the command line reads defaults with vars()
 class LossSettings:
     """The loss and its coefficients."""
 

@@ -1,1 +1,25 @@
-"""Playing episodes: engines, environment pools and the collector."""
+"""Playing episodes: engines, environment pools and the collector.
+
+Engines are imported when first asked for, so that a machine needs only the packages of those it uses.
+"""
+
+from gigpo_lightning.rollout.collector import Collector
+from gigpo_lightning.rollout.engine import Completion, GenerationRequest, RolloutEngine, SamplingParameters
+from gigpo_lightning.rollout.environment_pool import EnvironmentPool, make_pool
+from gigpo_lightning.rollout.record import HeldOutEpisodes, Rollout
+from gigpo_lightning.rollout.scripted_engine import ScriptedEngine
+from gigpo_lightning.rollout.vllm_engine import VLLMEngine
+
+__all__ = [
+    "Collector",
+    "Completion",
+    "EnvironmentPool",
+    "GenerationRequest",
+    "HeldOutEpisodes",
+    "Rollout",
+    "RolloutEngine",
+    "SamplingParameters",
+    "ScriptedEngine",
+    "VLLMEngine",
+    "make_pool",
+]

@@ -7,7 +7,7 @@ from typing import Protocol, runtime_checkable
 import torch
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)  # no slots: the command line reads defaults with vars()
 class SamplingParameters:
     """How replies are drawn. There is no top-p or top-k: below full support they bias the importance ratio.
 
