@@ -5,7 +5,6 @@ Pure functions of arrays: no environment, no model, no Lightning.
 Shape letters: S = rows of the step table (every step of every trajectory, flattened).
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -37,7 +36,10 @@ class Credit:
 
 @runtime_checkable
 class CreditEstimator(Protocol):
-    """Assigns an advantage to every step of a rollout."""
+    """Assigns an advantage to every step of a rollout.
+
+    An implementation needs no base class, but the command line wants its annotations: equal to these, any for ``Any``.
+    """
 
     def estimate(self, table: StepTable) -> Credit:
         """Compute the credit of every row of a table of complete groups."""
@@ -45,7 +47,7 @@ class CreditEstimator(Protocol):
     def state_dict(self) -> dict[str, Any]:
         """What the estimator remembers between rollouts; empty for most."""
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: Any, /) -> None:
         """Take back what ``state_dict`` gave."""
 
 

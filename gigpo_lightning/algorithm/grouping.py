@@ -3,7 +3,7 @@
 Shape letters: S = rows of the step table.
 """
 
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int64
@@ -16,8 +16,9 @@ from gigpo_lightning.trajectory import StepTable
 class Grouping(Protocol):
     """Puts steps that were taken in the same state into one group."""
 
-    def group(self, table: StepTable) -> Int64[ndarray, " S"]:
-        """Number the groups from 0 without gaps, ``(S,)``; never one number for rows of two episode groups."""
+    # Any: the command line wants an implementation's annotations equal to these, and jaxtyping's equal no other
+    def group(self, table: StepTable) -> Any:
+        """Number the groups from 0 without gaps, int64 ``(S,)``; never one number for rows of two episode groups."""
 
 
 class ExactGrouping:
@@ -48,12 +49,14 @@ def checked_groups(grouping: Grouping, table: StepTable) -> Int64[ndarray, " S"]
         The grouping's ids, ``(S,)``.
 
     Raises:
-        ValueError: If the ids are not one per row and dense from 0, or a group holds rows of two episode groups.
+        ValueError: If the ids are not one integer per row, dense from 0, or a group holds rows of two episode groups.
     """
     name = type(grouping).__name__
-    ids = grouping.group(table)
+    ids = np.asarray(grouping.group(table))
     if ids.shape != (len(table),):
         raise ValueError(f"grouping must give one id per row, but {name} gave shape {ids.shape} for {len(table)} rows")
+    if not np.issubdtype(ids.dtype, np.integer):
+        raise ValueError(f"grouping must give integers, but {name} gave {ids.dtype}")
     if ids.min() < 0 or not np.bincount(ids).all():
         raise ValueError(f"grouping must number its groups from 0 without gaps, but {name} gave {np.unique(ids)}")
     owner = np.empty(ids.max() + 1, dtype=np.int64)
@@ -65,4 +68,4 @@ def checked_groups(grouping: Grouping, table: StepTable) -> Int64[ndarray, " S"]
             f"grouping must keep episode groups apart, but {name} put rows of episode groups "
             f"{table.episode_group_id[row]} and {owner[ids[row]]} into step group {ids[row]}"
         )
-    return ids
+    return ids.astype(np.int64, copy=False)
