@@ -7,9 +7,11 @@ is replaced: stock environments in the same process stay stock. Not thread-safe,
 """
 
 import copy
+import gc
 import json
 import re
 import sys
+import zlib
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import suppress
@@ -26,7 +28,7 @@ from textworld.envs.pddl import textgen
 from textworld.envs.pddl.pddl import PddlEnv
 from textworld.logic import Proposition, Rule, Type, Variable
 
-_GAMES_KEPT = 2048  # translations, about 150 KiB each
+_GAMES_KEPT = 256  # translations, about 40 KiB each
 _GRAMMARS_KEPT = 64
 _EXPRESSIONS_KEPT = 4096
 
@@ -50,11 +52,14 @@ class FastPddlEnv(PddlEnv):  # type: ignore[misc]
         self._logic = _game_logic(data["pddl_domain"], data["grammar"])
         self._commands: dict[tuple[Any, ...], tuple[str, str]] = {}
         self._pddl_state = self._new_state()
+        self._is_fresh = True
         self._entity_infos = self._get_entity_infos()
 
     def reset(self) -> Any:
         """Start the game anew."""
-        self._pddl_state = self._new_state()
+        if not self._is_fresh:
+            self._pddl_state = self._new_state()
+        self._is_fresh = False
         self.prev_state = None
         self.state = GameState()
         self._last_action = None
@@ -126,19 +131,19 @@ class _Translation:
     """What a state needs of a problem's translation to SAS.
 
     Attributes:
-        sas: The planning task as the C++ engine reads it.
+        packed_sas: The planning task as the C++ engine reads it, compressed to a tenth.
         actions: The domain's actions by name.
         types: Pairs of a type's name and its supertypes'.
         type_of: Type of every object.
-        initial: Facts of the problem file.
+        initial: Facts of the problem file, as predicates and the names of what they are about.
         constant: Predicates that no action and no axiom changes.
     """
 
-    sas: bytes
+    packed_sas: bytes
     actions: dict[str, Any]
     types: tuple[tuple[str, Any], ...]
     type_of: dict[str, str]
-    initial: tuple[Proposition, ...]
+    initial: tuple[tuple[str, tuple[str, ...]], ...]
     constant: frozenset[str]
 
 
@@ -160,10 +165,13 @@ class FastPddlState(pddl_logic.PddlState):  # type: ignore[misc]
         for name, supertypes in translation.types:
             with suppress(ValueError):  # known already, as in the stock engine
                 logic.types.add(Type(name, supertypes))
-        downward_lib.load_sas(translation.sas)
+        downward_lib.load_sas(zlib.decompress(translation.packed_sas))
         if planner:
             downward_lib.load_sas_replan(_pddl2sas(logic.domain, pddl_problem, optimize=True)[1].encode())
-        self.add_facts(translation.initial)
+        self.add_facts(
+            Proposition(predicate, [Variable(name, self.name2type[name]) for name in names])
+            for predicate, names in translation.initial
+        )
         atoms = (pddl_logic.Atom * downward_lib.get_state_size())()
         downward_lib.get_state(atoms)
         facts = [atom.get_fact(self.name2type) for atom in atoms]
@@ -306,11 +314,11 @@ def _translate(domain: str, problem: str) -> _Translation:
     task, sas = _pddl2sas(domain, problem)
     type_of = {each.name: each.type_name for each in task.objects}
     return _Translation(
-        sas=sas.encode(),
+        packed_sas=zlib.compress(sas.encode(), 1),
         actions=_actions(domain, task),
         types=tuple((each.name, each.supertype_names) for each in task.types),
         type_of=type_of,
-        initial=tuple(fact for atom in task.init if (fact := _fact(atom, type_of)) is not None),
+        initial=tuple(fact for atom in task.init if (fact := _fact(atom)) is not None),
         constant=_constant_predicates(task),
     )
 
@@ -332,26 +340,31 @@ def _constant_predicates(task: Any) -> frozenset[str]:
     return frozenset(predicate.name.lower() for predicate in task.predicates if predicate.name not in changed)
 
 
-def _fact(atom: Any, type_of: dict[str, str]) -> Proposition | None:
+def _fact(atom: Any) -> tuple[str, tuple[str, ...]] | None:
     """An initial atom or fluent as a fact; None for equalities, costs and distances, as in the stock engine."""
     pddl = fast_downward.translate.pddl
     if isinstance(atom, pddl.conditions.Atom):
-        if atom.predicate == "=":
-            return None
-        return Proposition(atom.predicate, [Variable(name, type_of[name]) for name in atom.args])
+        return None if atom.predicate == "=" else (sys.intern(atom.predicate), tuple(map(sys.intern, atom.args)))
     if isinstance(atom, pddl.f_expression.Assign):
         name = f"{atom.expression.value}"
         if atom.fluent.symbol == "total-cost" or name.isdigit():
             return None
-        return Proposition(name, [Variable(each, type_of[each]) for each in atom.fluent.args])
+        return name, tuple(atom.fluent.args)
     return None
 
 
 def _pddl2sas(domain: str, problem: str, optimize: bool = False) -> tuple[Any, str]:
-    """Translate, and put back the command line that the translator overwrites."""
-    arguments = sys.argv
+    """Translate, and put back the command line that the translator overwrites.
+
+    It makes many small objects that all stay: looking for garbage among them takes a quarter of its time, and more
+    beside a trainer's heap.
+    """
+    arguments, collecting = sys.argv, gc.isenabled()
+    gc.disable()
     try:
         task, sas = fast_downward.pddl2sas(domain, problem, optimize=optimize)
     finally:
         sys.argv = arguments
+        if collecting:
+            gc.enable()
     return task, sas

@@ -161,12 +161,19 @@ def _unplaced(number: int, points: tuple[tuple[int, int], ...], kinds: list[str]
     places = random.Random(number).sample(points, len(kinds))
     return [
         Receptacle(
-            identity="|".join((kind, coordinate(x * _GRID), coordinate(0.9), coordinate(z * _GRID))),
+            identity=_identity(kind, x * _GRID, z * _GRID),
             kind=kind,
             location=location(x, z, 0, 45),
         )
         for kind, (x, z) in zip(kinds, places, strict=True)
     ]
+
+
+def _identity(kind: str, x: float, z: float) -> str:
+    """An id in ALFRED's form, where a basin is a part of its sink or bathtub."""
+    whole = kind.removesuffix("Basin")
+    parts = [whole, coordinate(x), coordinate(0.9), coordinate(z)]
+    return "|".join(parts if whole == kind else [*parts, kind])
 
 
 def _package() -> Path:
