@@ -1,0 +1,314 @@
+from typing import Any, Literal
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from jsonargparse import ArgumentParser
+from torch import Tensor
+
+from gigpo_lightning.algorithm.losses import (
+    LossSettings,
+    LossTerms,
+    clipped_surrogate,
+    kl_estimate,
+    policy_loss,
+    token_weights,
+)
+
+F64 = torch.float64
+TERMS = ("loss", "policy", "kl", "entropy", "clip_fraction", "approximate_kl")
+AGGREGATION = pytest.mark.parametrize("aggregation", ["token", "step"])
+MASK = torch.tensor([[False, True, True, True], [False, True, False, False], [True, True, False, False]])
+
+
+def batch(seed: int = 0, mask: Tensor = MASK, spread: float = 0.3) -> dict[str, Any]:
+    """A float64 micro-batch with random numbers everywhere, off the mask too."""
+    draw = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=draw, dtype=F64)
+
+    rows, tokens = mask.shape
+    old = -normal(rows, tokens).abs() - 0.1
+    return {
+        "logprobs": old + spread * normal(rows, tokens),
+        "old_logprobs": old,
+        "entropy": normal(rows, tokens).abs(),
+        "ref_logprobs": old + spread * normal(rows, tokens),
+        "advantage": normal(rows),
+        "action_mask": mask,
+        "row_weight": torch.ones(rows, dtype=F64),
+        "num_tokens": int(mask.sum()),
+        "num_rows": rows,
+    }
+
+
+def one_token(log_ratio: float, advantage: float, **settings: Any) -> LossTerms:
+    """The terms of a single token."""
+    return policy_loss(
+        LossSettings(**settings),
+        logprobs=torch.tensor([[log_ratio - 1]], dtype=F64),
+        old_logprobs=torch.tensor([[-1.0]], dtype=F64),
+        entropy=torch.zeros(1, 1, dtype=F64),
+        ref_logprobs=None,
+        advantage=torch.tensor([advantage], dtype=F64),
+        action_mask=torch.ones(1, 1, dtype=torch.bool),
+        row_weight=torch.ones(1, dtype=F64),
+        num_tokens=1,
+        num_rows=1,
+    )
+
+
+def gradient(settings: LossSettings, inputs: dict[str, Any]) -> Tensor:
+    """The loss's gradient with respect to the policy's log-probabilities."""
+    logprobs = inputs["logprobs"].clone().requires_grad_()
+    policy_loss(settings, **{**inputs, "logprobs": logprobs}).loss.backward()  # type: ignore[no-untyped-call]
+    assert logprobs.grad is not None
+    return logprobs.grad
+
+
+@pytest.mark.parametrize(
+    ("ratio", "advantage", "objective"),
+    [
+        (1.1, 2.0, 2.2),  # inside the clip range
+        (1.5, 2.0, 2.6),  # a good action's ratio counts up to 1.3
+        (0.5, 2.0, 1.0),  # and in full where it fell
+        (0.5, -2.0, -1.6),  # a bad action's ratio counts down to 0.8
+        (1.5, -2.0, -3.0),  # and in full where it rose
+    ],
+)
+def test_the_clipped_surrogate_by_hand(ratio: float, advantage: float, objective: float) -> None:
+    log_ratio = torch.tensor([[ratio]], dtype=F64).log()
+    value, _ = clipped_surrogate(log_ratio, torch.tensor([[advantage]], dtype=F64), clip_low=0.2, clip_high=0.3)
+    assert value.item() == pytest.approx(objective)
+
+
+def test_the_clip_fraction_counts_where_clipping_decided() -> None:
+    log_ratio = torch.tensor([[1.5, 0.5, 1.5, 0.5, 1.0]]).log()
+    _, clipped = clipped_surrogate(log_ratio, torch.tensor([[1.0, -1.0, -1.0, 1.0, 1.0]]))
+    assert clipped.tolist() == [[True, True, False, False, False]]
+
+
+@pytest.mark.parametrize(("log_ratio", "advantage"), [(0.5, 1.0), (-0.5, -1.0)])
+def test_a_clipped_token_has_no_gradient(log_ratio: float, advantage: float) -> None:
+    ratio = torch.tensor([[log_ratio]], dtype=F64, requires_grad=True)
+    clipped_surrogate(ratio, torch.tensor([[advantage]], dtype=F64))[0].sum().backward()  # type: ignore[no-untyped-call]
+    assert ratio.grad is not None
+    assert ratio.grad.item() == 0.0
+
+
+@AGGREGATION
+def test_at_ratio_one_the_gradient_is_the_plain_policy_gradient(aggregation: Literal["token", "step"]) -> None:
+    inputs = batch(spread=0.0)
+    counts = {"num_tokens": inputs["num_tokens"], "num_rows": inputs["num_rows"]}
+    weights = token_weights(MASK, inputs["row_weight"], aggregation=aggregation, **counts)
+    torch.testing.assert_close(
+        gradient(LossSettings(aggregation=aggregation), inputs), -inputs["advantage"].unsqueeze(1) * weights
+    )
+
+
+def test_a_step_down_the_gradient_makes_a_good_action_likelier() -> None:
+    inputs = {**batch(spread=0.0), "advantage": torch.ones(3, dtype=F64)}
+    assert (gradient(LossSettings(), inputs)[MASK] < 0).all()
+
+
+@AGGREGATION
+@pytest.mark.parametrize("kl_estimator", ["k1", "k2", "k3"])
+def test_the_gradient_is_the_loss_s(
+    aggregation: Literal["token", "step"], kl_estimator: Literal["k1", "k2", "k3"]
+) -> None:
+    settings = LossSettings(
+        aggregation=aggregation, kl_estimator=kl_estimator, kl_coefficient=0.3, entropy_coefficient=0.2, clip_high=0.3
+    )
+    inputs = batch(spread=0.5)
+    names = ("logprobs", "entropy")
+
+    def loss(*values: Tensor) -> Tensor:
+        return policy_loss(settings, **{**inputs, **dict(zip(names, values, strict=True))}).loss
+
+    assert torch.autograd.gradcheck(loss, [inputs[name].clone().requires_grad_() for name in names])
+
+
+@pytest.mark.parametrize("garbage", [1e4, -1e4, float("inf"), float("nan")])
+def test_masked_tokens_have_exactly_no_gradient_whatever_they_hold(garbage: float) -> None:
+    inputs = batch()
+    for name in ("logprobs", "ref_logprobs", "entropy"):
+        inputs[name] = torch.where(MASK, inputs[name], garbage)
+    settings = LossSettings(kl_coefficient=0.1, entropy_coefficient=0.1)
+    masked = gradient(settings, inputs)[~MASK]
+    assert torch.equal(masked, torch.zeros_like(masked))
+
+
+def test_masked_tokens_do_not_move_the_loss() -> None:
+    inputs, settings = batch(), LossSettings(kl_coefficient=0.1, entropy_coefficient=0.1)
+    other = dict(inputs)
+    for name in ("logprobs", "old_logprobs", "ref_logprobs", "entropy"):
+        other[name] = torch.where(MASK, inputs[name], float("nan"))
+    assert torch.equal(policy_loss(settings, **other).loss, policy_loss(settings, **inputs).loss)
+
+
+def with_filling_row(inputs: dict[str, Any]) -> dict[str, Any]:
+    """The same rows and one of weight 0 that holds nonsense."""
+    filled = dict(inputs)
+    for name in ("logprobs", "old_logprobs", "entropy", "ref_logprobs", "advantage"):
+        filled[name] = torch.cat([inputs[name], torch.full_like(inputs[name][:1], float("nan"))])
+    filled["action_mask"] = torch.cat([inputs["action_mask"], torch.ones_like(inputs["action_mask"][:1])])
+    filled["row_weight"] = torch.cat([inputs["row_weight"], torch.zeros(1, dtype=F64)])
+    return filled
+
+
+@AGGREGATION
+@pytest.mark.parametrize("name", TERMS)
+def test_a_filling_row_moves_no_term(aggregation: Literal["token", "step"], name: str) -> None:
+    inputs, settings = batch(), LossSettings(aggregation=aggregation, kl_coefficient=0.1, entropy_coefficient=0.1)
+    filled = policy_loss(settings, **with_filling_row(inputs))
+    torch.testing.assert_close(getattr(filled, name), getattr(policy_loss(settings, **inputs), name))
+
+
+def test_a_filling_row_has_exactly_no_gradient() -> None:
+    last = gradient(LossSettings(kl_coefficient=0.1), with_filling_row(batch()))[-1]
+    assert torch.equal(last, torch.zeros_like(last))
+
+
+@AGGREGATION
+@given(seed=st.integers(0, 1000), cut=st.integers(1, 5))
+def test_micro_batches_add_up_to_the_minibatch(aggregation: Literal["token", "step"], seed: int, cut: int) -> None:
+    mask = torch.rand(6, 5, generator=torch.Generator().manual_seed(seed)) < 0.6
+    mask[0, 0] = True
+    inputs = batch(seed, mask)
+    settings = LossSettings(aggregation=aggregation, kl_coefficient=0.1, entropy_coefficient=0.1)
+    whole = policy_loss(settings, **inputs)
+    parts = [
+        policy_loss(settings, **{k: v[rows] if isinstance(v, Tensor) else v for k, v in inputs.items()})
+        for rows in (slice(0, cut), slice(cut, 6))
+    ]
+    for name in TERMS:
+        torch.testing.assert_close(getattr(parts[0], name) + getattr(parts[1], name), getattr(whole, name))
+
+
+@AGGREGATION
+def test_token_weights_add_up_to_one(aggregation: Literal["token", "step"]) -> None:
+    weights = token_weights(MASK, torch.ones(3, dtype=F64), aggregation=aggregation, num_tokens=6, num_rows=3)
+    assert weights.sum().item() == pytest.approx(1.0)
+
+
+def test_by_step_a_long_reply_weighs_as_much_as_a_short_one() -> None:
+    weights = token_weights(MASK, torch.ones(3, dtype=F64), aggregation="step", num_tokens=6, num_rows=3)
+    torch.testing.assert_close(weights.sum(1), torch.full((3,), 1 / 3, dtype=F64))
+
+
+def test_by_token_a_reply_weighs_as_much_as_it_has_tokens() -> None:
+    weights = token_weights(MASK, torch.ones(3, dtype=F64), aggregation="token", num_tokens=6, num_rows=3)
+    torch.testing.assert_close(weights.sum(1), torch.tensor([3, 1, 2], dtype=F64) / 6)
+
+
+def test_an_empty_reply_weighs_nothing_and_breaks_nothing() -> None:
+    mask = torch.tensor([[False, False], [True, True]])
+    weights = token_weights(mask, torch.ones(2), aggregation="step", num_tokens=2, num_rows=2)
+    assert weights.tolist() == [[0.0, 0.0], [0.25, 0.25]]
+
+
+@pytest.mark.parametrize("count", ["num_tokens", "num_rows"])
+def test_a_count_of_nothing_is_refused(count: str) -> None:
+    with pytest.raises(ValueError, match=f"{count} must be >= 1, got 0"):
+        policy_loss(LossSettings(), **{**batch(), count: 0})
+
+
+@pytest.mark.parametrize(("estimator", "value"), [("k1", 0.5), ("k2", 0.125), ("k3", 0.10653066)])
+def test_kl_estimators_by_hand(estimator: Literal["k1", "k2", "k3"], value: float) -> None:
+    estimate = kl_estimate(torch.tensor([[-1.0]]), torch.tensor([[-1.5]]), estimator)
+    assert estimate.item() == pytest.approx(value)  # log π/π_ref = 0.5; e^-0.5 - 1 + 0.5
+
+
+P, Q = torch.tensor([[0.5, 0.3, 0.2]], dtype=F64), torch.tensor([[0.2, 0.3, 0.5]], dtype=F64)
+KL_P_Q = (P * (P / Q).log()).sum().item()
+
+
+@pytest.mark.parametrize("estimator", ["k1", "k3"])
+def test_the_expected_estimate_is_the_divergence(estimator: Literal["k1", "k3"]) -> None:
+    assert (P * kl_estimate(P.log(), Q.log(), estimator)).sum().item() == pytest.approx(KL_P_Q)
+
+
+@given(st.floats(-30, 0), st.floats(-30, 0))
+def test_k3_is_never_negative(logprob: float, ref_logprob: float) -> None:
+    estimate = kl_estimate(torch.tensor([[logprob]], dtype=F64), torch.tensor([[ref_logprob]], dtype=F64), "k3")
+    assert estimate.item() >= -1e-12
+
+
+def test_approximate_kl_expects_the_divergence_of_the_new_policy_from_the_sampler() -> None:
+    sampled = torch.tensor([[0, 0, 0, 0, 0, 1, 1, 1, 2, 2]])  # as often as P says
+    inputs = batch(mask=torch.ones(1, 10, dtype=torch.bool))
+    inputs |= {"old_logprobs": P[0][sampled].log(), "logprobs": Q[0][sampled].log()}
+    assert policy_loss(LossSettings(), **inputs).approximate_kl.item() == pytest.approx(KL_P_Q)
+
+
+@pytest.mark.parametrize("log_ratio", [500.0, -500.0, 1000.0])
+@pytest.mark.parametrize("advantage", [1.0, 0.0, -1.0])
+def test_a_ratio_beyond_floating_point_leaves_the_gradient_finite(log_ratio: float, advantage: float) -> None:
+    inputs = batch()
+    inputs["old_logprobs"] = inputs["logprobs"] - log_ratio
+    inputs["ref_logprobs"] = inputs["old_logprobs"]
+    inputs["advantage"] = torch.full((3,), advantage, dtype=F64)
+    settings = LossSettings(kl_coefficient=0.1)
+    single = {k: v.float() if isinstance(v, Tensor) and v.dtype == F64 else v for k, v in inputs.items()}
+    assert gradient(settings, single).isfinite().all()
+
+
+def test_the_policy_term_by_hand() -> None:
+    assert one_token(0.0, 2.0).policy.item() == -2.0
+
+
+def test_the_clip_range_is_the_setting_s() -> None:
+    assert one_token(1.0, 1.0, clip_high=0.5).policy.item() == -1.5
+
+
+def test_entropy_is_rewarded() -> None:
+    inputs = batch()
+    with_bonus, without = (
+        policy_loss(LossSettings(entropy_coefficient=0.5), **inputs),
+        policy_loss(LossSettings(), **inputs),
+    )
+    by_step = torch.stack([row[mask].mean() for row, mask in zip(inputs["entropy"], MASK, strict=True)]).mean()
+    torch.testing.assert_close(with_bonus.loss, without.loss - 0.5 * by_step)
+
+
+def test_distance_from_the_reference_is_charged() -> None:
+    inputs = batch()
+    charged, free = policy_loss(LossSettings(kl_coefficient=0.5), **inputs), policy_loss(LossSettings(), **inputs)
+    kl = kl_estimate(inputs["logprobs"], inputs["ref_logprobs"], "k3")
+    by_step = torch.stack([row[mask].mean() for row, mask in zip(kl, MASK, strict=True)]).mean()
+    torch.testing.assert_close(charged.loss, free.loss + 0.5 * by_step)
+
+
+@pytest.mark.parametrize("name", ["kl", "entropy"])
+def test_what_is_logged_is_a_mean_over_tokens(name: str) -> None:
+    inputs = batch()
+    values = {"kl": kl_estimate(inputs["logprobs"], inputs["ref_logprobs"], "k3"), "entropy": inputs["entropy"]}
+    torch.testing.assert_close(getattr(policy_loss(LossSettings(), **inputs), name), values[name][MASK].mean())
+
+
+@pytest.mark.parametrize("name", TERMS[1:])
+def test_what_is_logged_carries_no_gradient(name: str) -> None:
+    inputs = batch()
+    inputs["logprobs"].requires_grad_()
+    assert not getattr(policy_loss(LossSettings(kl_coefficient=0.1), **inputs), name).requires_grad
+
+
+def test_a_kl_coefficient_without_a_reference_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"ref_logprobs must be given with kl_coefficient=0.1"):
+        policy_loss(LossSettings(kl_coefficient=0.1), **{**batch(), "ref_logprobs": None})
+
+
+@pytest.mark.parametrize("name", ["clip_low", "clip_high", "kl_coefficient", "entropy_coefficient"])
+@pytest.mark.parametrize("value", [-0.1, float("nan"), float("inf")])
+def test_coefficients_out_of_range_are_refused(name: str, value: float) -> None:
+    with pytest.raises(ValueError, match=f"{name} must be"):
+        LossSettings(**{name: value})  # type: ignore[arg-type]
+
+
+def test_yaml_sets_the_loss() -> None:
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--loss", type=LossSettings, default=LossSettings())
+    parsed = parser.parse_args(["--loss.aggregation=token", "--loss.kl_coefficient=0.01"])
+    assert parser.instantiate(parsed).loss == LossSettings(aggregation="token", kl_coefficient=0.01)
