@@ -84,7 +84,7 @@ def make_minibatches(
     micro_batch_tokens: int,
     seed: int,
 ) -> list[Minibatch]:
-    """Cut a rollout into minibatches: every step once, shuffled, sizes equal to one.
+    """Cut a rollout into minibatches: every step once, shuffled, sizes equal but for one row.
 
     Args:
         groups: The rollout.
@@ -212,8 +212,17 @@ def make_step_batch(rows: Sequence[int], steps: Sequence[Step], credit: Credit, 
         steps: All of the rollout's, in the table's order.
         credit: Of the rollout.
         pad_token_id: Fills rows up.
+
+    Raises:
+        ValueError: If a step has not one log-probability per written token.
     """
     chosen = [steps[row] for row in rows]
+    for row, step in zip(rows, chosen, strict=True):
+        if len(step.logprobs) != len(step.completion_ids):
+            raise ValueError(
+                f"logprobs must match completion_ids, got {len(step.logprobs)} for {len(step.completion_ids)} tokens "
+                f"in row {row}"
+            )
     tokens = make_token_batch([(step.prompt_ids, step.completion_ids) for step in chosen], pad_token_id)
     old_logprobs = torch.zeros(tokens.input_ids.shape)
     old_logprobs[tokens.action_mask] = torch.tensor([value for step in chosen for value in step.logprobs])

@@ -106,7 +106,7 @@ class TrajectoryGroup:
 class StepTable:
     """One row per environment step, in any order: all that an estimator of credit sees.
 
-    Columns are converted to the types below and checked; the caller's arrays are not changed.
+    Columns may be of any type that converts without loss to the one below; the caller's arrays are not changed.
 
     Attributes:
         episode_group_id: Rollouts of one task from one initial state share it, int64 ``(S,)``.
@@ -124,14 +124,14 @@ class StepTable:
             differ in their group or their success; the message names the column and the row.
     """
 
-    episode_group_id: np.ndarray[Any, np.dtype[np.int64]]
-    trajectory_id: np.ndarray[Any, np.dtype[np.int64]]
-    step_index: np.ndarray[Any, np.dtype[np.int64]]
-    anchor_key: np.ndarray[Any, np.dtype[np.object_]]
-    reward: np.ndarray[Any, np.dtype[np.float64]]
-    valid_action: np.ndarray[Any, np.dtype[np.bool_]]
-    success: np.ndarray[Any, np.dtype[np.bool_]]
-    policy_version: np.ndarray[Any, np.dtype[np.int64]]
+    episode_group_id: np.ndarray
+    trajectory_id: np.ndarray
+    step_index: np.ndarray
+    anchor_key: np.ndarray
+    reward: np.ndarray
+    valid_action: np.ndarray
+    success: np.ndarray
+    policy_version: np.ndarray
 
     def __post_init__(self) -> None:
         for field in fields(self):

@@ -1,0 +1,217 @@
+from dataclasses import fields
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gigpo_lightning.algorithm import Credit, GiGPO
+from gigpo_lightning.batch import (
+    Minibatch,
+    make_minibatches,
+    make_step_batch,
+    plan_micro_batches,
+    plan_minibatches,
+    step_rows,
+)
+from gigpo_lightning.trajectory import Step, StepTable, TrajectoryGroup
+from tests.episodes import group, step, trajectory
+
+PAD = 99
+STEPS = [step([1, 2], [3, 4]), step([5], [6]), step([7, 8, 9, 10], [])]
+
+
+def credit_of(advantage: list[float]) -> Credit:
+    values = np.array(advantage)
+    return Credit(
+        advantage=values,
+        episode_advantage=values,
+        step_advantage=np.zeros(len(values)),
+        step_group_id=np.arange(len(values)),
+        metrics={},
+    )
+
+
+CREDIT = credit_of([0.5, -1.5, 2.0])
+
+
+@pytest.mark.parametrize(
+    ("tensor", "values"),
+    [
+        ("input_ids", [[5, 6, PAD, PAD], [1, 2, 3, 4]]),
+        ("attention_mask", [[1, 1, 0, 0], [1, 1, 1, 1]]),
+        ("action_mask", [[False, True, False, False], [False, False, True, True]]),
+        ("advantage", [-1.5, 0.5]),
+        ("row_weight", [1.0, 1.0]),
+        ("row", [1, 0]),
+    ],
+)
+def test_two_steps_as_tensors_by_hand(tensor: str, values: list[Any]) -> None:
+    assert getattr(make_step_batch([1, 0], STEPS, CREDIT, PAD), tensor).tolist() == values
+
+
+def test_the_sampler_s_logprobs_lie_where_its_tokens_do() -> None:
+    batch = make_step_batch([1, 0], STEPS, CREDIT, PAD)
+    torch.testing.assert_close(batch.old_logprobs, torch.tensor([[0, -0.06, 0, 0], [0, 0, -0.03, -0.04]]))
+
+
+def test_an_empty_reply_has_no_written_token() -> None:
+    batch = make_step_batch([2], STEPS, CREDIT, PAD)
+    assert (batch.input_ids.tolist(), batch.action_mask.any().item()) == ([[7, 8, 9, 10]], False)
+
+
+def test_logprobs_that_do_not_match_the_tokens_are_refused() -> None:
+    steps = [*STEPS, step([1], [2, 3, 4], logprobs=(-0.5,))]
+    with pytest.raises(ValueError, match="logprobs must match completion_ids, got 1 for 3 tokens in row 3"):
+        make_step_batch([0, 3], steps, credit_of([0.0] * 4), PAD)
+
+
+def test_logprobs_may_not_slip_from_one_row_into_the_next() -> None:
+    steps = [step([1], [2, 3], logprobs=(-0.1,)), step([1], [2, 3], logprobs=(-0.1, -0.2, -0.3))]
+    with pytest.raises(ValueError, match="got 1 for 2 tokens in row 0"):
+        make_step_batch([0, 1], steps, CREDIT, PAD)
+
+
+def test_moving_a_batch_moves_every_tensor() -> None:
+    batch = make_step_batch([0], STEPS, CREDIT, PAD).to(torch.device("meta"))
+    assert {getattr(batch, field.name).device.type for field in fields(batch)} == {"meta"}
+
+
+def rollout() -> list[TrajectoryGroup]:
+    """Two groups of two episodes of lengths 1 to 4, every step with a token of its own."""
+    token = iter(range(100))
+
+    def episode(length: int) -> list[Step]:
+        return [step([next(token)] * (i + 1), [next(token)] * (1 + i % 2), reward=float(i)) for i in range(length)]
+
+    return [group(*(trajectory(*episode(length)) for length in lengths)) for lengths in ((3, 1), (4, 2))]
+
+
+def test_steps_come_in_the_table_s_row_order() -> None:
+    groups = rollout()
+    assert [s.reward for s in step_rows(groups)] == StepTable.from_groups(groups).reward.tolist()
+
+
+def minibatches(size: int | None = 4, seed: int = 0, budget: int = 12) -> list[Minibatch]:
+    groups = rollout()
+    credit = GiGPO().estimate(StepTable.from_groups(groups))
+    return make_minibatches(
+        groups,
+        credit,
+        pad_token_id=PAD,
+        temperature=1.0,
+        minibatch_size=size,
+        micro_batch_tokens=budget,
+        seed=seed,
+    )
+
+
+def rows_of(minibatch: Minibatch) -> list[int]:
+    return [row for part in minibatch.micro_batches for row in part.row.tolist()]
+
+
+def test_every_step_is_in_one_minibatch_once() -> None:
+    assert sorted(row for minibatch in minibatches() for row in rows_of(minibatch)) == list(range(10))
+
+
+def test_every_step_keeps_its_own_advantage() -> None:
+    expected = GiGPO().estimate(StepTable.from_groups(rollout())).advantage
+    for minibatch in minibatches():
+        for part in minibatch.micro_batches:
+            np.testing.assert_allclose(part.advantage, expected[part.row], rtol=1e-6)
+
+
+def test_a_minibatch_counts_the_tokens_that_were_written() -> None:
+    for minibatch in minibatches():
+        assert minibatch.num_tokens == sum(int(part.action_mask.sum()) for part in minibatch.micro_batches)
+
+
+def test_a_minibatch_counts_its_steps() -> None:
+    assert all(minibatch.num_rows == len(rows_of(minibatch)) for minibatch in minibatches())
+
+
+def test_a_micro_batch_stays_within_its_budget() -> None:
+    assert all(part.input_ids.numel() <= 12 for minibatch in minibatches() for part in minibatch.micro_batches)
+
+
+def test_the_same_seed_deals_the_same_minibatches() -> None:
+    assert [rows_of(minibatch) for minibatch in minibatches()] == [rows_of(minibatch) for minibatch in minibatches()]
+
+
+def test_another_seed_deals_others() -> None:
+    assert [set(rows_of(m)) for m in minibatches(seed=0)] != [set(rows_of(m)) for m in minibatches(seed=1)]
+
+
+def test_without_a_size_all_steps_are_one_minibatch() -> None:
+    assert [minibatch.num_rows for minibatch in minibatches(size=None)] == [10]
+
+
+def test_credit_of_another_rollout_is_refused() -> None:
+    with pytest.raises(ValueError, match="credit must have one row per step, got 3 for 10 steps"):
+        make_minibatches(
+            rollout(), CREDIT, pad_token_id=PAD, temperature=1.0, minibatch_size=4, micro_batch_tokens=12, seed=0
+        )
+
+
+@given(st.integers(0, 200), st.integers(1, 50), st.integers(0, 9))
+def test_minibatches_hold_every_row_once(num_rows: int, size: int, seed: int) -> None:
+    plan = plan_minibatches(num_rows, size, seed)
+    assert sorted(row for rows in plan for row in rows) == list(range(num_rows))
+
+
+@given(st.integers(1, 200), st.integers(1, 50))
+def test_minibatches_are_as_few_as_the_size_allows(num_rows: int, size: int) -> None:
+    plan = plan_minibatches(num_rows, size, seed=0)
+    assert len(plan) == -(-num_rows // size)
+
+
+@given(st.integers(1, 200), st.integers(1, 50))
+def test_minibatches_are_equal_but_for_one_row(num_rows: int, size: int) -> None:
+    sizes = {len(rows) for rows in plan_minibatches(num_rows, size, seed=0)}
+    assert max(sizes) <= size
+    assert max(sizes) - min(sizes) <= 1
+
+
+def test_minibatches_are_shuffled() -> None:
+    assert plan_minibatches(50, None, seed=0)[0] != list(range(50))
+
+
+def test_no_rows_make_no_minibatch() -> None:
+    assert plan_minibatches(0, None, seed=0) == []
+
+
+def test_a_minibatch_of_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match="minibatch_size must be >= 1, got 0"):
+        plan_minibatches(5, 0, seed=0)
+
+
+lengths_and_budgets = st.tuples(st.lists(st.integers(0, 60), max_size=40), st.integers(1, 200))
+
+
+@given(lengths_and_budgets)
+def test_micro_batches_hold_every_row_once(case: tuple[list[int], int]) -> None:
+    lengths, budget = case
+    assert sorted(i for part in plan_micro_batches(lengths, budget) for i in part) == list(range(len(lengths)))
+
+
+@given(lengths_and_budgets)
+def test_only_a_row_on_its_own_may_exceed_the_budget(case: tuple[list[int], int]) -> None:
+    lengths, budget = case
+    for part in plan_micro_batches(lengths, budget):
+        assert len(part) == 1 or len(part) * max(lengths[i] for i in part) <= budget
+
+
+@given(lengths_and_budgets)
+def test_two_neighbouring_micro_batches_would_not_have_fitted_into_one(case: tuple[list[int], int]) -> None:
+    lengths, budget = case
+    plan = plan_micro_batches(lengths, budget)
+    for one, other in pairwise(plan):
+        assert (len(one) + 1) * lengths[other[0]] > budget
+
+
+def test_a_budget_of_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match="token_budget must be >= 1, got 0"):
+        plan_micro_batches([1], 0)

@@ -1,0 +1,117 @@
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gigpo_lightning.trajectory import StepTable
+from tests.episodes import group, step, trajectory
+
+GROUPS = [
+    group(
+        trajectory(step(anchor_key="a"), step(anchor_key="b", reward=1.0, policy_version=3), success=True),
+        trajectory(step(anchor_key="a", valid_action=False)),
+    ),
+    group(trajectory(step(anchor_key=("x", 1)), step(anchor_key=("x", 2)))),
+]
+
+
+@pytest.mark.parametrize(
+    ("column", "values"),
+    [
+        ("episode_group_id", [0, 0, 0, 1, 1]),
+        ("trajectory_id", [0, 0, 1, 2, 2]),
+        ("step_index", [0, 1, 0, 0, 1]),
+        ("reward", [0.0, 1.0, 0.0, 0.0, 0.0]),
+        ("valid_action", [True, True, False, True, True]),
+        ("success", [True, True, False, False, False]),
+        ("policy_version", [0, 3, 0, 0, 0]),
+    ],
+)
+def test_groups_become_rows_step_by_step(column: str, values: list[Any]) -> None:
+    np.testing.assert_array_equal(getattr(StepTable.from_groups(GROUPS), column), values)
+
+
+def test_anchors_stay_the_objects_they_were() -> None:
+    assert StepTable.from_groups(GROUPS).anchor_key.tolist() == ["a", "b", "a", ("x", 1), ("x", 2)]
+
+
+def test_no_groups_make_a_table_without_rows() -> None:
+    assert len(StepTable.from_groups([])) == 0
+
+
+def test_the_return_of_an_episode_is_the_sum_of_its_rewards() -> None:
+    assert trajectory(step(reward=1.0), step(reward=2.5)).episode_return == 3.5
+
+
+def columns(**changes: Any) -> dict[str, Any]:
+    """Two trajectories of two steps in one group, with some columns changed."""
+    return {
+        "episode_group_id": np.zeros(4, int),
+        "trajectory_id": np.array([0, 0, 1, 1]),
+        "step_index": np.array([0, 1, 0, 1]),
+        "anchor_key": np.array(["a", "b", "a", "b"], dtype=object),
+        "reward": np.zeros(4),
+        "valid_action": np.ones(4, bool),
+        "success": np.zeros(4, bool),
+        "policy_version": np.zeros(4, int),
+        **changes,
+    }
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "message"),
+    [
+        ("reward", np.array([0.0, 0.0, np.nan, 0.0]), "column reward must be finite, got nan in row 2"),
+        ("reward", np.array([0.0, np.inf, 0.0, 0.0]), "column reward must be finite, got inf in row 1"),
+        (
+            "reward",
+            np.array([0.0, "much", 0.0, 0.0], dtype=object),
+            "column reward must be float64, got 'much' in row 1",
+        ),
+        ("step_index", np.array([0, -1, 0, 1]), "column step_index must be >= 0, got -1 in row 1"),
+        ("step_index", np.array([0, 1, 1, 1]), "trajectory 1 step 1 appears again in row 3"),
+        ("step_index", np.array([0.0, 0.5, 0.0, 1.0]), r"column step_index must be int64, got .*0\.0.* in row 0"),
+        ("trajectory_id", np.array([0, 0, 1, -7]), "column trajectory_id must be >= 0, got -7 in row 3"),
+        ("episode_group_id", np.array([0, 0, -1, -1]), "column episode_group_id must be >= 0, got -1 in row 2"),
+        ("episode_group_id", np.array([0, 0, 1, None], dtype=object), "must be int64, got None in row 3"),
+        ("episode_group_id", np.array([0, 0, 0, 1]), "episode_group_id .* trajectory 1 changes it in row 3"),
+        ("success", np.array([True, False, True, True]), "success .* trajectory 0 changes it in row 1"),
+        ("valid_action", np.array([1, 1, 0, 1]), "column valid_action must be bool, got .*1.* in row 0"),
+        ("valid_action", np.ones(3, bool), "column valid_action must be as long as .*, 4 rows, but has no row 3"),
+        ("reward", np.zeros((4, 1)), r"column reward must be one-dimensional, got shape \(4, 1\)"),
+        ("anchor_key", np.array(["a", "b", ["c"], "d"], dtype=object), r"must be hashable, got \['c'\] in row 2"),
+    ],
+)
+def test_a_malformed_table_is_refused_by_column_and_row(column: str, values: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message) as caught:
+        StepTable(**columns(**{column: values}))
+    assert column in str(caught.value)
+
+
+def test_narrow_columns_are_widened() -> None:
+    table = StepTable(**columns(step_index=np.array([0, 1, 0, 1], dtype=np.int8), reward=np.zeros(4, np.float32)))
+    assert (table.step_index.dtype, table.reward.dtype) == (np.int64, np.float64)
+
+
+def test_tuples_are_anchors_of_their_own_not_further_dimensions() -> None:
+    anchors = [(0, 1), (0, 2)]
+    groups = [group(trajectory(*(step(anchor_key=anchor) for anchor in anchors)))]
+    assert StepTable.from_groups(groups).anchor_key.tolist() == anchors
+
+
+def test_a_tuple_that_holds_a_list_is_no_anchor() -> None:
+    groups = [group(trajectory(step(), step(anchor_key=("a", [1]))))]
+    with pytest.raises(ValueError, match=r"column anchor_key must be hashable, got \('a', \[1\]\) in row 1"):
+        StepTable.from_groups(groups)
+
+
+def test_the_caller_s_arrays_are_the_caller_s() -> None:
+    reward = np.zeros(4)
+    table = StepTable(**columns(reward=reward))
+    reward[0] = 9.0
+    assert table.reward[0] == 0.0
+
+
+def test_rows_may_come_in_any_order() -> None:
+    table = StepTable(**columns(trajectory_id=np.array([1, 0, 1, 0]), step_index=np.array([1, 0, 0, 1])))
+    assert len(table) == 4
