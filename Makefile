@@ -3,7 +3,7 @@
 EXTRA ?= cpu
 ARGS ?=
 BIN := .venv/bin
-# The newest Python that vLLM for CPUs accepts decides the upper bound.
+# vLLM for CPUs sets the upper bound.
 SUITABLE := import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 15))
 
 .PHONY: help install train warm-start test check lint
@@ -32,5 +32,6 @@ lint: install ## Check format, style, types, import rules and spelling
 	@$(BIN)/ruff format --check --quiet
 	@$(BIN)/ruff check --quiet
 	@$(BIN)/mypy --no-error-summary
-	@$(BIN)/lint-imports --no-cache >/dev/null || $(BIN)/lint-imports
+	@$(BIN)/mypy --no-error-summary tools/install.py
+	@$(BIN)/lint-imports >/dev/null || $(BIN)/lint-imports
 	@$(BIN)/codespell
