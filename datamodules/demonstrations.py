@@ -38,6 +38,9 @@ class DemonstrationDataModule(LightningDataModule):
         max_prompt_tokens: Longest prompt.
         batch_size: Rows of a batch.
         seed: Of the detours and the order.
+
+    Raises:
+        ValueError: If a number is out of its range.
     """
 
     def __init__(
@@ -57,6 +60,12 @@ class DemonstrationDataModule(LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
+        least = {"episodes_per_task": episodes_per_task, "held_out_tasks": held_out_tasks, "max_steps": max_steps}
+        for name, value in (least | {"max_prompt_tokens": max_prompt_tokens, "batch_size": batch_size}).items():
+            if value < 1:
+                raise ValueError(f"{name} must be >= 1, got {value}")
+        if not 0 <= detour_probability <= 1:
+            raise ValueError(f"detour_probability must be in [0, 1], got {detour_probability}")
         self.environment = environment
         self.tasks = tasks
         self.expert = expert
@@ -106,7 +115,7 @@ class DemonstrationDataModule(LightningDataModule):
     def _encode(self, policy: Policy, demonstration: Demonstration) -> Pair:
         tokenizer = policy.tokenizer
         prompt = self.prompt.encode(demonstration.view, tokenizer, self.max_prompt_tokens)
-        return prompt.ids, (*tokenizer.encode(demonstration.action), tokenizer.stop_token_ids[0])
+        return prompt.ids, (*tokenizer.encode(demonstration.action), tokenizer.end_token_id)
 
 
 class _Batches(IterableDataset[TokenBatch]):

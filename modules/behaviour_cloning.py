@@ -27,13 +27,13 @@ class BehaviourCloningModule(LightningModule):
         output_folder: Where the checkpoint goes that ``PretrainedPolicy`` loads; default: nowhere.
 
     Raises:
-        ValueError: If ``learning_rate`` is not positive.
+        ValueError: If ``learning_rate`` is not positive, or another number is negative.
     """
 
     def __init__(
         self,
         policy: PolicySource,
-        learning_rate: float = 2e-3,
+        learning_rate: float = 1e-3,
         warm_up_steps: int = 50,
         weight_decay: float = 0.01,
         output_folder: str | None = None,
@@ -41,6 +41,9 @@ class BehaviourCloningModule(LightningModule):
         super().__init__()
         if not learning_rate > 0:
             raise ValueError(f"learning_rate must be > 0, got {learning_rate}")
+        for name, value in (("warm_up_steps", warm_up_steps), ("weight_decay", weight_decay)):
+            if value < 0:
+                raise ValueError(f"{name} must be >= 0, got {value}")
         self.policy_source = policy
         self.learning_rate = learning_rate
         self.warm_up_steps = warm_up_steps
@@ -64,7 +67,7 @@ class BehaviourCloningModule(LightningModule):
         """AdamW with warm-up and cosine."""
         optimizer = torch.optim.AdamW(self.policy.parameters(), self.learning_rate, weight_decay=self.weight_decay)
         total = int(self.trainer.estimated_stepping_batches)
-        warm_up = min(self.warm_up_steps, max(1, total - 1))
+        warm_up = max(1, min(self.warm_up_steps, total - 1))
         rise = torch.optim.lr_scheduler.LinearLR(optimizer, 1 / warm_up, total_iters=warm_up)
         fall = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, total - warm_up, self.learning_rate / 10)
         scheduler = torch.optim.lr_scheduler.SequentialLR(optimizer, [rise, fall], milestones=[warm_up])
@@ -75,9 +78,17 @@ class BehaviourCloningModule(LightningModule):
         return batch
 
     def training_step(self, batch: TokenBatch, batch_idx: int) -> Tensor:
-        """Mean negative log-likelihood of the replies' tokens, in nats."""
+        """Mean negative log-likelihood of the replies' tokens, in nats.
+
+        Raises:
+            FloatingPointError: If it is not finite; the weights are as they were before.
+        """
         logprobs = self._logprobs(batch)
         loss = -logprobs.sum() / batch.action_mask.sum()
+        if not torch.isfinite(loss):
+            raise FloatingPointError(
+                f"the loss must be finite, got {loss.item()} in epoch {self.current_epoch}, batch {batch_idx}"
+            )
         self.log("cloning/loss", loss, prog_bar=True, on_step=True, on_epoch=False)
         return loss
 

@@ -25,6 +25,7 @@ class TransformersTokenizer:
             raise ValueError(
                 f"the tokenizer {tokenizer.name_or_path!r} must have an eos_token, which ends a reply; it has none"
             )
+        self.end_token_id = end
         self._stop_token_ids = tuple(sorted({end, *stop_token_ids}))
         pad = cast("int | None", tokenizer.pad_token_id)
         self.pad_token_id = end if pad is None else pad

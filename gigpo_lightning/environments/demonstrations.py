@@ -3,12 +3,13 @@
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from gigpo_lightning.environments.base import Environment, Task
 from gigpo_lightning.prompts.base import TurnView
 
 
+@runtime_checkable
 class Expert(Protocol):
     """Plays one episode after another from what a player may see."""
 

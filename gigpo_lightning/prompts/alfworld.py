@@ -27,7 +27,7 @@ _FILLER = frozenset(
     (
         *("you", "your", "are", "a", "an", "the", "and", "is", "it", "its", "this", "that", "some", "them", "s", "re"),
         *("in", "on", "to", "from", "with", "of", "at", "up", "using", "around", "quickly", "next"),
-        *("see", "arrive", "pick", "turn", "middle", "room", "looking", "facing", "find"),
+        *("see", "arrive", "pick", "turn", "middle", "room", "looking", "facing", "find", "anything"),
     )
 )
 _NOTHING_HAPPENED = "nothing happens."

@@ -1,0 +1,119 @@
+"""Demonstrations as training batches."""
+
+from collections import Counter
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from datamodules import DemonstrationDataModule
+from gigpo_lightning.batch import TokenBatch
+from gigpo_lightning.environments.demonstrations import demonstrate
+from gigpo_lightning.environments.gridworld import GridworldEnvironment, GridworldTasks, gridworld_words
+from gigpo_lightning.prompts.gridworld import GridworldPrompt, gridworld_markers
+from modules import Policy, TinyPolicy
+from tests.gridworld_expert import GreedyExpert
+
+Pair = tuple[str, str]
+
+
+@pytest.fixture(scope="module")
+def policy() -> Policy:
+    return TinyPolicy([gridworld_words, gridworld_markers], hidden_size=8, num_layers=1, num_heads=1).build()
+
+
+def make(policy: Policy, **changes: Any) -> DemonstrationDataModule:
+    """A DataModule under a stand-in for the Trainer, which it asks for the policy only."""
+    arguments: dict[str, Any] = {"episodes_per_task": 1, "max_steps": 6, "batch_size": 16} | changes
+    data = DemonstrationDataModule(
+        GridworldEnvironment(), GridworldTasks(size=3, num_walls=0), GreedyExpert(), GridworldPrompt(), **arguments
+    )
+    data.trainer = cast("Any", SimpleNamespace(lightning_module=SimpleNamespace(policy=policy)))
+    return data
+
+
+def rows(policy: Policy, batch: TokenBatch) -> list[Pair]:
+    """Prompt and reply of every row, as text, with the end token written out."""
+    pairs = []
+    for ids, attention, action in zip(batch.input_ids, batch.attention_mask, batch.action_mask, strict=True):
+        prompt = ids[(attention == 1) & ~action].tolist()
+        words = policy.tokenizer.tokenizer.convert_ids_to_tokens(ids[action].tolist())
+        pairs.append((policy.tokenizer.decode(prompt), " ".join(cast("list[str]", words))))
+    return pairs
+
+
+def all_rows(policy: Policy, data: DemonstrationDataModule) -> list[Pair]:
+    return [pair for batch in data.train_dataloader() for pair in rows(policy, batch)]
+
+
+def test_every_demonstration_comes_once_an_epoch(policy: Policy) -> None:
+    demonstrations = demonstrate(
+        GridworldEnvironment(),
+        GridworldTasks(size=3, num_walls=0).panel("train").tasks,
+        GreedyExpert(),
+        detour_probability=0.5,
+        max_steps=6,
+        seed=0,
+    )
+    expected = Counter(each.action + " <end>" for each in demonstrations)
+    assert Counter(reply for _, reply in all_rows(policy, make(policy))) == expected
+
+
+def test_the_reply_answers_its_own_prompt(policy: Policy) -> None:
+    for prompt, reply in all_rows(policy, make(policy)):
+        numbers = [int(word) for word in prompt.split() if word.isdigit()]
+        assert (reply == "down <end>") == (numbers[0] < numbers[2])
+
+
+def test_epochs_have_the_same_rows(policy: Policy) -> None:
+    data = make(policy)
+    assert Counter(all_rows(policy, data)) == Counter(all_rows(policy, data))
+
+
+def test_epochs_have_different_orders(policy: Policy) -> None:
+    data = make(policy)
+    loader = data.train_dataloader()
+    first, second = ([pair for batch in loader for pair in rows(policy, batch)] for _ in range(2))
+    assert first != second
+
+
+def test_the_same_seed_gives_the_same_batches(policy: Policy) -> None:
+    assert all_rows(policy, make(policy)) == all_rows(policy, make(policy))
+
+
+def test_more_episodes_give_more_rows(policy: Policy) -> None:
+    assert len(all_rows(policy, make(policy, episodes_per_task=2))) > len(all_rows(policy, make(policy)))
+
+
+def test_no_batch_is_larger_than_asked_for(policy: Policy) -> None:
+    assert {len(batch.input_ids) for batch in list(make(policy).train_dataloader())[:-1]} <= set(range(1, 17))
+
+
+def test_the_loader_knows_its_number_of_batches(policy: Policy) -> None:
+    loader = make(policy).train_dataloader()
+    assert len(loader) == len(list(loader))
+
+
+def test_held_out_demonstrations_are_of_other_tasks(policy: Policy) -> None:
+    data = make(policy)
+    held_out = {rows(policy, batch)[0][0] for batch in data.val_dataloader()}
+    assert held_out
+
+
+def test_without_detours_only_the_experts_own_way_is_shown(policy: Policy) -> None:
+    data = make(policy, detour_probability=0.0, episodes_per_task=2)
+    once = Counter(all_rows(policy, make(policy, detour_probability=0.0)))
+    assert Counter(all_rows(policy, data)) == once + once
+
+
+@pytest.mark.parametrize(
+    "name", ["episodes_per_task", "held_out_tasks", "max_steps", "max_prompt_tokens", "batch_size"]
+)
+def test_a_number_below_one_is_refused(policy: Policy, name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name} must be >= 1, got 0"):
+        make(policy, **{name: 0})
+
+
+def test_a_detour_probability_above_one_is_refused(policy: Policy) -> None:
+    with pytest.raises(ValueError, match=r"detour_probability must be in \[0, 1\], got 1.5"):
+        make(policy, detour_probability=1.5)

@@ -1,0 +1,140 @@
+"""Behaviour cloning: the warm start."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Trainer
+
+from datamodules import DemonstrationDataModule
+from gigpo_lightning.batch import TokenBatch, make_token_batch
+from gigpo_lightning.environments.gridworld import GridworldEnvironment, GridworldTasks, gridworld_words
+from gigpo_lightning.prompts.gridworld import GridworldPrompt, gridworld_markers
+from modules import BehaviourCloningModule, Policy, PretrainedPolicy, TinyPolicy
+from tests.gridworld_expert import GreedyExpert
+
+
+def tiny(tie_embeddings: bool = True) -> TinyPolicy:
+    return TinyPolicy(
+        [gridworld_words, gridworld_markers], hidden_size=64, num_heads=2, max_length=64, tie_embeddings=tie_embeddings
+    )
+
+
+def demonstrations() -> DemonstrationDataModule:
+    return DemonstrationDataModule(
+        GridworldEnvironment(),
+        GridworldTasks(size=4, num_walls=0),
+        GreedyExpert(),
+        GridworldPrompt(),
+        episodes_per_task=4,
+        max_steps=6,
+        batch_size=32,
+    )
+
+
+def fit(folder: Path, tie_embeddings: bool = True, max_epochs: int = 6) -> tuple[BehaviourCloningModule, Trainer]:
+    torch.manual_seed(0)
+    module = BehaviourCloningModule(
+        tiny(tie_embeddings), learning_rate=1e-3, warm_up_steps=20, output_folder=str(folder / "policy")
+    )
+    trainer = Trainer(
+        default_root_dir=folder,
+        accelerator="cpu",
+        max_epochs=max_epochs,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+    )
+    trainer.fit(module, demonstrations())
+    return module, trainer
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, BehaviourCloningModule, Trainer]:
+    folder = tmp_path_factory.mktemp("cloning")
+    return folder, *fit(folder)
+
+
+def batch_of(policy: Policy, prompt: str, reply: str) -> TokenBatch:
+    tokenizer = policy.tokenizer
+    pair = (tokenizer.encode(prompt), (*tokenizer.encode(reply), tokenizer.end_token_id))
+    return make_token_batch([pair], tokenizer.pad_token_id)
+
+
+def logprobs(policy: Policy, prompt: str, reply: str) -> torch.Tensor:
+    batch = batch_of(policy, prompt, reply)
+    with torch.no_grad():
+        values: torch.Tensor = policy(batch.input_ids, batch.attention_mask, batch.action_mask)[0]
+    return values
+
+
+def test_the_expert_is_copied_on_tasks_that_were_never_shown(
+    fitted: tuple[Path, BehaviourCloningModule, Trainer],
+) -> None:
+    metrics = fitted[2].callback_metrics
+    assert metrics["cloning/held_out_command_probability"] > 0.8
+
+
+def test_a_random_policy_is_far_from_that() -> None:
+    policy = tiny().build()
+    assert logprobs(policy, "you 0 0 goal 2 0 walls up left <act>", "down").sum().exp() < 0.05
+
+
+@pytest.mark.parametrize("tie_embeddings", [True, False])
+def test_the_written_folder_holds_the_trained_policy(tmp_path: Path, tie_embeddings: bool) -> None:
+    module, _ = fit(tmp_path, tie_embeddings, max_epochs=1)
+    loaded = PretrainedPolicy(str(tmp_path / "policy")).build()
+    prompt = "you 0 0 goal 2 0 walls up left <act>"
+    assert torch.equal(logprobs(loaded, prompt, "down"), logprobs(module.policy, prompt, "down"))
+
+
+def test_weights_are_written_as_safetensors(fitted: tuple[Path, BehaviourCloningModule, Trainer]) -> None:
+    assert (fitted[0] / "policy" / "model.safetensors").is_file()
+
+
+def test_the_loss_is_of_the_reply_only() -> None:
+    module = BehaviourCloningModule(tiny())
+    policy = module.policy
+    batch = batch_of(policy, "you 0 0 goal 2 0 walls up left <act>", "down")
+    expected = -logprobs(policy, "you 0 0 goal 2 0 walls up left <act>", "down").sum() / 2  # the word and the end
+    module.log = lambda *args, **kwargs: None  # type: ignore[method-assign]
+    torch.testing.assert_close(module.training_step(batch, 0), expected)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run() -> None:
+    module = BehaviourCloningModule(tiny())
+    with torch.no_grad():
+        next(module.policy.parameters()).fill_(float("nan"))
+    with pytest.raises(FloatingPointError, match="the loss must be finite, got nan in epoch 0, batch 7"):
+        module.training_step(batch_of(module.policy, "you <act>", "up"), 7)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"learning_rate": 0.0}, "learning_rate must be > 0, got 0.0"),
+        ({"warm_up_steps": -1}, "warm_up_steps must be >= 0, got -1"),
+        ({"weight_decay": -0.1}, "weight_decay must be >= 0, got -0.1"),
+    ],
+)
+def test_a_number_out_of_its_range_is_refused(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        BehaviourCloningModule(tiny(), **arguments)
+
+
+def test_training_without_a_warm_up_is_possible(tmp_path: Path) -> None:
+    module = BehaviourCloningModule(tiny(), warm_up_steps=0)
+    trainer = Trainer(
+        default_root_dir=tmp_path,
+        accelerator="cpu",
+        max_steps=2,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(module, demonstrations())
+    assert trainer.global_step == 2
