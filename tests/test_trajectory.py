@@ -90,7 +90,7 @@ def test_a_malformed_table_is_refused_by_column_and_row(column: str, values: Any
 
 def test_narrow_columns_are_widened() -> None:
     table = StepTable(**columns(step_index=np.array([0, 1, 0, 1], dtype=np.int8), reward=np.zeros(4, np.float32)))
-    assert (table.step_index.dtype, table.reward.dtype) == (np.int64, np.float64)
+    assert [table.step_index.dtype, table.reward.dtype] == [np.dtype(np.int64), np.dtype(np.float64)]
 
 
 def test_tuples_are_anchors_of_their_own_not_further_dimensions() -> None:

@@ -70,7 +70,7 @@ def test_long_episodes_weigh_more_in_step_statistics() -> None:
 def test_the_vector_code_equals_the_obvious_loops(
     table: StepTable, weight: float, discount: float, column: dict[str, Any], scale_by_std: bool
 ) -> None:
-    options = {"step_advantage_weight": weight, "discount": discount, "scale_by_std": scale_by_std}
+    options: dict[str, Any] = {"step_advantage_weight": weight, "discount": discount, "scale_by_std": scale_by_std}
     options |= {"invalid_action_penalty": 0.1, **column}
     credit = GiGPO(**options).estimate(table)
     for name, expected in zip(

@@ -64,7 +64,7 @@ def gradient(settings: LossSettings, inputs: dict[str, Any]) -> Tensor:
     """The loss's gradient with respect to the policy's log-probabilities."""
     logprobs = inputs["logprobs"].clone().requires_grad_()
     policy_loss(settings, **{**inputs, "logprobs": logprobs}).loss.backward()  # type: ignore[no-untyped-call]
-    assert logprobs.grad is not None
+    assert isinstance(logprobs.grad, Tensor)
     return logprobs.grad
 
 
@@ -142,7 +142,7 @@ def test_masked_tokens_have_exactly_no_gradient_whatever_they_hold(garbage: floa
 
 def test_masked_tokens_do_not_move_the_loss() -> None:
     inputs, settings = batch(), LossSettings(kl_coefficient=0.1, entropy_coefficient=0.1)
-    other = dict(inputs)
+    other: dict[str, Any] = dict(inputs)
     for name in ("logprobs", "old_logprobs", "ref_logprobs", "entropy"):
         other[name] = torch.where(MASK, inputs[name], float("nan"))
     assert torch.equal(policy_loss(settings, **other).loss, policy_loss(settings, **inputs).loss)
@@ -179,10 +179,12 @@ def test_micro_batches_add_up_to_the_minibatch(aggregation: Literal["token", "st
     inputs = batch(seed, mask)
     settings = LossSettings(aggregation=aggregation, kl_coefficient=0.1, entropy_coefficient=0.1)
     whole = policy_loss(settings, **inputs)
-    parts = [
-        policy_loss(settings, **{k: v[rows] if isinstance(v, Tensor) else v for k, v in inputs.items()})
-        for rows in (slice(0, cut), slice(cut, 6))
-    ]
+
+    def part(rows: slice) -> LossTerms:
+        sliced: dict[str, Any] = {k: v[rows] if isinstance(v, Tensor) else v for k, v in inputs.items()}
+        return policy_loss(settings, **sliced)
+
+    parts = part(slice(0, cut)), part(slice(cut, 6))
     for name in TERMS:
         torch.testing.assert_close(getattr(parts[0], name) + getattr(parts[1], name), getattr(whole, name))
 
