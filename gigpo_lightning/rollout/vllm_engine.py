@@ -80,8 +80,8 @@ class VLLMEngine:
 
     @property
     def max_model_len(self) -> int:
-        """Longest prompt plus reply, in tokens."""
-        return int(self._started().llm_engine.model_config.max_model_len)
+        """Longest prompt plus reply, in tokens; 0 before the start."""
+        return 0 if self._llm is None else int(self._llm.llm_engine.model_config.max_model_len)
 
     def start(self, model_folder: str) -> None:
         """Start on the architecture that a folder's ``config.json`` describes; a second call does nothing.
@@ -127,6 +127,7 @@ class VLLMEngine:
         Raises:
             ValueError: If prompt and reply together are longer than the model's context.
         """
+        self._started()
         longest = self.max_model_len
         if len(request.prompt_ids) + request.sampling.max_tokens > longest:
             raise ValueError(

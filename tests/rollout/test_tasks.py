@@ -1,0 +1,33 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gigpo_lightning.environments.base import Task, TaskPanel
+from gigpo_lightning.rollout.tasks import epoch_tasks
+
+
+def panel(size: int) -> TaskPanel:
+    return TaskPanel.from_tasks(Task(task_id=str(i), kind="any") for i in range(size))
+
+
+@given(st.integers(1, 30), st.integers(1, 30), st.integers(0, 100), st.integers(0, 5))
+def test_no_epoch_plays_a_task_twice(size: int, count: int, epoch: int, seed: int):
+    if count > size:
+        return
+    chosen = [task.task_id for task in epoch_tasks(panel(size), count, epoch, seed)]
+    assert len(set(chosen)) == count
+
+
+def test_a_pass_plays_every_task_once():
+    played = [t.task_id for epoch in range(4) for t in epoch_tasks(panel(12), 3, epoch, seed=0)]
+    assert sorted(played, key=int) == [str(i) for i in range(12)]
+
+
+def test_each_pass_has_an_order_of_its_own():
+    first, second = ([t.task_id for e in range(4) for t in epoch_tasks(panel(12), 3, e + 4 * n, 0)] for n in (0, 1))
+    assert first != second
+
+
+def test_more_tasks_than_the_panel_holds_are_refused():
+    with pytest.raises(ValueError, match="tasks_per_epoch must be <= the panel's 3 tasks, got 4"):
+        epoch_tasks(panel(3), 4, 0, 0)
