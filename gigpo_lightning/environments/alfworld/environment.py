@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import gymnasium
 
-from gigpo_lightning.environments.alfworld.engine import EngineSlot
+from gigpo_lightning.environments.alfworld.engine import EngineSlot, close_slot, open_slot
 from gigpo_lightning.environments.base import Task
 
 _INSTRUCTION = re.compile(r"Your task is to: (.*?)\.?\s*$", re.DOTALL)
@@ -46,7 +46,7 @@ class AlfworldEnvironment(gymnasium.Env[str, str]):
         self.observation_space = gymnasium.spaces.Text(min_length=0, max_length=1 << 16)
         self.action_space = gymnasium.spaces.Text(min_length=0, max_length=1 << 12)
         self._slot: EngineSlot | None = None
-        self._game_file = ""
+        self._task_id = ""
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
         """Start the game of ``options["task"]``, always in the same state.
@@ -58,13 +58,10 @@ class AlfworldEnvironment(gymnasium.Env[str, str]):
         task = (options or {}).get("task")
         if not isinstance(task, Task) or "game_file" not in task.payload:
             raise ValueError(f"options must have a 'task' whose payload names a 'game_file', got {options!r}")
-        self._game_file = str(task.payload["game_file"])
+        self._task_id = task.task_id
         if self._slot is None:
-            self._slot = EngineSlot(self.fast)
-        try:
-            state = self._slot.start(self._game_file)
-        except (OSError, ValueError, KeyError) as error:
-            raise ValueError(f"the game file {self._game_file} cannot be played: {error!r}") from error
+            self._slot = open_slot(self.fast)
+        state = self._slot.start(str(task.payload["game_file"]))
         observation, info = self._observe(state, won=False)
         found = _INSTRUCTION.search(observation)
         info["instruction"] = found[1] if found else observation
@@ -77,6 +74,12 @@ class AlfworldEnvironment(gymnasium.Env[str, str]):
         observation, info = self._observe(state, won=won)
         return observation, self.success_reward * won, won, False, info
 
+    def close(self) -> None:
+        """Give the engine's slot back; the next ``reset`` opens one again."""
+        if self._slot is not None:
+            close_slot(self._slot)
+            self._slot = None
+
     def _observe(self, state: Any, won: bool) -> tuple[str, dict[str, Any]]:
         observation = state.feedback.strip()
         info = {
@@ -87,6 +90,6 @@ class AlfworldEnvironment(gymnasium.Env[str, str]):
         return observation, info
 
     def _state_key(self, state: Any) -> str:
-        """Digest of the game file and of what is true in it, whatever way led there."""
+        """Digest of the task's id and of what is true in its game, whatever way led there."""
         facts = sorted(name for fact in state["_facts"] if not (name := str(fact)).startswith(_NOT_STATE))
-        return hashlib.sha256("\n".join((self._game_file, *facts)).encode()).hexdigest()
+        return hashlib.sha256("\n".join((self._task_id, *facts)).encode()).hexdigest()

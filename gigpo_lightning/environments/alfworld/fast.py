@@ -57,7 +57,7 @@ class FastPddlEnv(PddlEnv):  # type: ignore[misc]
 
     def reset(self) -> Any:
         """Start the game anew."""
-        if not self._is_fresh:
+        if not self._is_fresh or self._pddl_state.has_planner != self._needs_planner():
             self._pddl_state = self._new_state()
         self._is_fresh = False
         self.prev_state = None
@@ -79,8 +79,11 @@ class FastPddlEnv(PddlEnv):  # type: ignore[misc]
         return self.state
 
     def _new_state(self) -> "FastPddlState":
-        planner = self.request_infos.policy_commands or "walkthrough" in self.request_infos.extras
-        return FastPddlState(self.downward_lib, self._game_data["pddl_problem"], self._logic, planner=planner)
+        problem = self._game_data["pddl_problem"]
+        return FastPddlState(self.downward_lib, problem, self._logic, planner=self._needs_planner())
+
+    def _needs_planner(self) -> bool:
+        return self.request_infos.policy_commands or "walkthrough" in self.request_infos.extras
 
     def _gather_infos(self) -> None:
         """Fill in the state as the stock engine does, command by command."""
@@ -156,6 +159,7 @@ class FastPddlState(pddl_logic.PddlState):  # type: ignore[misc]
         self._vars_by_type: dict[str, set[Variable]] = defaultdict(set)
         self._var_counts: Counter[str] = Counter()
         self._logic = logic
+        self.has_planner = planner
         self.downward_lib = downward_lib
         self.pddl_problem = pddl_problem
         translation = _translate(logic.domain, pddl_problem)
@@ -279,10 +283,13 @@ def _game_logic(domain: str, grammar: str) -> Any:
     if found is None or _BLANK in grammar or grammar.count(found[0]) > 1:
         return _parsed_logic(domain, grammar)
     blank = grammar[: found.start(1)] + _BLANK + grammar[found.end(1) :]
-    logic = copy.copy(_parsed_logic(domain, blank))
+    kept = _parsed_logic(domain, blank)
+    filled = {name: [_with_goal(rule, found[1]) for rule in rules] for name, rules in kept.grammar._rules.items()}
+    if filled == kept.grammar._rules:  # the blank is where this module does not look for it
+        return _parsed_logic(domain, grammar)
+    logic = copy.copy(kept)
     logic.grammar = FastGrammar()
-    for name, rules in _parsed_logic(domain, blank).grammar._rules.items():
-        logic.grammar._rules[name] = [_with_goal(rule, found[1]) for rule in rules]
+    logic.grammar._rules.update(filled)
     return logic
 
 

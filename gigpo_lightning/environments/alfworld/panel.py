@@ -51,10 +51,12 @@ def alfworld_panel(
         if kind not in wanted or "movable" in name or "Sliced" in name:
             continue
         content = file.read_bytes()
-        problem = _problem(content)
-        if problem:
-            corrupt.append(f"{file}: {problem}")
-        elif json.loads(content).get("solvable"):
+        try:
+            solvable = _is_solvable(content)
+        except ValueError as error:
+            corrupt.append(f"{file}: {error}")
+            continue
+        if solvable:
             fingerprint = hashlib.sha256(content).hexdigest()
             tasks.append(Task(task_id=name, kind=kind, payload={"game_file": str(file)}, fingerprint=fingerprint))
     _report_corrupt(corrupt, skip_corrupt)
@@ -98,16 +100,22 @@ class AlfworldTasks:
         return alfworld_panel(self.data_dir, split, self.kinds, self.skip_corrupt)
 
 
-def _problem(content: bytes) -> str:
-    """What is wrong with a game file's content; empty if nothing."""
+def _is_solvable(content: bytes) -> bool:
+    """Whether a game file says that its game can be won.
+
+    Raises:
+        ValueError: If it is not a game file.
+    """
     try:
         game = json.loads(content)
-    except ValueError as error:
-        return f"not JSON ({error})"
+    except ValueError as error:  # of JSON or of UTF-8
+        raise ValueError(f"not JSON ({error})") from error
     if not isinstance(game, dict):
-        return "not a JSON object"
+        raise ValueError("not a JSON object")
     missing = [key for key in _REQUIRED if not isinstance(game.get(key), str)]
-    return f"without {', '.join(missing)}" if missing else ""
+    if missing:
+        raise ValueError(f"without {', '.join(missing)}")
+    return game.get("solvable") is True
 
 
 def _report_corrupt(corrupt: list[str], skip_corrupt: bool) -> None:

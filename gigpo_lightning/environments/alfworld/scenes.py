@@ -9,7 +9,7 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from gigpo_lightning.environments.alfworld.engine import EngineSlot
+from gigpo_lightning.environments.alfworld.engine import EngineSlot, close_slot, open_slot
 from gigpo_lightning.environments.alfworld.floor_plans import split_plans
 from gigpo_lightning.environments.alfworld.games import Game, Goal, draw_game, possible_goals
 from gigpo_lightning.environments.alfworld.task_types import KINDS, SPLITS
@@ -67,7 +67,7 @@ def generate_scenes(data_dir: str | Path, scenes: Scenes) -> None:
     folder = data_dir / "json_2.1.1"
     if folder.exists():
         raise ValueError(f"data_dir must not hold games yet, but {folder} exists")
-    slot = EngineSlot(fast=True)
+    slot = open_slot(fast=True)
     data_dir.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=".json_2.1.1-", dir=data_dir))
     try:
@@ -77,6 +77,7 @@ def generate_scenes(data_dir: str | Path, scenes: Scenes) -> None:
         partial.chmod(0o755)  # mkdtemp's own would keep other users out
         partial.rename(folder)
     finally:
+        close_slot(slot)
         shutil.rmtree(partial, ignore_errors=True)
 
 
