@@ -212,6 +212,10 @@ def test_two_neighbouring_micro_batches_would_not_have_fitted_into_one(case: tup
         assert (len(one) + 1) * lengths[other[0]] > budget
 
 
+def test_a_budget_may_be_used_up() -> None:
+    assert plan_micro_batches([3, 3], token_budget=6) == [[0, 1]]
+
+
 def test_a_budget_of_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match="token_budget must be >= 1, got 0"):
         plan_micro_batches([1], 0)

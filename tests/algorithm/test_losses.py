@@ -205,6 +205,12 @@ def test_by_token_a_reply_weighs_as_much_as_it_has_tokens() -> None:
     torch.testing.assert_close(weights.sum(1), torch.tensor([3, 1, 2], dtype=F64) / 6)
 
 
+def test_a_filling_row_weighs_nothing() -> None:
+    full = torch.ones(2, 1, dtype=torch.bool)
+    weights = token_weights(full, torch.tensor([1.0, 0.0]), aggregation="token", num_tokens=1, num_rows=1)
+    assert weights.tolist() == [[1.0], [0.0]]
+
+
 def test_an_empty_reply_weighs_nothing_and_breaks_nothing() -> None:
     mask = torch.tensor([[False, False], [True, True]])
     weights = token_weights(mask, torch.ones(2), aggregation="step", num_tokens=2, num_rows=2)
