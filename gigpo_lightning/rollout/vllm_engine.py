@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 import torch
+import torch._dynamo
 
 from gigpo_lightning.rollout.engine import Completion, GenerationRequest
 
@@ -101,6 +102,8 @@ class VLLMEngine:
         on_cpu = bool(self._vllm.platforms.current_platform.is_cpu())
         device_options: dict[str, Any] = {}
         if on_cpu:
+            # vLLM compiles small functions such as the gathering of logprobs anew for every shape: minutes of a CPU.
+            torch._dynamo.config.disable = True
             device_options = {
                 "kv_cache_memory_bytes": self._kv_cache_bytes,
                 "enable_chunked_prefill": False,
