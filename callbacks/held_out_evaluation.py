@@ -54,9 +54,19 @@ class HeldOutEvaluation(Callback):
             if name.endswith("/success_rate") and name.count("/") == 2:
                 _logger.info("%s %.3f at version %d", name, value, _version(pl_module))
 
-    on_test_epoch_start = on_validation_epoch_start
-    on_test_batch_end = on_validation_batch_end
-    on_test_epoch_end = on_validation_epoch_end
+    def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """As in validation."""
+        self.on_validation_epoch_start(trainer, pl_module)
+
+    def on_test_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *args: Any
+    ) -> None:
+        """As in validation."""
+        self.on_validation_batch_end(trainer, pl_module, outputs, batch)
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """As in validation."""
+        self.on_validation_epoch_end(trainer, pl_module)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say what training was worth."""

@@ -39,15 +39,15 @@ class Transcripts(Callback):
         """Show the shortest success and the first failure."""
         if not isinstance(outputs, HeldOutEpisodes):
             return
-        experiment = getattr(trainer.logger, "experiment", None)
-        if not hasattr(experiment, "add_text"):
+        add_text = getattr(getattr(trainer.logger, "experiment", None), "add_text", None)
+        if add_text is None:
             return  # this logger shows no text
         episodes = list(outputs.trajectories())
         won = sorted((e for e in episodes if e.success), key=lambda e: len(e.steps))
         lost = [e for e in episodes if not e.success]
         for name, chosen in (("success", won[:1]), ("failure", lost[:1])):
             for episode in chosen:
-                experiment.add_text(f"held_out/{outputs.split}/{name}", transcript(episode), trainer.global_step)
+                add_text(f"held_out/{outputs.split}/{name}", transcript(episode), trainer.global_step)
 
     def on_predict_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *args: Any

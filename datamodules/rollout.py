@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, cast
 
 import gymnasium
@@ -57,7 +58,7 @@ class RolloutDataModule(LightningDataModule):
 
     def __init__(
         self,
-        environment: gymnasium.Env,  # type: ignore[type-arg]
+        environment: gymnasium.Env,
         tasks: TaskSource,
         prompt: Prompt,
         engine: RolloutEngine,
@@ -145,15 +146,15 @@ class RolloutDataModule(LightningDataModule):
 
     def val_dataloader(self) -> list[DataLoader[HeldOutEpisodes]]:
         """One loader a held-out split."""
-        return [_stream(lambda split=split: self._held_out(split)) for split in self.held_out_splits]
+        return [_stream(partial(self._held_out, split)) for split in self.held_out_splits]
 
     def test_dataloader(self) -> list[DataLoader[HeldOutEpisodes]]:
         """One loader a test split."""
-        return [_stream(lambda split=split: self._held_out(split)) for split in self.test_splits]
+        return [_stream(partial(self._held_out, split)) for split in self.test_splits]
 
     def predict_dataloader(self) -> DataLoader[HeldOutEpisodes]:
         """The predict split's episodes."""
-        return _stream(lambda: self._held_out(self.predict_split))
+        return _stream(partial(self._held_out, self.predict_split))
 
     def teardown(self, stage: str) -> None:
         """End the environments; the engine stays for a next stage."""

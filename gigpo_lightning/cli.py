@@ -59,7 +59,8 @@ def main() -> None:
     logging.basicConfig(level=os.environ.get("GIGPO_LOG_LEVEL", "INFO"), format="%(message)s", stream=sys.stderr)
     for noisy in ("httpx", "fsspec", "urllib3", "py4j"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    for message in (".*does not have many workers.*", ".*sync_dist=True.*", ".*LeafSpec.*", ".*IterableDataset. has .__len__.*"):
+        warnings.filterwarnings("ignore", message=message)  # true, known, and nothing a user could do
     threads = os.environ.get("OMP_NUM_THREADS")
     if threads is None:
         # Contended, two threads are several times slower than one; environment workers want the other core.

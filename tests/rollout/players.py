@@ -18,7 +18,12 @@ def walker(tokenizer: GrowingTokenizer, *moves: str):
 
 
 def make_collector(
-    *moves: str, max_steps: int = 4, num_slots: int = 4, workers: int = 0, pool: EnvironmentPool | None = None, **options
+    *moves: str,
+    max_steps: int = 4,
+    num_slots: int = 4,
+    workers: int = 0,
+    pool: EnvironmentPool | None = None,
+    **options,
 ) -> Collector:
     tokenizer = GrowingTokenizer()
     engine = options.pop("engine", None) or ScriptedEngine(walker(tokenizer, *moves))

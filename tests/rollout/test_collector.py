@@ -138,7 +138,7 @@ def test_a_worker_that_dies_ends_the_rollout_with_one_error():
     pool = make_pool(CountdownEnvironment(), 2, 1)
     pool._processes[0].terminate()
     pool._processes[0].join()
-    with pytest.raises((RuntimeError, BrokenPipeError), match="died|Broken pipe"):
+    with pytest.raises((RuntimeError, BrokenPipeError), match=r"died|Broken pipe"):
         make_collector("up", pool=pool).play(countdown(3), 1, noise_key=0, name="test")
 
 
