@@ -66,14 +66,14 @@ class Tables:
         affords: Classes of objects that can be ``Heatable``, ``Coolable``, ``Cleanable``, ``Sliceable``.
         openable: Classes of receptacles with a door or a lid.
         movable: Classes of objects that contain others.
-        object_classes: Every class of object.
+        classes: Every class, of objects and receptacles.
     """
 
     holds: dict[str, frozenset[str]]
     affords: dict[str, frozenset[str]]
     openable: frozenset[str]
     movable: frozenset[str]
-    object_classes: frozenset[str]
+    classes: frozenset[str]
 
 
 @cache
@@ -88,7 +88,7 @@ def tables() -> Tables:
         affords={action: frozenset(each) for action, each in constants.VAL_ACTION_OBJECTS.items()},
         openable=frozenset(constants.OPENABLE_CLASS_LIST) - movable,
         movable=movable,
-        object_classes=frozenset(constants.OBJECTS),
+        classes=frozenset((*constants.OBJECTS, *constants.RECEPTACLES)),
     )
 
 

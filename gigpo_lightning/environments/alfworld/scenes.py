@@ -112,7 +112,7 @@ def _manifest(scenes: Scenes) -> dict[str, int]:
 
 def _generate_split(folder: Path, split: str, count: int, scenes: Scenes, slot: EngineSlot) -> None:
     plans = split_plans(split)
-    goals = {kind: _Balance(possible_goals(kind, plans)) for kind in KINDS}
+    goals = {kind: GoalBalance(possible_goals(kind, plans)) for kind in KINDS}
     folder.mkdir()
     for index in range(count):
         attempt = 0
@@ -135,7 +135,7 @@ def _generate_split(folder: Path, split: str, count: int, scenes: Scenes, slot: 
         game.write(folder)
 
 
-class _Balance:
+class GoalBalance:
     """Draws goals so that every class of object comes up as often as any other, and so do receptacles."""
 
     def __init__(self, goals: list[Goal]) -> None:

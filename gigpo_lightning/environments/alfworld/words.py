@@ -27,6 +27,6 @@ def alfworld_words() -> tuple[str, ...]:
     texts += [template for kind in KINDS for template in goal_library()[kind]["templates"]]
     texts += _HARD_CODED
     words = {word for text in texts for word in re.findall(r"[a-z]+", _NOT_TEXT.sub(" ", text).lower())}
-    words |= {name.lower() for name in tables().object_classes | set(tables().holds)}
+    words |= {name.lower() for name in tables().classes}
     words |= {str(number) for number in range(_HIGHEST_NUMBER + 1)}
     return tuple(sorted(words))
