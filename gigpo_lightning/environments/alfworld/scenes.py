@@ -144,6 +144,7 @@ class GoalBalance:
         self._places: Counter[str] = Counter()
 
     def draw(self, rng: random.Random) -> Goal:
+        """A goal whose object, then whose receptacle, came up least often so far."""
         least = min(self._targets[goal.target] for goal in self._goals)
         goals = [goal for goal in self._goals if self._targets[goal.target] == least]
         target = rng.choice(sorted({goal.target for goal in goals}))
