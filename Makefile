@@ -1,5 +1,8 @@
 # `make help` lists the targets. Everything runs from .venv, which `make install` makes and keeps up to date.
 
+# Without bytecode files every start of Python compiles all of torch, transformers and vLLM anew: 20 s each time.
+unexport PYTHONDONTWRITEBYTECODE
+
 EXTRA ?= cpu
 ARGS ?=
 BIN := .venv/bin

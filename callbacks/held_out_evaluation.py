@@ -96,10 +96,10 @@ class HeldOutEvaluation(Callback):
         for group in episodes.groups:
             for trajectory in group.trajectories:
                 prefix = f"held_out/{episodes.split}"
-                self._update(f"{prefix}/success_rate", trajectory.success)
-                self._update(f"{prefix}/{trajectory.kind}/success_rate", trajectory.success)
+                self._update(f"{prefix}/success_rate", float(trajectory.success))
+                self._update(f"{prefix}/{trajectory.kind}/success_rate", float(trajectory.success))
                 self._update(f"{prefix}/return", trajectory.episode_return)
-                self._update(f"{prefix}/episode_length", len(trajectory.steps))
+                self._update(f"{prefix}/episode_length", float(len(trajectory.steps)))
                 success[trajectory.task_id].append(trajectory.success)
                 lines.append(
                     {
@@ -124,7 +124,7 @@ class HeldOutEvaluation(Callback):
                 record.writelines(json.dumps(line) + "\n" for line in lines)
 
     def _update(self, name: str, value: float) -> None:
-        self._metrics.setdefault(name, MeanMetric()).update(torch.tensor(float(value), dtype=torch.float64))
+        self._metrics.setdefault(name, MeanMetric()).update(torch.tensor(value, dtype=torch.float64))
 
 
 def _version(pl_module: LightningModule) -> int:

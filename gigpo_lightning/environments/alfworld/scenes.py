@@ -16,7 +16,7 @@ from gigpo_lightning.environments.alfworld.task_types import KINDS, SPLITS
 
 _logger = logging.getLogger(__name__)
 
-_FORMAT = 1  # counted up when the same settings would give other games
+_FORMAT = 2  # counted up when the same settings would give other games
 _MANIFEST = "scenes.json"
 
 

@@ -1,0 +1,141 @@
+"""The one door: every config is parsed, mistakes are refused by name, and the CPU configs are run for real."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from gigpo_lightning.cli import build_cli
+
+CONFIGS = sorted(path.relative_to(Path(__file__).parent.parent) for path in Path("configs").rglob("*.yaml"))
+
+
+def gigpo(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the console script in the checkout, its runs in a folder of the test's."""
+    script = Path(sys.executable).parent / "gigpo"
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "120"}
+    options = ["--trainer.logger.init_args.save_dir", str(folder)]
+    return subprocess.run(
+        [script, *arguments, *options], capture_output=True, text=True, check=False, env=environment, timeout=280
+    )
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=str)
+def test_every_config_is_parsed(config: Path, tmp_path: Path):
+    result = gigpo(tmp_path, "fit", "--config", str(config), "--print_config")
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert "class_path" in result.stdout
+
+
+def test_a_misspelt_key_is_refused_by_its_name(tmp_path: Path):
+    result = gigpo(
+        tmp_path, "fit", "--config", "configs/gridworld_cpu.yaml", "--data.init_args.sampling.temprature", "1.0"
+    )
+    assert result.returncode != 0
+    assert "temprature" in result.stderr
+
+
+def test_a_group_of_one_is_refused(tmp_path: Path):
+    result = gigpo(tmp_path, "fit", "--config", "configs/gridworld_cpu.yaml", "--data.init_args.group_size", "1")
+    assert result.returncode != 0
+    assert "group_size must be >= 2, got 1" in result.stderr
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two epochs of the gridworld, evaluated before and after."""
+    folder = tmp_path_factory.mktemp("runs")
+    options = ["--trainer.max_epochs", "2", "--trainer.check_val_every_n_epoch", "2"]
+    result = gigpo(folder, "fit", "--config", "configs/gridworld_cpu.yaml", *options)
+    assert result.returncode == 0, result.stderr[-4000:]
+    assert "held-out success on valid_unseen" in result.stderr
+    assert "tensorboard --logdir" in result.stderr
+    return folder / "gridworld" / "version_0"
+
+
+@pytest.mark.vllm
+@pytest.mark.slow
+class TestARun:
+    def test_every_scalar_of_the_contract_is_in_tensorboard(self, run_folder: Path):
+        events = EventAccumulator(str(run_folder))
+        events.Reload()
+        wanted = """
+            rollout/success_rate rollout/return rollout/episode_length rollout/invalid_action_rate
+            rollout/tokens_per_second held_out/valid_unseen/success_rate held_out/valid_unseen/near/success_rate
+            anchors/group_size_mean anchors/singleton_fraction anchors/nonzero_step_advantage_fraction
+            anchors/step_to_episode_ratio loss/policy loss/kl loss/entropy loss/clip_fraction
+            sync/max_abs_logprob_error sync/seconds time/rollout time/credit time/update time/iteration
+        """.split()
+        assert set(wanted) <= set(events.Tags()["scalars"])
+        assert max(event.value for event in events.Scalars("sync/max_abs_logprob_error")) < 1e-4
+        assert len(events.Scalars("rollout/return")) == 2
+
+    def test_every_held_out_game_is_played_once_an_evaluation(self, run_folder: Path):
+        lines = [json.loads(line) for line in (run_folder / "evaluations.jsonl").read_text().splitlines()]
+        evaluations = {line["policy_version"]: [] for line in lines}
+        for line in lines:
+            evaluations[line["policy_version"]].append(line["task_id"])
+        assert len(evaluations) == 2
+        manifest = json.loads((run_folder / "manifest.json").read_text())
+        for played in evaluations.values():
+            assert len(set(played)) == len(played) == manifest["panels"]["valid_unseen"]["tasks"]
+
+    def test_the_trajectories_open_without_this_package(self, run_folder: Path):
+        table = pq.read_table(run_folder / "trajectories" / "epoch_1.parquet")
+        assert {"observation", "action", "reward", "advantage", "prompt_ids", "policy_version"} <= set(
+            table.column_names
+        )
+        assert len(set(table["trajectory_id"].to_pylist())) == 64
+
+    def test_a_checkpoint_goes_on_where_it_stopped(self, run_folder: Path, tmp_path: Path):
+        checkpoint = run_folder / "checkpoints" / "last.ckpt"
+        options = ["--trainer.max_epochs", "3", "--ckpt_path", str(checkpoint)]
+        result = gigpo(tmp_path, "fit", "--config", "configs/gridworld_cpu.yaml", *options)
+        assert result.returncode == 0, result.stderr[-4000:]
+        assert "epoch 2: success" in result.stderr
+        assert "epoch 1: success" not in result.stderr
+
+    @pytest.mark.parametrize("subcommand", ["validate", "test", "predict"])
+    def test_a_checkpoint_is_evaluated(self, subcommand: str, run_folder: Path, tmp_path: Path):
+        checkpoint = run_folder / "checkpoints" / "last.ckpt"
+        result = gigpo(tmp_path, subcommand, "--config", "configs/gridworld_cpu.yaml", "--ckpt_path", str(checkpoint))
+        assert result.returncode == 0, result.stderr[-4000:]
+        expected = "trajectories/predict_valid_unseen" if subcommand == "predict" else "held_out/valid_unseen/success"
+        assert expected in result.stderr
+
+
+def test_the_parsed_defaults_are_those_of_the_paper():
+    cli = build_cli(
+        {
+            "model": {
+                "class_path": "modules.GiGPOModule",
+                "init_args": {
+                    "policy": {"class_path": "modules.PretrainedPolicy", "init_args": {"model": "nowhere"}},
+                    "credit": {"class_path": "gigpo_lightning.algorithm.GiGPO"},
+                },
+            },
+            "data": {
+                "class_path": "datamodules.RolloutDataModule",
+                "init_args": {
+                    "environment": {"class_path": "gigpo_lightning.environments.gridworld.GridworldEnvironment"},
+                    "tasks": {"class_path": "gigpo_lightning.environments.gridworld.GridworldTasks"},
+                    "prompt": {"class_path": "gigpo_lightning.prompts.gridworld.GridworldPrompt"},
+                    "engine": {"class_path": "gigpo_lightning.rollout.VLLMEngine"},
+                },
+            },
+        },
+        run=False,
+    )
+    credit = cli.model.credit
+    assert (credit.step_advantage_weight, credit.discount, credit.scale_by_std) == (1.0, 0.95, False)
+    assert (credit.episode_statistics, credit.penalty_placement, credit.invalid_action_penalty) == (
+        "trajectory",
+        "reward",
+        0.1,
+    )
+    assert (cli.datamodule.tasks_per_epoch, cli.datamodule.group_size, cli.datamodule.max_steps) == (16, 8, 50)
