@@ -44,23 +44,23 @@ def train(engine: VLLMEngine, credit: GiGPO, folder) -> tuple[float, float]:
     )
     data = RolloutDataModule(
         GridworldEnvironment(),
-        GridworldTasks(size=4, num_walls=0, kinds=["near"]),
+        GridworldTasks(size=3, num_walls=0),
         GridworldPrompt(),
         engine,
         sampling=SamplingParameters(max_tokens=1),
         tasks_per_epoch=16,
-        max_steps=6,
-        minibatch_size=256,
+        max_steps=10,
+        minibatch_size=96,
         held_out_splits=["valid_seen"],
-        held_out_repeats=2,
+        held_out_repeats=4,
         workers=0,
     )
     evaluation = HeldOutEvaluation()
     trainer = Trainer(
         accelerator="cpu",
-        max_epochs=36,
+        max_epochs=40,
         num_sanity_val_steps=-1,
-        check_val_every_n_epoch=36,
+        check_val_every_n_epoch=40,
         logger=False,
         default_root_dir=folder,
         enable_checkpointing=False,
@@ -77,12 +77,12 @@ def train(engine: VLLMEngine, credit: GiGPO, folder) -> tuple[float, float]:
 @pytest.mark.slow
 def test_the_loop_learns_the_gridworld(engine, tmp_path):
     before, after = train(engine, GiGPO(), tmp_path)
-    assert before < 0.25
-    assert after > 0.6
+    assert before < 0.2
+    assert after > 0.5
 
 
 @pytest.mark.vllm
 @pytest.mark.slow
 def test_the_loop_does_not_learn_from_shuffled_advantages(engine, tmp_path):
     _, after = train(engine, ShuffledGiGPO(), tmp_path)
-    assert after < 0.4
+    assert after < 0.35
