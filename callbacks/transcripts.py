@@ -53,8 +53,8 @@ class Transcripts(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *args: Any
     ) -> None:
         """Write the played episodes."""
-        if isinstance(outputs, HeldOutEpisodes):
-            path = self._write(trainer, f"predict_{outputs.split}", outputs.groups, None)
+        if isinstance(batch, HeldOutEpisodes):
+            path = self._write(trainer, f"predict_{batch.split}", batch.groups, None)
             _logger.info("episodes written to %s", path)
 
     def _write(self, trainer: Trainer, name: str, groups: Sequence[TrajectoryGroup], rollout: Rollout | None) -> Path:

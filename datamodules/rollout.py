@@ -166,9 +166,9 @@ class RolloutDataModule(LightningDataModule):
         """Play the current epoch's rollout, or return it if it has been played."""
         trainer, module = self._trainer(), self._module()
         last = self.last_rollout
-        if last is not None and (last.epoch, last.policy_version) == (trainer.current_epoch, module.policy_version):
+        if last is not None and (last.epoch, last.policy_version) == (module.iteration, module.policy_version):
             return last
-        epoch = trainer.current_epoch
+        epoch = module.iteration
         tasks = epoch_tasks(self.panels[self.train_split], self.tasks_per_epoch, epoch, self.seed)
         started = time.perf_counter()
         collector = self._collector(self.sampling)

@@ -14,6 +14,16 @@ from lightning.pytorch.cli import LightningCLI
 
 jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
+# True, known, and nothing that a user could do anything about.
+_KNOWN_WARNINGS = (
+    ".*does not have many workers.*",
+    ".*sync_dist=True.*",
+    ".*LeafSpec.*",
+    ".*torch.distributed.reduce_op.*",
+    ".*IterableDataset. has .__len__.*",
+    ".*You have overridden .transfer_batch_to_device.*",
+)
+
 
 class GigpoCLI(LightningCLI):
     """LightningCLI with what every run of ours wants checked before it starts."""
@@ -59,8 +69,8 @@ def main() -> None:
     logging.basicConfig(level=os.environ.get("GIGPO_LOG_LEVEL", "INFO"), format="%(message)s", stream=sys.stderr)
     for noisy in ("httpx", "fsspec", "urllib3", "py4j"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
-    for message in (".*does not have many workers.*", ".*sync_dist=True.*", ".*LeafSpec.*", ".*IterableDataset. has .__len__.*"):
-        warnings.filterwarnings("ignore", message=message)  # true, known, and nothing a user could do
+    for message in _KNOWN_WARNINGS:
+        warnings.filterwarnings("ignore", message=message)
     threads = os.environ.get("OMP_NUM_THREADS")
     if threads is None:
         # Contended, two threads are several times slower than one; environment workers want the other core.

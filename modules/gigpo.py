@@ -56,6 +56,7 @@ class GiGPOModule(LightningModule):
         self.make_lr_scheduler = lr_scheduler
         self.max_grad_norm = max_grad_norm
         self.policy_version = 0
+        self.iteration = 0  # Lightning's own epoch lags behind while a resumed run asks for its first data
         self._policy: Policy | None = None
         self.reference: Policy | None = None
         self._update_seconds = 0.0
@@ -116,7 +117,8 @@ class GiGPOModule(LightningModule):
         self.policy.train()
 
     def on_train_epoch_end(self) -> None:
-        """Step the scheduler, and log the time of the update and the learning rate."""
+        """Count the iteration, step the scheduler, and log the time of the update and the learning rate."""
+        self.iteration += 1
         scheduler = self.lr_schedulers()
         if scheduler is not None:
             cast("torch.optim.lr_scheduler.LRScheduler", scheduler).step()
@@ -136,13 +138,16 @@ class GiGPOModule(LightningModule):
         """Hand the held-out episodes on to the callbacks that count them."""
         return batch
 
-    def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:
-        """Hand the played episodes on, for ``return_predictions`` and the callbacks."""
-        return batch
+    def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Nothing: the episodes have been played, and the Transcripts callback writes them down."""
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the version and what the estimator remembers."""
-        checkpoint["gigpo"] = {"policy_version": self.policy_version, "credit": self.credit.state_dict()}
+        checkpoint["gigpo"] = {
+            "policy_version": self.policy_version,
+            "iteration": self.iteration,
+            "credit": self.credit.state_dict(),
+        }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take them back.
@@ -153,6 +158,7 @@ class GiGPOModule(LightningModule):
         if "gigpo" not in checkpoint:
             raise ValueError("ckpt_path must name a checkpoint that GiGPOModule wrote; this one has no 'gigpo' entry")
         self.policy_version = int(checkpoint["gigpo"]["policy_version"])
+        self.iteration = int(checkpoint["gigpo"]["iteration"])
         self.credit.load_state_dict(checkpoint["gigpo"]["credit"])
 
     def _terms(self, micro_batch: StepBatch, batch: Minibatch) -> LossTerms:
