@@ -10,7 +10,9 @@ from typing import Any
 import jsonargparse
 import torch
 from lightning.pytorch import LightningDataModule, LightningModule
-from lightning.pytorch.cli import LightningCLI
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+
+_logger = logging.getLogger(__name__)
 
 jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
@@ -27,6 +29,10 @@ _KNOWN_WARNINGS = (
 
 class GigpoCLI(LightningCLI):
     """LightningCLI with what every run of ours wants checked before it starts."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Let ``--seed_everything`` seed the tasks, the sampling noise and the minibatches too."""
+        parser.link_arguments("seed_everything", "data.init_args.seed", compute_fn=int)
 
     def before_fit(self) -> None:
         """Refuse to write into a run's folder that has checkpoints already.
@@ -75,4 +81,9 @@ def main() -> None:
     if threads is None:
         # Contended, two threads are several times slower than one; environment workers want the other core.
         torch.set_num_threads(max(1, (os.cpu_count() or 2) // 2))
-    build_cli()
+    try:
+        build_cli()
+    except (ValueError, ImportError) as error:
+        _logger.debug("the whole story:", exc_info=True)
+        _logger.error("error: %s\n(GIGPO_LOG_LEVEL=DEBUG shows where it was raised)", error)
+        raise SystemExit(2) from error

@@ -51,6 +51,15 @@ def test_a_group_of_one_is_refused(tmp_path: Path):
     assert "group_size must be >= 2, got 1" in result.stderr
 
 
+def test_a_mistake_ends_with_one_error_and_no_traceback(tmp_path: Path):
+    (tmp_path / "json_2.1.1").mkdir()
+    options = ["--data.init_args.tasks.init_args.data_dir", str(tmp_path)]
+    result = gigpo(tmp_path, "fit", "--config", "configs/alfworld/tiny_cpu.yaml", *options)
+    assert result.returncode == 2
+    assert "error: data_dir must be free for the scenes asked for" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
 @pytest.fixture(scope="module")
 def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two epochs of the gridworld, evaluated before and after."""
@@ -160,3 +169,8 @@ def test_the_parsed_defaults_are_those_of_the_paper():
         0.1,
     )
     assert (cli.datamodule.tasks_per_epoch, cli.datamodule.group_size, cli.datamodule.max_steps) == (16, 8, 50)
+
+
+def test_one_seed_reaches_the_tasks_order_and_the_sampling_noise():
+    cli = build_cli(["--config", str(ROOT / "configs/gridworld_cpu.yaml"), "--seed_everything", "3"], run=False)
+    assert cli.datamodule.seed == 3
