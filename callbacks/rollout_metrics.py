@@ -1,16 +1,18 @@
 """The callback that logs what the rollouts did and how long each part of an iteration took."""
 
+import contextlib
 import logging
 import time
 from typing import Any, cast
 
+import psutil
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 _logger = logging.getLogger(__name__)
 
 
 class RolloutMetrics(Callback):
-    """Logs ``rollout/*`` and ``time/*`` of each epoch, and says in one line how it went."""
+    """Logs ``rollout/*``, ``time/*`` and ``memory/*`` of each epoch, and says in one line how it went."""
 
     def __init__(self) -> None:
         self._last_end = time.perf_counter()
@@ -25,7 +27,7 @@ class RolloutMetrics(Callback):
         if rollout is None:
             return
         now = time.perf_counter()
-        metrics = rollout.metrics() | {"time/iteration": now - self._last_end}
+        metrics = rollout.metrics() | {"time/iteration": now - self._last_end, "memory/resident_gib": resident_gib()}
         self._last_end = now
         pl_module.log_dict(metrics, sync_dist=True)
         _logger.info(
@@ -37,3 +39,13 @@ class RolloutMetrics(Callback):
             100 * metrics["rollout/invalid_action_rate"],
             metrics["time/iteration"],
         )
+
+
+def resident_gib() -> float:
+    """Memory of this process and its environment workers that is in RAM, shared pages counted in each, in GiB."""
+    process = psutil.Process()
+    resident = 0
+    for each in (process, *process.children(recursive=True)):
+        with contextlib.suppress(psutil.NoSuchProcess):  # a worker may end while it is asked
+            resident += each.memory_info().rss
+    return resident / (1 << 30)

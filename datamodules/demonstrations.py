@@ -34,6 +34,7 @@ class DemonstrationDataModule(LightningDataModule):
         episodes_per_task: Episodes of every task, each with its own detours.
         held_out_tasks: Tasks of the held-out split, its first.
         detour_probability: Highest rate of random actions among the expert's.
+        slip_probability: Share of them that are commands of an earlier turn, which now do nothing.
         max_steps: Longest episode.
         max_prompt_tokens: Longest prompt.
         batch_size: Rows of a batch.
@@ -54,6 +55,7 @@ class DemonstrationDataModule(LightningDataModule):
         episodes_per_task: int = 4,
         held_out_tasks: int = 60,
         detour_probability: float = 0.5,
+        slip_probability: float = 0.15,
         max_steps: int = 30,
         max_prompt_tokens: int = 480,
         batch_size: int = 128,
@@ -64,8 +66,9 @@ class DemonstrationDataModule(LightningDataModule):
         for name, value in (least | {"max_prompt_tokens": max_prompt_tokens, "batch_size": batch_size}).items():
             if value < 1:
                 raise ValueError(f"{name} must be >= 1, got {value}")
-        if not 0 <= detour_probability <= 1:
-            raise ValueError(f"detour_probability must be in [0, 1], got {detour_probability}")
+        for name, share in (("detour_probability", detour_probability), ("slip_probability", slip_probability)):
+            if not 0 <= share <= 1:
+                raise ValueError(f"{name} must be in [0, 1], got {share}")
         self.environment = environment
         self.tasks = tasks
         self.expert = expert
@@ -75,6 +78,7 @@ class DemonstrationDataModule(LightningDataModule):
         self.episodes_per_task = episodes_per_task
         self.held_out_tasks = held_out_tasks
         self.detour_probability = detour_probability
+        self.slip_probability = slip_probability
         self.max_steps = max_steps
         self.max_prompt_tokens = max_prompt_tokens
         self.batch_size = batch_size
@@ -108,6 +112,7 @@ class DemonstrationDataModule(LightningDataModule):
             tasks * episodes,
             self.expert,
             detour_probability=self.detour_probability,
+            slip_probability=self.slip_probability,
             max_steps=self.max_steps,
             seed=self.seed,
         )

@@ -170,9 +170,9 @@ class RolloutDataModule(LightningDataModule):
             return last
         epoch = module.iteration
         tasks = epoch_tasks(self.panels[self.train_split], self.tasks_per_epoch, epoch, self.seed)
-        started = time.perf_counter()
         collector = self._collector(self.sampling)
         shard = tasks[trainer.global_rank :: trainer.world_size]
+        started = time.perf_counter()
         groups, progress = collector.play(shard, self.group_size, noise_key=epoch, name=f"epoch {epoch}")
         played = time.perf_counter()
         table = StepTable.from_groups(groups)

@@ -46,12 +46,14 @@ def demonstrate(
     detour_probability: float,
     max_steps: int,
     seed: int,
+    slip_probability: float = 0.0,
     ignored_actions: Sequence[str] = ("help",),
 ) -> Iterator[Demonstration]:
     """Play every task with detours, and label every state reached with the expert's action.
 
     Each episode draws its own rate of detours, up to ``detour_probability``: states that the expert would never reach
-    are seen with its advice too, and states that need no cure are seen as well.
+    are seen with its advice too, and states that need no cure are seen as well. Some detours are slips, commands of an
+    earlier turn that now do nothing: a policy that never saw one fail repeats it when it first makes one.
 
     Args:
         environment: Plays the tasks.
@@ -60,13 +62,15 @@ def demonstrate(
         detour_probability: Highest rate of random admissible actions, between 0 and 1.
         max_steps: Longest episode.
         seed: Of the detours.
+        slip_probability: Share of the detours that are slips, where there is a command to slip to.
         ignored_actions: Never taken as a detour.
 
     Raises:
-        ValueError: If ``detour_probability`` is not in [0, 1], or the environment lists no admissible actions.
+        ValueError: If a probability is not in [0, 1], or the environment lists no admissible actions.
     """
-    if not 0 <= detour_probability <= 1:
-        raise ValueError(f"detour_probability must be in [0, 1], got {detour_probability}")
+    for name, value in (("detour_probability", detour_probability), ("slip_probability", slip_probability)):
+        if not 0 <= value <= 1:
+            raise ValueError(f"{name} must be in [0, 1], got {value}")
     for number, task in enumerate(tasks):
         rng = random.Random(f"{seed}/{number}/{task.task_id}")
         rate = rng.uniform(0, detour_probability)
@@ -74,6 +78,7 @@ def demonstrate(
         instruction = str(info.get("instruction", observation))
         expert.reset(instruction, observation)
         history: list[tuple[str, str]] = []
+        offered: dict[str, None] = {}  # in order, so that draws are the same on every machine
         for _ in range(max_steps):
             admissible = info.get("admissible_actions")
             if admissible is None:
@@ -87,6 +92,10 @@ def demonstrate(
             advice = expert.act(observation, admissible)
             yield Demonstration(view=view, action=advice, kind=task.kind)
             detours = [action for action in admissible if action not in ignored_actions]
+            slips = [action for action in offered if action not in admissible] if slip_probability else []
+            offered |= dict.fromkeys(admissible)
+            if slips and rng.random() < slip_probability:
+                detours = slips
             action = rng.choice(detours) if detours and rng.random() < rate else advice
             expert.observe(action)
             history.append((observation, action))

@@ -98,16 +98,17 @@ class AlfworldPrompt:
 
 
 class CompactAlfworldPrompt:
-    """A turn in lower-case words and a few markers, without filler: about 130 tokens with eight receptacles.
+    """A turn in lower-case words and a few markers, without filler: about 75 tokens with eight receptacles.
 
     Fields: the task; earlier actions, each followed by what its answer said about things the task names, or by a
-    marker if nothing happened; the observation; the commands, those tried before in this episode marked, so that a
-    policy without memory sees where it has been; last the marker after which the policy writes a command's words.
-    ``help``, ``inventory``, ``look``, ``examine`` and ``close`` are not shown: no game needs them. They may be written.
+    marker if nothing happened; the last observation that says more than that; the commands, new ones first, then those
+    tried before in this episode, so that a policy without memory sees where it has not been yet; last the marker after
+    which the policy writes a command's words. ``help``, ``inventory``, ``look``, ``examine`` and ``close`` are not
+    shown: no game needs them. They may be written.
 
     Args:
         history_length: Earlier actions shown.
-        mark_tried: Whether commands tried before are marked.
+        mark_tried: Whether commands tried before come last, after a marker.
 
     Raises:
         ValueError: If ``history_length`` is negative.
@@ -132,10 +133,10 @@ class CompactAlfworldPrompt:
 
         def write(num_turns: int, observation: str) -> list[int]:
             did = [word for turn in turns[len(turns) - num_turns :] for word in (DID, *turn)]
-            words = (TASK, *task, *did, NOW, *_words(observation), CAN, *commands, ACT)
+            words = (TASK, *task, *did, NOW, *_without_echo(_words(observation)), CAN, *commands, ACT)
             return tokenizer.encode(" ".join(words))
 
-        return fit_prompt(write, min(self.history_length, len(turns)), view.observation, max_tokens)
+        return fit_prompt(write, min(self.history_length, len(turns)), _last_news(view), max_tokens)
 
     def parse(self, response: str, view: TurnView) -> ParsedAction:
         """Take the whole reply, stripped, as the action; it is valid if it is one of the admissible ones.
@@ -157,6 +158,22 @@ def compact_markers() -> tuple[str, ...]:
 def _words(text: str) -> list[str]:
     """The words that say something."""
     return [word for word in _WORD.findall(_ASIDE.sub(" ", text.lower())) if word not in _FILLER]
+
+
+def _without_echo(words: Sequence[str]) -> list[str]:
+    """The words, but what is said twice in a row, such as a receptacle's name, is said once."""
+    kept: list[str] = []
+    for word in words:
+        kept.append(word)
+        if kept[-2:] == kept[-4:-2] and word.isdigit():
+            del kept[-2:]
+    return kept
+
+
+def _last_news(view: TurnView) -> str:
+    """The observation, or the last one before it that says where the policy is and what is there."""
+    said = [view.observation, *(observation for observation, _ in reversed(view.history))]
+    return next((each for each in said if each.lower() != _NOTHING_HAPPENED), "")
 
 
 def _turns(view: TurnView, task: frozenset[str]) -> list[list[str]]:
@@ -183,13 +200,14 @@ def _named_things(answer: Sequence[str], task: frozenset[str], known: frozenset[
 
 
 def _compact_offer(admissible_actions: Sequence[str], tried: frozenset[str]) -> list[str]:
-    shown: list[str] = []
+    """The commands, new ones first: what to look through next stands at the same place in every prompt."""
+    new: list[str] = []
+    old: list[str] = []
     for action in admissible_actions:
         words = _words(action)
-        if action in _NOT_OFFERED_COMPACT or not words or words[0] in _VERBS_NOT_OFFERED_COMPACT:
-            continue
-        shown += [TRIED, *words] if action in tried else words
-    return shown
+        if action not in _NOT_OFFERED_COMPACT and words and words[0] not in _VERBS_NOT_OFFERED_COMPACT:
+            (old if action in tried else new).extend(words)
+    return [*new, TRIED, *old] if old else new
 
 
 def _message(view: TurnView, num_turns: int, observation: str) -> str:

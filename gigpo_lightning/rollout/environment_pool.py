@@ -210,6 +210,7 @@ class WorkerPool:
             process.join(timeout=2)
             if process.is_alive():
                 process.terminate()
+                process.join()
         for connection in self._connections:
             connection.close()
         self._connections, self._processes = [], []

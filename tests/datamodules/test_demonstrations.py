@@ -52,6 +52,7 @@ def test_every_demonstration_comes_once_an_epoch(policy: Policy) -> None:
         GridworldTasks(size=3, num_walls=0).panel("train").tasks,
         GreedyExpert(),
         detour_probability=0.5,
+        slip_probability=0.15,
         max_steps=6,
         seed=0,
     )
@@ -114,6 +115,7 @@ def test_a_number_below_one_is_refused(policy: Policy, name: str) -> None:
         make(policy, **{name: 0})
 
 
-def test_a_detour_probability_above_one_is_refused(policy: Policy) -> None:
-    with pytest.raises(ValueError, match=r"detour_probability must be in \[0, 1\], got 1.5"):
-        make(policy, detour_probability=1.5)
+@pytest.mark.parametrize("name", ["detour_probability", "slip_probability"])
+def test_a_probability_above_one_is_refused(policy: Policy, name: str) -> None:
+    with pytest.raises(ValueError, match=rf"{name} must be in \[0, 1\], got 1.5"):
+        make(policy, **{name: 1.5})

@@ -123,3 +123,24 @@ def test_an_environment_that_lists_no_actions_is_refused() -> None:
     )
     with pytest.raises(ValueError, match=r"environment must list info\['admissible_actions'\]"):
         next(shown)
+
+
+def test_slips_are_commands_of_an_earlier_turn_that_are_not_admissible_now() -> None:
+    shown = show(detour_probability=1.0, slip_probability=1.0, max_steps=12)
+    slips = 0
+    for one, other in itertools.pairwise(shown):
+        if other.view.history and other.view.history[-1][1] not in (one.view.admissible_actions or ()):
+            slips += 1
+            assert other.view.observation == one.view.observation  # in the gridworld, what fails changes nothing
+    assert slips > 5
+
+
+def test_without_slips_every_command_is_admissible() -> None:
+    for one, other in itertools.pairwise(show(detour_probability=1.0, max_steps=12)):
+        if other.view.history:
+            assert other.view.history[-1][1] in (one.view.admissible_actions or ())
+
+
+def test_a_slip_probability_above_one_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"slip_probability must be in \[0, 1\], got 2.0"):
+        show(slip_probability=2.0)

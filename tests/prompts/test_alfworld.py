@@ -192,12 +192,36 @@ class TestTheCompactPrompt:
         assert shown(CompactAlfworldPrompt(), LATER) == (
             "<task> look cd under desklamp "
             "<did> go desk 1 <saw> desklamp 1 <did> go drawer 1 <did> open drawer 1 <saw> cd 2 "
-            "<did> fly away <nothing> <now> nothing happens "
-            "<can> <tried> go desk 1 take cd 2 drawer 1 <act>"
+            "<did> fly away <nothing> <now> open drawer 1 open cd 2 "
+            "<can> take cd 2 drawer 1 <tried> go desk 1 <act>"
         )
 
-    def test_commands_tried_before_need_not_be_marked(self) -> None:
-        assert "<tried>" not in shown(CompactAlfworldPrompt(mark_tried=False), LATER)
+    def test_where_nothing_has_ever_been_said_the_observation_is_empty(self) -> None:
+        view = TurnView(instruction="x", observation="Nothing happens.", admissible_actions=(), history=())
+        assert shown(CompactAlfworldPrompt(), view) == "<task> x <now> <can> <act>"
+
+    def test_commands_tried_before_need_not_come_last(self) -> None:
+        text = shown(CompactAlfworldPrompt(mark_tried=False), LATER)
+        assert text.endswith("<can> go desk 1 take cd 2 drawer 1 <act>")
+
+    def test_what_failed_does_not_hide_where_the_policy_is(self) -> None:
+        lost = TurnView(
+            instruction="x",
+            observation="Nothing happens.",
+            admissible_actions=(),
+            history=(("You arrive at desk 1.", "fly"), ("Nothing happens.", "fly")),
+        )
+        assert "<now> desk 1 <can>" in shown(CompactAlfworldPrompt(), lost)
+
+    def test_a_name_said_twice_in_a_row_is_shown_once(self) -> None:
+        closed = "You arrive at drawer 1. The drawer 1 is closed."
+        view = TurnView(instruction="x", observation=closed, admissible_actions=(), history=())
+        assert "<now> drawer 1 closed <can>" in shown(CompactAlfworldPrompt(), view)
+
+    def test_two_things_of_one_kind_are_both_shown(self) -> None:
+        listed = "On the desk 1, you see a cd 2, and a cd 1."
+        view = TurnView(instruction="x", observation=listed, admissible_actions=(), history=())
+        assert "<now> desk 1 cd 2 cd 1 <can>" in shown(CompactAlfworldPrompt(), view)
 
     def test_the_oldest_action_is_left_out_first(self) -> None:
         assert shown(CompactAlfworldPrompt(history_length=1), LATER).startswith(
@@ -205,7 +229,7 @@ class TestTheCompactPrompt:
         )
 
     def test_what_was_tried_is_marked_even_when_it_is_too_long_ago_to_be_shown(self) -> None:
-        assert "<tried> go desk 1" in shown(CompactAlfworldPrompt(history_length=0), LATER)
+        assert "<tried> go desk 1 <act>" in shown(CompactAlfworldPrompt(history_length=0), LATER)
 
     def test_too_long_a_prompt_keeps_its_commands(self) -> None:
         (full,) = lengths(CompactAlfworldPrompt(), [FIRST])
@@ -220,7 +244,7 @@ class TestTheCompactPrompt:
     def test_a_monstrous_reply_does_not_swell_the_next_prompt(self) -> None:
         history = ((INTRO, "go " * 3_333),)
         view = TurnView(instruction="x", observation="Nothing happens.", admissible_actions=("look",), history=history)
-        assert lengths(CompactAlfworldPrompt(), [view]) == [2 + 1 + 8 + 1 + 3 + 2]
+        assert lengths(CompactAlfworldPrompt(), [view]) == [2 + 1 + 8 + 1 + 5 + 2]
 
     def test_its_markers_are_listed(self) -> None:
         text = shown(CompactAlfworldPrompt(), LATER)

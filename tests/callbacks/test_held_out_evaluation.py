@@ -1,0 +1,70 @@
+"""Every held-out episode is counted once and written down, and the fit ends with what it was worth."""
+
+import json
+import logging
+
+import pytest
+
+from callbacks import HeldOutEvaluation
+from tests.scripted_run import ScriptedSync, quiet_trainer, random_walk, tiny_module, walking_data
+
+
+def run(folder, **options):
+    """A fit of two epochs, evaluated before and after."""
+    module = tiny_module()
+    evaluation = HeldOutEvaluation()
+    data = walking_data(random_walk(module), held_out_splits=["valid_seen", "valid_unseen"], **options)
+    defaults = {"max_epochs": 2, "check_val_every_n_epoch": 2, "num_sanity_val_steps": -1}
+    trainer = quiet_trainer(folder, ScriptedSync(), evaluation, logger=False, **defaults)
+    trainer.fit(module, data)
+    lines = [json.loads(line) for line in (folder / "evaluations.jsonl").read_text().splitlines()]
+    return trainer, data, evaluation, lines
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # without a logger a run's folder is default_root_dir, and nothing may leave it
+    return tmp_path
+
+
+def test_each_evaluation_writes_every_game_of_every_split_once(folder):
+    _, data, _, lines = run(folder)
+    for split in ("valid_seen", "valid_unseen"):
+        expected = sorted(task.task_id for task in data.panels[split].tasks)
+        versions = sorted({line["policy_version"] for line in lines})
+        assert versions == [0, 2]
+        for version in versions:
+            played = [line["task_id"] for line in lines if (line["split"], line["policy_version"]) == (split, version)]
+            assert sorted(played) == expected
+
+
+def test_the_logged_success_is_that_of_the_record(folder):
+    trainer, _, _, lines = run(folder)
+    last = [line for line in lines if (line["split"], line["policy_version"]) == ("valid_seen", 2)]
+    success = {"": [line["success"] for line in last]}
+    for kind in {line["kind"] for line in last}:
+        success[f"{kind}/"] = [line["success"] for line in last if line["kind"] == kind]
+    for name, won in success.items():
+        logged = trainer.callback_metrics[f"held_out/valid_seen/{name}success_rate"]
+        assert logged == pytest.approx(sum(won) / len(won))
+
+
+def test_repeats_of_a_game_are_one_pair_of_the_comparison(folder):
+    _, data, evaluation, lines = run(folder, held_out_repeats=3)
+    games = len(data.panels["valid_seen"].tasks)
+    assert sum(line["split"] == "valid_seen" for line in lines) == 2 * 3 * games
+    before, after = evaluation.evaluations["valid_seen"]
+    assert before.keys() == after.keys()
+    assert len(before) == games
+
+
+def test_the_fit_ends_with_the_comparison_and_where_to_look(folder, caplog):
+    caplog.set_level(logging.INFO)
+    _, data, _, _ = run(folder)
+    games = len(data.panels["valid_unseen"].tasks)
+    # The script plays without the policy's weights, so that before and after are equal game by game.
+    expected = f"(+0.000, 95% paired bootstrap over {games} games [+0.000, +0.000])"
+    (line,) = [line for line in caplog.messages if line.startswith("held-out success on valid_unseen")]
+    assert line.endswith(expected)
+    assert f"run folder: {folder}" in caplog.messages
+    assert f"look at it: tensorboard --logdir {folder}" in caplog.messages

@@ -1,0 +1,69 @@
+"""What an epoch's rollout was like: figures per episode, anchor groups, times and memory."""
+
+import multiprocessing
+import time
+
+import numpy as np
+import pytest
+from lightning.pytorch import Callback
+
+from callbacks import AnchorStats, RolloutMetrics
+from callbacks.rollout_metrics import resident_gib
+from tests.scripted_run import ScriptedSync, quiet_trainer, random_walk, tiny_module, walking_data
+
+
+class Keeper(Callback):
+    def on_train_epoch_end(self, trainer, pl_module):
+        self.rollout = trainer.datamodule.last_rollout
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """The rollout of one epoch, and what was logged of it."""
+    module, keeper = tiny_module(), Keeper()
+    trainer = quiet_trainer(
+        tmp_path_factory.mktemp("run"),
+        *(ScriptedSync(), AnchorStats(), RolloutMetrics(), keeper),
+        max_epochs=1,
+        limit_val_batches=0,
+    )
+    trainer.fit(module, walking_data(random_walk(module), max_steps=6))
+    return keeper.rollout, {name: float(value) for name, value in trainer.callback_metrics.items()}
+
+
+def test_a_long_episode_counts_no_more_than_a_short_one(run):
+    rollout, logged = run
+    episodes = list(rollout.trajectories())
+    lengths = [len(episode.steps) for episode in episodes]
+    assert len(set(lengths)) > 1  # or a mean over steps would be the same
+    assert logged["rollout/success_rate"] == pytest.approx(np.mean([episode.success for episode in episodes]))
+    assert logged["rollout/episode_length"] == pytest.approx(np.mean(lengths))
+    assert logged["rollout/return"] == pytest.approx(np.mean([episode.episode_return for episode in episodes]))
+
+
+def test_the_anchor_groups_are_those_of_the_credit(run):
+    rollout, logged = run
+    sizes = np.bincount(rollout.credit.step_group_id)
+    assert logged["anchors/group_size_mean"] == pytest.approx(sizes.mean())
+    assert logged["anchors/singleton_fraction"] == pytest.approx((sizes == 1).sum() / len(rollout.table))
+
+
+def test_the_parts_of_an_iteration_are_no_longer_than_the_whole(run):
+    _, logged = run
+    parts = sum(logged[f"time/{name}"] for name in ("rollout", "credit", "update"))
+    assert 0 < parts <= logged["time/iteration"]
+    inside = logged["time/rollout_engine"] + logged["time/rollout_environment"]
+    assert 0 < inside <= logged["time/rollout"]
+
+
+def test_resident_memory_counts_the_workers():
+    alone = resident_gib()
+    worker = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(30,))
+    worker.start()
+    deadline = time.monotonic() + 20
+    while resident_gib() < alone + 0.005 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    together = resident_gib()
+    worker.terminate()
+    worker.join()
+    assert together > alone + 0.005

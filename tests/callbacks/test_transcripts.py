@@ -1,0 +1,64 @@
+"""Episodes in files that any tool opens, and as text to read."""
+
+import pyarrow.parquet as pq
+import pytest
+from lightning.pytorch.loggers import TensorBoardLogger
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from callbacks import Transcripts
+from callbacks.transcripts import transcript
+from tests.episodes import step, trajectory
+from tests.scripted_run import ScriptedSync, quiet_trainer, random_walk, tiny_module, walking_data
+
+
+def test_an_episode_is_written_turn_by_turn():
+    text = transcript(
+        trajectory(
+            step(observation="a room", action="look"), step(observation="a hall", action="fly", valid_action=False)
+        )
+    )
+    assert text.split("\n\n") == [
+        "**task** (kind): failure",
+        "",
+        "0. a room",
+        "    **> look**",
+        "1. a hall",
+        "    **> fly** (invalid)",
+        "2. ",
+    ]
+
+
+def run(folder, every_n_epochs):
+    module = tiny_module()
+    trainer = quiet_trainer(
+        folder,
+        ScriptedSync(),
+        Transcripts(every_n_epochs),
+        max_epochs=4,
+        check_val_every_n_epoch=4,
+        logger=TensorBoardLogger(folder),
+    )
+    trainer.fit(module, walking_data(random_walk(module)))
+    return trainer
+
+
+@pytest.mark.parametrize(("every", "epochs"), [(1, [0, 1, 2, 3]), (2, [0, 2]), (0, [])])
+def test_every_nth_epoch_is_written(tmp_path, every, epochs):
+    trainer = run(tmp_path, every)
+    files = sorted(path.name for path in (tmp_path / "lightning_logs").rglob("*.parquet"))
+    assert files == [f"epoch_{epoch}.parquet" for epoch in epochs]
+    if 0 in epochs:
+        table = pq.read_table(f"{trainer.log_dir}/trajectories/epoch_0.parquet")
+        assert len(set(table["trajectory_id"].to_pylist())) == 4 * 4
+
+
+def test_a_success_and_a_failure_can_be_read_in_tensorboard(tmp_path):
+    events = EventAccumulator(run(tmp_path, 0).log_dir)
+    events.Reload()
+    written = {tag.removesuffix("/text_summary") for tag in events.Tags()["tensors"]}
+    assert {"held_out/valid_seen/success", "held_out/valid_seen/failure"} <= written
+
+
+def test_a_negative_interval_is_refused():
+    with pytest.raises(ValueError, match="every_n_epochs must be >= 0, got -1"):
+        Transcripts(-1)

@@ -1,0 +1,133 @@
+"""Fresh rollouts, each played exactly once, and never on an engine with other weights."""
+
+from collections import Counter
+
+import pytest
+from lightning.pytorch import Callback
+
+from datamodules import RolloutDataModule
+from tests.scripted_run import ScriptedSync, quiet_trainer, random_walk, tiny_module, walking_data
+
+
+class Keeper(Callback):
+    """Keeps every rollout, and the rows that were trained on."""
+
+    def __init__(self):
+        self.rollouts = []
+        self.rows = []
+
+    def on_train_epoch_start(self, trainer, pl_module):
+        self.rows.append([])
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        self.rows[-1] += [int(row) for micro_batch in batch.micro_batches for row in micro_batch.row]
+
+    def on_train_epoch_end(self, trainer, pl_module):
+        self.rollouts.append(trainer.datamodule.last_rollout)
+
+
+def fit(folder, **options):
+    """A run's engine and keeper; options of the Trainer, but for those of the data under ``data``."""
+    module = tiny_module()
+    engine, keeper = random_walk(module), Keeper()
+    data = walking_data(engine, **options.pop("data", {}))
+    ckpt_path = options.pop("ckpt_path", None)
+    trainer = quiet_trainer(folder, ScriptedSync(), keeper, **{"max_epochs": 3, "limit_val_batches": 0} | options)
+    trainer.fit(module, data, ckpt_path=ckpt_path)
+    return trainer, engine, keeper
+
+
+# With reloading, Lightning asks for each later epoch's data twice.
+@pytest.mark.parametrize("options", [{}, {"reload_dataloaders_every_n_epochs": 1}], ids=["plain", "reloading"])
+def test_every_rollout_is_played_exactly_once(tmp_path, options):
+    _, engine, keeper = fit(tmp_path, **options)
+    assert [rollout.epoch for rollout in keeper.rollouts] == [0, 1, 2]
+    assert len(engine.requests) == sum(len(rollout.table) for rollout in keeper.rollouts)
+
+
+def test_every_rollout_is_played_by_the_newest_weights(tmp_path):
+    _, _, keeper = fit(tmp_path, data={"minibatch_size": 16})
+    versions = [set(rollout.table.policy_version.tolist()) for rollout in keeper.rollouts]
+    # Each minibatch of at most 16 steps was one update.
+    updates = [-(-len(rollout.table) // 16) for rollout in keeper.rollouts]
+    assert versions == [{0}, {updates[0]}, {updates[0] + updates[1]}]
+
+
+def test_every_step_is_trained_on_once(tmp_path):
+    _, _, keeper = fit(tmp_path, data={"minibatch_size": 7, "micro_batch_tokens": 64})
+    assert [sorted(rows) for rows in keeper.rows] == [list(range(len(rollout.table))) for rollout in keeper.rollouts]
+
+
+def test_no_epoch_repeats_a_task_and_the_next_has_others(tmp_path):
+    _, _, keeper = fit(tmp_path)
+    played = [[group.task_id for group in rollout.groups] for rollout in keeper.rollouts]
+    assert max(Counter(task for epoch in played for task in epoch).values()) == 1
+
+
+def test_the_seed_decides_the_tasks_and_the_noise(tmp_path):
+    def requests(seed):
+        return [(request.prompt_ids, request.seed) for request in fit(tmp_path, data={"seed": seed})[1].requests]
+
+    assert requests(0) == requests(0)
+    assert requests(0) != requests(1)
+
+
+def test_an_engine_with_other_weights_is_refused(tmp_path):
+    module = tiny_module()
+    data = walking_data(random_walk(module))
+    with pytest.raises(RuntimeError, match=r"weights, version 0, but the engine has version -1; add callbacks.Weight"):
+        quiet_trainer(tmp_path, max_epochs=1).fit(module, data)
+
+
+def test_a_resumed_run_goes_on_with_the_next_epochs_tasks_and_weights(tmp_path):
+    _, _, whole = fit(tmp_path)
+    trainer, _, _ = fit(tmp_path, max_epochs=2)
+    trainer.save_checkpoint(tmp_path / "two.ckpt")
+    _, _, rest = fit(tmp_path, ckpt_path=tmp_path / "two.ckpt")
+    assert [rollout.epoch for rollout in rest.rollouts] == [2]
+    (resumed,), expected = rest.rollouts, whole.rollouts[2]
+    assert [group.task_id for group in resumed.groups] == [group.task_id for group in expected.groups]
+    assert set(resumed.table.policy_version) == set(expected.table.policy_version)
+
+
+def test_two_evaluations_play_the_same_games_with_the_same_noise(tmp_path):
+    module = tiny_module()
+    engine = random_walk(module)
+    data = walking_data(engine, held_out_splits=["valid_seen"], held_out_repeats=2)
+    trainer = quiet_trainer(tmp_path, ScriptedSync())
+    trainer.validate(module, data, verbose=False)
+    first, engine.requests = engine.requests, []
+    module.policy_version += 1
+    trainer.validate(module, data, verbose=False)
+    assert {request.seed for request in first} == {request.seed for request in engine.requests}
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "least"),
+    [
+        ("group_size", 1, 2),
+        ("tasks_per_epoch", 0, 1),
+        ("max_steps", 0, 1),
+        ("micro_batch_tokens", 0, 1),
+        ("minibatch_size", 0, 1),
+        ("held_out_repeats", 0, 1),
+        ("held_out_tasks", 0, 1),
+        ("workers", -1, 0),
+    ],
+)
+def test_a_number_out_of_range_is_refused_by_its_name(name, value, least):
+    with pytest.raises(ValueError, match=rf"{name} must be >= {least}, got {value}"):
+        walking_data(random_walk(tiny_module()), **{name: value})
+
+
+def test_more_tasks_an_epoch_than_there_are_is_refused(tmp_path):
+    module = tiny_module()
+    data = walking_data(random_walk(module), tasks_per_epoch=1000)
+    with pytest.raises(ValueError, match=r"tasks_per_epoch must be <= the \d+ tasks of split 'train', got 1000"):
+        quiet_trainer(tmp_path, ScriptedSync(), max_epochs=1).fit(module, data)
+
+
+def test_without_a_trainer_nothing_is_played():
+    data: RolloutDataModule = walking_data(random_walk(tiny_module()))
+    with pytest.raises(RuntimeError, match="under a Trainer"):
+        data.rollout()

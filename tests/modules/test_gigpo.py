@@ -1,0 +1,137 @@
+"""One training step is one optimizer step on one minibatch, however it is split, and nothing bad gets through."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch import Callback
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger
+
+from gigpo_lightning.algorithm import Credit, GiGPO
+from gigpo_lightning.algorithm.losses import LossSettings
+from gigpo_lightning.environments.gridworld import gridworld_words
+from gigpo_lightning.prompts.gridworld import gridworld_markers
+from gigpo_lightning.trajectory import StepTable
+from modules import GiGPOModule, TinyPolicy
+from tests.scripted_run import ScriptedSync, quiet_trainer, random_walk, walking_data
+
+
+class BrokenGiGPO(GiGPO):
+    """Gives one step of the second rollout an advantage that is not a number."""
+
+    rollouts = 0
+
+    def estimate(self, table: StepTable) -> Credit:
+        credit = super().estimate(table)
+        self.rollouts += 1
+        if self.rollouts < 2:
+            return credit
+        advantage = credit.advantage.copy()
+        advantage[3] = np.nan
+        return replace(credit, advantage=advantage)
+
+
+class Gradients(Callback):
+    """Keeps the gradient of every update."""
+
+    def __init__(self):
+        self.kept = []
+
+    def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+        self.kept.append(torch.cat([p.grad.flatten().clone() for p in pl_module.policy.parameters()]))
+
+
+def make_module(credit=None, **options) -> GiGPOModule:
+    source = TinyPolicy([gridworld_words, gridworld_markers], hidden_size=16, max_length=64)
+    return GiGPOModule(source, credit or GiGPO(), **options)
+
+
+def fit(module, folder, *callbacks, data=None, **options):
+    defaults = {"max_epochs": 1, "limit_val_batches": 0} | options
+    trainer = quiet_trainer(folder, ScriptedSync(), *callbacks, **defaults)
+    trainer.fit(module, walking_data(random_walk(module), **data or {}))
+    return trainer
+
+
+def weights(module: GiGPOModule) -> torch.Tensor:
+    return torch.cat([parameter.detach().flatten().clone() for parameter in module.policy.parameters()])
+
+
+@pytest.mark.parametrize("aggregation", ["token", "step"])
+def test_splitting_a_minibatch_changes_no_gradient(tmp_path, aggregation):
+    gradients = []
+    for tokens in (64, 100_000):
+        keeper = Gradients()
+        module = make_module(loss=LossSettings(aggregation=aggregation, kl_coefficient=0.1, entropy_coefficient=0.01))
+        fit(module, tmp_path, keeper, data={"micro_batch_tokens": tokens})
+        gradients.append(keeper.kept)
+    (split,), (whole,) = gradients
+    assert whole.abs().max() > 1e-4
+    torch.testing.assert_close(split, whole, rtol=1e-4, atol=1e-7)
+
+
+def test_gradients_are_scaled_down_to_their_largest_norm(tmp_path):
+    keeper = Gradients()
+    fit(make_module(max_grad_norm=1e-3), tmp_path, keeper)
+    assert keeper.kept[0].norm() == pytest.approx(1e-3, rel=1e-4)
+
+
+def test_every_update_makes_a_new_version(tmp_path):
+    module = make_module()
+    trainer = fit(module, tmp_path, max_epochs=2, data={"minibatch_size": 16})
+    assert module.policy_version == trainer.global_step >= 2
+
+
+def test_the_reference_stays_what_the_policy_was(tmp_path):
+    module = make_module(loss=LossSettings(kl_coefficient=0.1))
+    before = weights(module)
+    trainer = fit(module, tmp_path, max_epochs=2)
+    reference = torch.cat([parameter.flatten() for parameter in module.reference.parameters()])
+    assert torch.equal(reference, before)
+    assert not torch.equal(weights(module), before)
+    assert trainer.callback_metrics["loss/kl"] > 0  # in the second epoch the two have parted
+
+
+def test_without_a_kl_coefficient_there_is_no_reference():
+    module = make_module()
+    module.configure_model()
+    assert module.reference is None
+
+
+def test_the_scheduler_goes_one_step_an_epoch(tmp_path):
+    module = make_module(lr_scheduler=lambda optimizer: torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5))
+    trainer = fit(module, tmp_path, max_epochs=3, data={"minibatch_size": 16})
+    first = torch.optim.AdamW([torch.zeros(1)]).param_groups[0]["lr"]
+    assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(first / 8)
+
+
+class TestALossThatIsNotFinite:
+    def test_it_stops_the_run_and_names_the_batch(self, tmp_path):
+        with pytest.raises(FloatingPointError, match=r"loss must be finite, got nan in epoch 1, minibatch 0, rows 0 to"):
+            fit(make_module(BrokenGiGPO()), tmp_path, max_epochs=3)
+
+    def test_the_weights_and_the_last_checkpoint_are_unharmed(self, tmp_path):
+        module = make_module(BrokenGiGPO())
+        checkpoint = ModelCheckpoint(tmp_path / "kept", save_last=True, save_on_train_epoch_end=True, every_n_epochs=1)
+        options = {"max_epochs": 3, "enable_checkpointing": True, "logger": CSVLogger(tmp_path)}
+        with pytest.raises(FloatingPointError):
+            fit(module, tmp_path, checkpoint, **options)
+        kept = torch.load(tmp_path / "kept" / "last.ckpt", weights_only=True)
+        assert kept["gigpo"]["iteration"] == 1
+        assert all(
+            torch.equal(kept["state_dict"][f"_policy.{name}"], value)
+            for name, value in module.policy.state_dict().items()
+        )
+        assert torch.isfinite(weights(module)).all()
+
+
+def test_a_checkpoint_of_another_module_is_refused():
+    with pytest.raises(ValueError, match="must name a checkpoint that GiGPOModule wrote"):
+        make_module().on_load_checkpoint({"state_dict": {}})
+
+
+def test_a_norm_that_lets_nothing_through_is_refused():
+    with pytest.raises(ValueError, match="max_grad_norm must be > 0, got 0"):
+        make_module(max_grad_norm=0.0)

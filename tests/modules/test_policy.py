@@ -1,0 +1,111 @@
+"""The policy says how likely its replies are, and comes from any checkpoint without running its code."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import PreTrainedTokenizerFast
+
+from modules import Policy, PretrainedPolicy, TinyPolicy
+from modules.policy import word_tokenizer
+
+
+def words() -> list[str]:
+    return [f"w{number}" for number in range(12)]
+
+
+def tiny(tie_embeddings: bool = True) -> Policy:
+    source = TinyPolicy([words], hidden_size=16, intermediate_size=16, max_length=32, tie_embeddings=tie_embeddings)
+    return source.build().eval()
+
+
+INPUT_IDS = torch.tensor([[3, 4, 5, 6, 2], [7, 8, 9, 2, 0]])
+ATTENTION_MASK = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 1, 0]])
+ACTION_MASK = torch.tensor([[0, 0, 1, 1, 1], [0, 0, 1, 1, 0]], dtype=torch.bool)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
+def test_logprobs_and_entropies_are_those_of_the_full_logits(temperature: float):
+    policy = tiny()
+    logprobs, entropy = policy(INPUT_IDS, ATTENTION_MASK, ACTION_MASK, temperature)
+    full = policy.model(input_ids=INPUT_IDS, attention_mask=ATTENTION_MASK).logits / temperature
+    for row, column in ACTION_MASK.nonzero().tolist():
+        distribution = torch.distributions.Categorical(logits=full[row, column - 1])
+        token = INPUT_IDS[row, column]
+        torch.testing.assert_close(logprobs[row, column], distribution.log_prob(token))
+        torch.testing.assert_close(entropy[row, column], distribution.entropy())
+
+
+def test_what_the_policy_did_not_write_counts_exactly_nothing():
+    logprobs, entropy = tiny()(INPUT_IDS, ATTENTION_MASK, ACTION_MASK)
+    assert not logprobs[~ACTION_MASK].any()
+    assert not entropy[~ACTION_MASK].any()
+
+
+def test_what_fills_up_a_row_does_not_change_it():
+    policy = tiny()
+    logprobs, _ = policy(INPUT_IDS, ATTENTION_MASK, ACTION_MASK)
+    alone, _ = policy(INPUT_IDS[1:, :4], ATTENTION_MASK[1:, :4], ACTION_MASK[1:, :4])
+    torch.testing.assert_close(logprobs[1:, :4], alone)
+
+
+@pytest.mark.parametrize("tie_embeddings", [True, False])
+def test_every_weight_is_named_and_tied_ones_twice(tie_embeddings: bool):
+    named = dict(tiny(tie_embeddings).named_weights())
+    same = named["lm_head.weight"].data_ptr() == named["model.embed_tokens.weight"].data_ptr()
+    assert same is tie_embeddings
+
+
+@pytest.mark.parametrize("tie_embeddings", [True, False])
+def test_a_saved_policy_comes_back_whole(tie_embeddings: bool, tmp_path: Path):
+    policy = tiny(tie_embeddings)
+    policy.save_pretrained(tmp_path)
+    back = PretrainedPolicy(str(tmp_path)).build().eval()
+    torch.testing.assert_close(
+        back(INPUT_IDS, ATTENTION_MASK, ACTION_MASK), policy(INPUT_IDS, ATTENTION_MASK, ACTION_MASK), rtol=0, atol=0
+    )
+    text = "w3 w11 w0"
+    assert back.tokenizer.encode(text) == policy.tokenizer.encode(text)
+    assert back.tokenizer.decode([*back.tokenizer.encode(text), back.tokenizer.end_token_id]) == text
+    assert back.tokenizer.stop_token_ids == policy.tokenizer.stop_token_ids
+
+
+def test_the_seed_decides_the_weights_and_disturbs_no_other_noise():
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    torch.manual_seed(7)
+    first, second = (TinyPolicy([words], hidden_size=16, seed=seed).build() for seed in (0, 1))
+    assert torch.equal(torch.rand(3), expected)
+    assert not torch.equal(*(next(policy.parameters()) for policy in (first, second)))
+
+
+def test_a_model_that_is_not_there_is_refused_by_its_name(tmp_path: Path):
+    missing = str(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match=r"model must be a checkpoint folder or a hub name .*nowhere"):
+        PretrainedPolicy(missing).build()
+
+
+def test_a_tokenizer_without_an_end_is_refused(tmp_path: Path):
+    tiny().save_pretrained(tmp_path)
+    endless = PreTrainedTokenizerFast(tokenizer_object=word_tokenizer(words()).backend_tokenizer)
+    endless.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"must have an eos_token, which ends a reply; it has none"):
+        PretrainedPolicy(str(tmp_path)).build()
+
+
+def test_a_chat_prompt_needs_a_chat_template():
+    with pytest.raises(ValueError, match=r"must have a chat template for this prompt"):
+        tiny().tokenizer.encode_chat([{"role": "user", "content": "w1"}])
+
+
+def test_code_that_comes_with_a_checkpoint_is_not_run(tmp_path: Path):
+    tiny().save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["model_type"] = "homemade"
+    config["auto_map"] = {"AutoConfig": "homemade.Homemade", "AutoModelForCausalLM": "homemade.Homemade"}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "homemade.py").write_text(f"open({str(tmp_path / 'was_run')!r}, 'w').close()\nclass Homemade: ...\n")
+    with pytest.raises(ValueError, match="trust_remote_code"):
+        PretrainedPolicy(str(tmp_path)).build()
+    assert not (tmp_path / "was_run").exists()

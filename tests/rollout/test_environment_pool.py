@@ -1,0 +1,146 @@
+"""Slots keep their environments apart, and what goes wrong in one is told, not swallowed."""
+
+import os
+
+import gymnasium
+import pytest
+
+from gigpo_lightning.environments.base import Task
+from gigpo_lightning.rollout.environment_pool import EnvironmentPool, make_pool
+
+
+class CounterEnvironment(gymnasium.Env[str, str]):
+    """Says how many steps it has taken, and in which process it lives."""
+
+    def reset(self, *, seed=None, options=None):
+        self.steps = 0
+        self.name = options["task"].task_id
+        return f"{self.name} 0", {"instruction": "count", "admissible_actions": ["on"], "anchor": (self.name, 0)}
+
+    def step(self, action):
+        if action == "raise":
+            raise KeyError("lost")
+        if action == "die":
+            os._exit(7)
+        self.steps += 1
+        return f"{self.name} {self.steps}", 0.5, False, action == "stop", {"where": os.getpid()}
+
+
+def tasks(*names: str) -> list[Task]:
+    return [Task(task_id=name, kind="count") for name in names]
+
+
+def settle(pool: EnvironmentPool, count: int):
+    """As many events as were asked for, by slot."""
+    events = []
+    while len(events) < count:
+        events += pool.poll(block=True)
+    return {event.slot: event for event in events}
+
+
+@pytest.fixture(params=[0, 2], ids=["in process", "two workers"])
+def pool(request):
+    pool = make_pool(CounterEnvironment(), 4, request.param)
+    yield pool
+    pool.close()
+
+
+def test_every_slot_plays_its_own_episode(pool):
+    slots = {}
+    for task in tasks("a", "b", "c"):
+        slots[task.task_id] = pool.take_slot(task)
+        pool.reset(slots[task.task_id], task)
+    settle(pool, 3)
+    for name in ("a", "c"):
+        pool.step(slots[name], "on")
+    events = settle(pool, 2)
+    assert {name: events[slots[name]].observation for name in ("a", "c")} == {"a": "a 1", "c": "c 1"}
+
+
+def test_an_event_holds_all_that_the_environment_said(pool):
+    (task,) = tasks("a")
+    slot = pool.take_slot(task)
+    pool.reset(slot, task)
+    (event,) = settle(pool, 1).values()
+    assert (event.observation, event.instruction, event.admissible_actions) == ("a 0", "count", ("on",))
+    assert (event.anchor, event.reward, event.failure) == (("a", 0), 0.0, "")
+    pool.step(slot, "stop")
+    (event,) = settle(pool, 1).values()
+    # What was not said has its default: the anchor is the observation, and there is no list of commands.
+    assert (event.anchor, event.admissible_actions, event.reward) == ("a 1", None, 0.5)
+    assert (event.terminated, event.truncated) == (False, True)
+
+
+def test_there_are_as_many_slots_as_asked_for_and_a_freed_one_is_taken_again(pool):
+    taken = [pool.take_slot(task) for task in tasks("a", "b", "c", "d")]
+    assert sorted(taken) == [0, 1, 2, 3]
+    assert pool.take_slot(*tasks("e")) is None
+    pool.free_slot(taken[2])
+    assert pool.take_slot(*tasks("e")) == taken[2]
+
+
+def test_what_an_environment_raises_is_told_and_the_others_play_on(pool):
+    first, second = tasks("a", "b")
+    slots = [pool.take_slot(first), pool.take_slot(second)]
+    for slot, task in zip(slots, (first, second), strict=True):
+        pool.reset(slot, task)
+    settle(pool, 2)
+    pool.step(slots[0], "raise")
+    pool.step(slots[1], "on")
+    events = settle(pool, 2)
+    assert "KeyError: 'lost'" in events[slots[0]].failure
+    assert events[slots[1]].observation == "b 1"
+
+
+def test_a_poll_that_does_not_block_returns_at_once(pool):
+    assert pool.poll(block=False) == []
+    assert pool.poll(block=True) == []  # nothing is under way, so there is nothing to wait for
+
+
+class TestWorkers:
+    def test_they_are_processes_of_their_own(self):
+        pool = make_pool(CounterEnvironment(), 2, 2)
+        slots = []
+        for task in tasks("a", "b"):
+            slots.append(pool.take_slot(task))
+            pool.reset(slots[-1], task)
+        settle(pool, 2)
+        processes = [process.pid for process in pool._processes]
+        assert len({os.getpid(), *processes}) == 3
+        pool.close()
+
+    def test_copies_of_one_task_share_one(self):
+        pool = make_pool(CounterEnvironment(), 8, 2)
+        by_task = {name: {pool.take_slot(*tasks(name)) % 2 for _ in range(4)} for name in ("a", "b")}
+        assert [len(workers) for workers in by_task.values()] == [1, 1]
+        assert by_task["a"] != by_task["b"]
+        pool.close()
+
+    def test_one_that_dies_is_named_with_its_exit_code(self):
+        pool = make_pool(CounterEnvironment(), 1, 1)
+        (task,) = tasks("a")
+        slot = pool.take_slot(task)
+        pool.reset(slot, task)
+        settle(pool, 1)
+        pool.step(slot, "die")
+        with pytest.raises(RuntimeError, match="environment worker 0 died, exit code 7"):
+            settle(pool, 1)
+        pool.close()
+
+    def test_there_are_no_more_of_them_than_slots(self):
+        pool = make_pool(CounterEnvironment(), 1, 5)
+        assert len(pool._processes) == 1
+        pool.close()
+
+    def test_closing_ends_them_and_may_be_done_twice(self):
+        pool = make_pool(CounterEnvironment(), 2, 2)
+        processes = list(pool._processes)
+        pool.close()
+        pool.close()
+        assert not any(process.is_alive() for process in processes)
+
+
+@pytest.mark.parametrize(("slots", "workers", "rule"), [(0, 0, "num_slots must be >= 1"), (1, -1, "workers must be")])
+def test_a_number_out_of_range_is_refused(slots, workers, rule):
+    with pytest.raises(ValueError, match=rf"{rule}.*got {min(slots, workers)}"):
+        make_pool(CounterEnvironment(), slots, workers)

@@ -1,0 +1,61 @@
+"""The line that says how a rollout goes: live in a terminal, now and then in a log."""
+
+import logging
+
+import pytest
+
+from gigpo_lightning.rollout.progress import ProgressDisplay, RolloutProgress
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that the test moves."""
+
+    class Clock:
+        now = 100.0
+
+    monkeypatch.setattr("gigpo_lightning.rollout.progress.time.perf_counter", lambda: Clock.now)
+    return Clock
+
+
+def test_the_line_says_how_far_how_well_and_how_fast(clock):
+    progress = RolloutProgress(name="epoch 3", total=8, finished=4, successes=1, steps=40, tokens=100, started=100.0)
+    clock.now += 2
+    assert progress.line() == "epoch 3: 4/8 episodes, success 25%, 20 steps/s, 50 tokens/s"
+
+
+def test_before_the_first_episode_has_ended_no_success_is_claimed(clock):
+    assert "success -" in RolloutProgress(name="x", total=8, started=100.0).line()
+
+
+def test_a_log_gets_a_line_now_and_then(clock, caplog):
+    caplog.set_level(logging.INFO)
+    display = ProgressDisplay(log_every=30.0)
+    progress = RolloutProgress(name="x", total=8, started=100.0)
+    with display.showing(progress):
+        for _ in range(65):
+            clock.now += 1
+            display.update(progress)
+    assert len(caplog.messages) == 2
+
+
+def test_a_quick_rollout_leaves_no_line_in_the_log(clock, caplog):
+    caplog.set_level(logging.INFO)
+    display = ProgressDisplay(log_every=30.0)
+    with display.showing(progress := RolloutProgress(name="x", total=8, started=100.0)):
+        clock.now += 29
+        display.update(progress)
+    assert caplog.messages == []
+
+
+def test_a_terminal_shows_the_line_live(clock, capsys, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr("rich.console.Console.is_terminal", property(lambda console: True))
+    display = ProgressDisplay()
+    progress = RolloutProgress(name="epoch 3", total=8, started=100.0)
+    with display.showing(progress):
+        progress.finished = 8
+        clock.now += 1
+        display.update(progress)
+    assert "epoch 3" in capsys.readouterr().err

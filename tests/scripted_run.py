@@ -1,0 +1,68 @@
+"""A whole run without vLLM: the gridworld, a tiny policy, and an engine that walks at random."""
+
+from pathlib import Path
+
+from lightning.pytorch import Callback, Trainer
+
+from datamodules import RolloutDataModule
+from gigpo_lightning.algorithm import GiGPO
+from gigpo_lightning.environments.gridworld import (
+    MOVES,
+    GridworldEnvironment,
+    GridworldTasks,
+    gridworld_words,
+)
+from gigpo_lightning.prompts.gridworld import GridworldPrompt, gridworld_markers
+from gigpo_lightning.rollout import GenerationRequest, SamplingParameters, ScriptedEngine
+from modules import GiGPOModule, TinyPolicy
+
+
+class ScriptedSync(Callback):
+    """Tells the scripted engine the module's version before each rollout: a script has no weights to compare."""
+
+    def setup(self, trainer, pl_module, stage):
+        data = trainer.datamodule
+        data.before_rollout = lambda: data.engine.load_weights([], pl_module.policy_version)
+
+
+def tiny_module() -> GiGPOModule:
+    """A module with a policy that knows the gridworld's words."""
+    return GiGPOModule(TinyPolicy([gridworld_words, gridworld_markers], hidden_size=16, max_length=64), GiGPO())
+
+
+def random_walk(module: GiGPOModule) -> ScriptedEngine:
+    """An engine whose moves depend on each request's seed alone."""
+    tokenizer = module.policy.tokenizer
+    moves = list(MOVES)
+
+    def script(request: GenerationRequest) -> list[int]:
+        return [*tokenizer.encode(moves[request.seed % len(moves)]), tokenizer.end_token_id]
+
+    return ScriptedEngine(script)
+
+
+def walking_data(engine: ScriptedEngine, **options) -> RolloutDataModule:
+    """Four tasks times four episodes an epoch, at most four steps each."""
+    defaults = {
+        "sampling": SamplingParameters(max_tokens=2),
+        "tasks_per_epoch": 4,
+        "group_size": 4,
+        "max_steps": 4,
+        "workers": 0,
+    }
+    tasks = GridworldTasks(size=3, num_walls=0)
+    return RolloutDataModule(GridworldEnvironment(), tasks, GridworldPrompt(), engine, **defaults | options)
+
+
+def quiet_trainer(folder: Path, *callbacks: Callback, **options) -> Trainer:
+    """A Trainer that shows nothing and keeps nothing."""
+    defaults = {
+        "accelerator": "cpu",
+        "logger": False,
+        "default_root_dir": folder,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "num_sanity_val_steps": 0,
+    }
+    return Trainer(callbacks=list(callbacks), **defaults | options)
