@@ -4,6 +4,7 @@ import logging
 import os
 import sys
 import warnings
+from argparse import ArgumentError
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,9 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 _logger = logging.getLogger(__name__)
 
 jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
+
+# What jsonargparse says around the one thing that is wrong: it lists every type that a value might have had.
+_AROUND = ("Does not validate", "Subtypes:", "Errors:", "Expected a <class 'NoneType'>", "Given value")
 
 # True, known, and nothing that a user could do anything about.
 _KNOWN_WARNINGS = (
@@ -29,6 +33,10 @@ _KNOWN_WARNINGS = (
 
 class GigpoCLI(LightningCLI):
     """LightningCLI with what every run of ours wants checked before it starts."""
+
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        """Have mistakes raised, not answered with two screens of usage before the one line that says what is wrong."""
+        return super().init_parser(**{"exit_on_error": False} | kwargs)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Let ``--seed_everything`` seed the tasks, the sampling noise and the minibatches too."""
@@ -71,7 +79,7 @@ def build_cli(args: Any = None, run: bool = True) -> GigpoCLI:
 
 
 def main() -> None:
-    """Run the command line; errors in what the user gave end with one line, not a traceback."""
+    """Run the command line; what a user can mend ends with one line, not a traceback."""
     logging.basicConfig(level=os.environ.get("GIGPO_LOG_LEVEL", "INFO"), format="%(message)s", stream=sys.stderr)
     for noisy in ("httpx", "fsspec", "urllib3", "py4j"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
@@ -83,7 +91,13 @@ def main() -> None:
         torch.set_num_threads(max(1, (os.cpu_count() or 2) // 2))
     try:
         build_cli()
-    except (ValueError, ImportError) as error:
+    except (ValueError, ImportError, FloatingPointError, ArgumentError) as error:
         _logger.debug("the whole story:", exc_info=True)
-        _logger.error("error: %s\n(GIGPO_LOG_LEVEL=DEBUG shows where it was raised)", error)
+        _logger.error("error: %s\n(GIGPO_LOG_LEVEL=DEBUG shows where it was raised)", _what_is_wrong(str(error)))
         raise SystemExit(2) from error
+
+
+def _what_is_wrong(message: str) -> str:
+    """The message in one line, without what jsonargparse says around it."""
+    lines = (line.strip().removeprefix("- ") for line in message.splitlines())
+    return " ".join(line for line in lines if line and not line.startswith(_AROUND))

@@ -39,18 +39,6 @@ def test_every_config_is_parsed(config: str, tmp_path: Path):
     assert "class_path" in result.stdout
 
 
-def test_a_misspelt_key_is_refused_by_its_name(tmp_path: Path):
-    result = gigpo(tmp_path, "fit", "--config", "configs/gridworld_cpu.yaml", "--data.init_args.sampling.heat", "1.0")
-    assert result.returncode != 0
-    assert "heat" in result.stderr
-
-
-def test_a_group_of_one_is_refused(tmp_path: Path):
-    result = gigpo(tmp_path, "fit", "--config", "configs/gridworld_cpu.yaml", "--data.init_args.group_size", "1")
-    assert result.returncode != 0
-    assert "group_size must be >= 2, got 1" in result.stderr
-
-
 def test_a_mistake_ends_with_one_error_and_no_traceback(tmp_path: Path):
     (tmp_path / "json_2.1.1").mkdir()
     options = ["--data.init_args.tasks.init_args.data_dir", str(tmp_path)]

@@ -109,7 +109,9 @@ def test_the_scheduler_goes_one_step_an_epoch(tmp_path):
 
 class TestALossThatIsNotFinite:
     def test_it_stops_the_run_and_names_the_batch(self, tmp_path):
-        with pytest.raises(FloatingPointError, match=r"loss must be finite, got nan in epoch 1, minibatch 0, rows 0 to"):
+        with pytest.raises(
+            FloatingPointError, match=r"loss must be finite, got nan in epoch 1, minibatch 0, rows 0 to"
+        ):
             fit(make_module(BrokenGiGPO()), tmp_path, max_epochs=3)
 
     def test_the_weights_and_the_last_checkpoint_are_unharmed(self, tmp_path):

@@ -31,8 +31,8 @@ KITCHEN = TurnView(
     ),
     history=(
         (
-            "You are in the middle of a room. Looking quickly around you, you see a cabinet 2, a cabinet 1, a fridge 1, "
-            "and a microwave 1.",
+            "You are in the middle of a room. Looking quickly around you, you see a cabinet 2, a cabinet 1, a fridge "
+            "1, and a microwave 1.",
             "go to cabinet 2",
         ),
     ),

@@ -1,0 +1,114 @@
+"""What a user can get wrong ends with one line that says what, before anything is lost."""
+
+import importlib
+import logging
+from pathlib import Path
+
+import pytest
+
+from gigpo_lightning import cli
+
+ROOT = Path(__file__).resolve().parent.parent
+GRIDWORLD = str(ROOT / "configs/gridworld_cpu.yaml")
+QWEN = str(ROOT / "configs/alfworld/qwen2.5_1.5b.yaml")
+DATA = "--data.init_args."
+MODEL = "--model.init_args."
+
+
+@pytest.fixture
+def complaint(tmp_path, monkeypatch, caplog):
+    """Runs the command line, and returns the one error that it ends with."""
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    caplog.set_level(logging.ERROR)
+
+    def run(*arguments: str) -> str:
+        options = ["--trainer.logger.init_args.save_dir", str(tmp_path), "--trainer.accelerator", "cpu"]
+        monkeypatch.setattr("sys.argv", ["gigpo", *arguments, *options])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        assert end.value.code == 2
+        (message,) = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
+        first, second = message.splitlines()
+        assert second == "(GIGPO_LOG_LEVEL=DEBUG shows where it was raised)"
+        return first.removeprefix("error: ")
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ((DATA + "sampling.heat", "1"), "unrecognized arguments: --sampling.heat=1"),
+        (("--trainer.max_epohcs", "1"), "unrecognized arguments: --trainer.max_epohcs"),
+        ((MODEL + "credit", "gigpo_lightning.algorithm.GIGPO"), "GIGPO"),
+        ((MODEL + "credit.init_args.discount", "1.5"), "discount must be in [0, 1], got 1.5"),
+        ((MODEL + "loss.clip_low", "2"), "clip_low must be in [0, 1], got 2"),
+        ((DATA + "group_size", "1"), "group_size must be >= 2, got 1: a group of one has nothing to be compared with"),
+        ((DATA + "max_steps", "0"), "max_steps must be >= 1, got 0"),
+        ((DATA + "sampling.max_tokens", "0"), "max_tokens must be >= 1, got 0"),
+        ((DATA + "tasks_per_epoch", "100000"), "tasks_per_epoch must be <= the"),
+        ((DATA + "held_out_splits", "[nowhere]"), "nowhere"),
+    ],
+)
+def test_a_wrong_value_is_named_with_its_rule(complaint, arguments, expected):
+    assert expected in complaint("fit", "--config", GRIDWORLD, *arguments)
+
+
+def test_a_config_that_is_not_there_is_named(complaint):
+    assert "nowhere.yaml" in complaint("fit", "--config", "nowhere.yaml")
+
+
+class TestAlfworldsData:
+    def test_a_missing_folder_is_named(self, complaint, tmp_path):
+        folder = str(tmp_path / "nowhere")
+        message = complaint(
+            "fit", "--config", QWEN, "--trainer.devices", "1", DATA + "tasks.init_args.data_dir", folder
+        )
+        assert folder in message
+
+    def test_a_folder_without_games_is_named(self, complaint, tmp_path):
+        (tmp_path / "json_2.1.1" / "train").mkdir(parents=True)
+        data_dir = (DATA + "tasks.init_args.data_dir", str(tmp_path))
+        assert str(tmp_path) in complaint("fit", "--config", QWEN, "--trainer.devices", "1", *data_dir)
+
+
+def test_a_model_that_is_not_there_is_named(complaint, tmp_path):
+    policy = (MODEL + "policy", "modules.PretrainedPolicy", MODEL + "policy.init_args.model", str(tmp_path / "nowhere"))
+    message = complaint("fit", "--config", GRIDWORLD, *policy)
+    assert message.startswith("model must be a checkpoint folder or a hub name that can be loaded")
+    assert "nowhere" in message
+
+
+def test_a_run_folder_with_checkpoints_is_not_written_into(complaint, tmp_path):
+    folder = tmp_path / "gridworld" / "mine"
+    kept = folder / "checkpoints" / "last.ckpt"
+    kept.parent.mkdir(parents=True)
+    kept.write_bytes(b"precious")
+    message = complaint("fit", "--config", GRIDWORLD, "--trainer.logger.init_args.version", "mine")
+    assert str(kept) in message
+    assert "--ckpt_path" in message
+    assert [path for path in folder.rglob("*") if path.is_file()] == [kept]
+    assert kept.read_bytes() == b"precious"
+
+
+def test_without_vllm_the_extra_is_named(complaint, monkeypatch):
+    find = importlib.import_module
+
+    def absent(name, *rest):
+        if name == "vllm":
+            raise ModuleNotFoundError("No module named 'vllm'")
+        return find(name, *rest)
+
+    monkeypatch.setattr(importlib, "import_module", absent)
+    message = complaint("fit", "--config", GRIDWORLD)
+    assert "make install" in message
+    assert "EXTRA=cuda" in message
+
+
+def test_a_loss_that_is_not_finite_ends_with_its_own_line(complaint, monkeypatch):
+    def explode():
+        raise FloatingPointError("the loss must be finite, got nan in epoch 3, minibatch 1, rows 5 to 9")
+
+    monkeypatch.setattr(cli, "build_cli", explode)
+    assert complaint("fit") == "the loss must be finite, got nan in epoch 3, minibatch 1, rows 5 to 9"
