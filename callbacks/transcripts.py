@@ -66,10 +66,14 @@ class Transcripts(Callback):
 
 
 def transcript(episode: Trajectory) -> str:
-    """An episode as Markdown, one line a turn."""
-    lines = [f"**{episode.task_id}** ({episode.kind}): {'success' if episode.success else 'failure'}", ""]
+    """An episode as Markdown, two paragraphs a turn; each observation in one line, or it would end the paragraph."""
+    lines = [f"**{episode.task_id}** ({episode.kind}): {'success' if episode.success else 'failure'}"]
     for index, step in enumerate(episode.steps):
         mark = "" if step.valid_action else " (invalid)"
-        lines += [f"{index}. {step.observation}", f"    **> {step.action}**{mark}"]
-    lines.append(f"{len(episode.steps)}. {episode.final_observation}")
+        lines += [f"({index}) {_one_line(step.observation)}", f"**> {_one_line(step.action)}**{mark}"]
+    lines.append(f"({len(episode.steps)}) {_one_line(episode.final_observation)}")
     return "\n\n".join(lines)
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())

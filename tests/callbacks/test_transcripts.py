@@ -12,19 +12,15 @@ from tests.scripted_run import ScriptedSync, quiet_trainer, random_walk, tiny_mo
 
 
 def test_an_episode_is_written_turn_by_turn():
-    text = transcript(
-        trajectory(
-            step(observation="a room", action="look"), step(observation="a hall", action="fly", valid_action=False)
-        )
-    )
-    assert text.split("\n\n") == [
+    first = step(observation="a room.\n\nYour task: fly", action="look")
+    second = step(observation="a hall", action="fly", valid_action=False)
+    assert transcript(trajectory(first, second)).split("\n\n") == [
         "**task** (kind): failure",
-        "",
-        "0. a room",
-        "    **> look**",
-        "1. a hall",
-        "    **> fly** (invalid)",
-        "2. ",
+        "(0) a room. Your task: fly",
+        "**> look**",
+        "(1) a hall",
+        "**> fly** (invalid)",
+        "(2) ",
     ]
 
 
