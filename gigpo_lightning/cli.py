@@ -20,6 +20,12 @@ jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
 # What jsonargparse says around the one thing that is wrong: it lists every type that a value might have had.
 _AROUND = ("Does not validate", "Subtypes:", "Errors:", "Expected a <class 'NoneType'>", "Given value")
 
+_DESCRIPTION = "Trains and evaluates LLM agents with GiGPO (arXiv:2505.10978) on Lightning, configured by YAML."
+_MORE_HELP = (
+    "The keys of a class: gigpo {subcommand} --model.help modules.GiGPOModule, --data.help datamodules.RolloutDataModule. "
+    "The whole configuration, defaults filled in: --print_config. Examples: configs/."
+)
+
 # True, known, and nothing that a user could do anything about.
 _KNOWN_WARNINGS = (
     ".*does not have many workers.*",
@@ -37,6 +43,13 @@ class GigpoCLI(LightningCLI):
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         """Have mistakes raised, not answered with two screens of usage before the one line that says what is wrong."""
         return super().init_parser(**{"exit_on_error": False} | kwargs)
+
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        # Written out by argparse, the usage is a screen of options that the help lists again.
+        parser.usage = f"gigpo {subcommand} --config CONFIG [--KEY VALUE ...]"
+        parser.epilog = _MORE_HELP.format(subcommand=subcommand)
+        return parser
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Let ``--seed_everything`` seed the tasks, the sampling noise and the minibatches too."""
@@ -73,6 +86,8 @@ def build_cli(args: Any = None, run: bool = True) -> GigpoCLI:
         subclass_mode_data=True,
         seed_everything_default=0,
         save_config_kwargs={"overwrite": True},
+        auto_configure_optimizers=False,  # the modules make their own; a second --optimizer would replace them silently
+        parser_kwargs={"description": _DESCRIPTION},
         args=args,
         run=run,
     )
