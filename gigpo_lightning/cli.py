@@ -22,8 +22,8 @@ _AROUND = ("Does not validate", "Subtypes:", "Errors:", "Expected a <class 'None
 
 _DESCRIPTION = "Trains and evaluates LLM agents with GiGPO (arXiv:2505.10978) on Lightning, configured by YAML."
 _MORE_HELP = (
-    "The keys of a class: gigpo {subcommand} --model.help modules.GiGPOModule, --data.help datamodules.RolloutDataModule. "
-    "The whole configuration, defaults filled in: --print_config. Examples: configs/."
+    "The keys of a class: gigpo {subcommand} --model.help modules.GiGPOModule, and --data.help "
+    "datamodules.RolloutDataModule. The whole configuration, defaults filled in: --print_config. Examples: configs/."
 )
 
 # True, known, and nothing that a user could do anything about.
