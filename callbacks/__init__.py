@@ -5,6 +5,15 @@ from callbacks.held_out_evaluation import HeldOutEvaluation
 from callbacks.rollout_metrics import RolloutMetrics
 from callbacks.run_manifest import RunManifest
 from callbacks.transcripts import Transcripts
+from callbacks.update_threads import UpdateThreads
 from callbacks.weight_sync import WeightSync
 
-__all__ = ["AnchorStats", "HeldOutEvaluation", "RolloutMetrics", "RunManifest", "Transcripts", "WeightSync"]
+__all__ = [
+    "AnchorStats",
+    "HeldOutEvaluation",
+    "RolloutMetrics",
+    "RunManifest",
+    "Transcripts",
+    "UpdateThreads",
+    "WeightSync",
+]

@@ -1,0 +1,40 @@
+"""The callback that lets the update have the cores that the rollout needed for its environments."""
+
+import os
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+
+class UpdateThreads(Callback):
+    """Computes the update on more threads than the rollout, on a CPU.
+
+    While episodes are played, engine and environment workers share the cores, and a second thread of the engine costs
+    more than it brings; during the update the workers idle.
+
+    Args:
+        num_threads: Threads of the update; default: ``OMP_NUM_THREADS`` if it is set, else one a core.
+
+    Raises:
+        ValueError: If ``num_threads`` < 1.
+    """
+
+    def __init__(self, num_threads: int | None = None) -> None:
+        if num_threads is None:
+            num_threads = int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1))
+        if num_threads < 1:
+            raise ValueError(f"num_threads must be >= 1, got {num_threads}")
+        self.num_threads = num_threads
+        self._before = 0
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Take the threads."""
+        self._before = torch.get_num_threads()
+        torch.set_num_threads(self.num_threads)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Give them back."""
+        torch.set_num_threads(self._before)
