@@ -3,7 +3,7 @@
 # Without bytecode files every start of Python compiles all of torch, transformers and vLLM anew: 20 s each time.
 unexport PYTHONDONTWRITEBYTECODE
 
-EXTRA ?= cpu
+EXTRA ?=
 ARGS ?=
 BIN := .venv/bin
 # vLLM for CPUs sets the upper bound.
@@ -14,7 +14,7 @@ SUITABLE := import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 15))
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
-install: ## Make .venv with everything in it (EXTRA=cpu or cuda; PYTHON=... chooses the interpreter)
+install: ## Make .venv with everything in it (EXTRA=cpu or cuda, at first cpu; PYTHON=... chooses the interpreter)
 	@for python in $(or $(PYTHON),python3 python3.13 python3.12 python3.11 python3.14); do \
 	  if $$python -c "$(SUITABLE)" 2>/dev/null; then exec $$python tools/install.py $(EXTRA); fi; \
 	done; echo "make install: needs Python 3.11 to 3.14; found none as $(or $(PYTHON),python3). Set PYTHON=..." >&2; exit 1

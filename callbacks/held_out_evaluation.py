@@ -2,6 +2,7 @@
 
 import json
 import logging
+import sys
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -28,8 +29,8 @@ class HeldOutEvaluation(Callback):
 
     def __init__(self, file_name: str = "evaluations.jsonl") -> None:
         self.file_name = file_name
-        # split -> evaluation -> task -> success rate over its repeats
-        self.evaluations: dict[str, list[dict[str, float]]] = defaultdict(list)
+        # split -> evaluations, each the policy's version and the success rate of every task over its repeats
+        self.evaluations: dict[str, list[tuple[int, dict[str, float]]]] = defaultdict(list)
         self._metrics: dict[str, MeanMetric] = {}
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -77,17 +78,23 @@ class HeldOutEvaluation(Callback):
         """The first against the last evaluation of each split, and where to look further."""
         lines = []
         for split, evaluations in self.evaluations.items():
-            first, last = evaluations[0], evaluations[-1]
+            (old, first), (new, last) = evaluations[0], evaluations[-1]
+            if len(evaluations) < 2:
+                success = sum(first.values()) / len(first)
+                lines.append(f"held-out success on {split}: {success:.3f} at version {old}; no other to compare with")
+                continue
             games = sorted(first.keys() & last.keys())
             before, after = ([evaluation[game] for game in games] for evaluation in (first, last))
             gain, low, high = paired_bootstrap(before, after)
             lines.append(
-                f"held-out success on {split}: {sum(before) / len(games):.3f} before, {sum(after) / len(games):.3f} "
-                f"after ({gain:+.3f}, 95% paired bootstrap over {len(games)} games [{low:+.3f}, {high:+.3f}])"
+                f"held-out success on {split}: {sum(before) / len(games):.3f} before (version {old}), "
+                f"{sum(after) / len(games):.3f} after (version {new}): {gain:+.3f}, 95% paired bootstrap over "
+                f"{len(games)} games [{low:+.3f}, {high:+.3f}]"
             )
         if trainer.log_dir is not None:
+            tensorboard = Path(sys.executable).with_name("tensorboard")
             lines.append(f"run folder: {trainer.log_dir}")
-            lines.append(f"look at it: tensorboard --logdir {trainer.log_dir}")
+            lines.append(f"look at it: {tensorboard} --logdir {trainer.log_dir}")
         return lines
 
     def _count(self, trainer: Trainer, pl_module: LightningModule, episodes: HeldOutEpisodes) -> None:
@@ -116,7 +123,8 @@ class HeldOutEvaluation(Callback):
                         "stop_reason": str(trajectory.stop_reason),
                     }
                 )
-        self.evaluations[episodes.split].append({task: sum(won) / len(won) for task, won in success.items()})
+        rates = {task: sum(won) / len(won) for task, won in success.items()}
+        self.evaluations[episodes.split].append((episodes.policy_version, rates))
         if trainer.log_dir is not None:
             folder = Path(trainer.log_dir)
             folder.mkdir(parents=True, exist_ok=True)

@@ -9,6 +9,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from gigpo_lightning.errors import RunError
 from gigpo_lightning.rollout.engine import RolloutEngine
 from modules import GiGPOModule, Policy
 
@@ -32,7 +33,7 @@ class WeightSync(Callback):
         probe_tokens: Tokens of each.
 
     Raises:
-        RuntimeError: Before a rollout, if trainer and engine differ by more than the tolerance.
+        RunError: Before a rollout, if trainer and engine differ by more than the tolerance.
     """
 
     def __init__(self, tolerance: float | None = None, num_probes: int = 4, probe_tokens: int = 24) -> None:
@@ -73,7 +74,7 @@ class WeightSync(Callback):
         dtype = next(policy.parameters()).dtype
         tolerance = self.tolerance if self.tolerance is not None else _TOLERANCE.get(dtype, 0.5)
         if not error <= tolerance:
-            raise RuntimeError(
+            raise RunError(
                 f"after the weight sync to version {module.policy_version}, trainer and engine must agree on every "
                 f"probe token's log-probability within {tolerance}, but differ by {error:.3g}: the engine does not "
                 "have the trainer's weights, or computes with them otherwise (check both dtypes)"

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from gigpo_lightning.batch import Minibatch, make_minibatches
 from gigpo_lightning.environments.base import Task, TaskPanel, TaskSource
+from gigpo_lightning.errors import RunError
 from gigpo_lightning.prompts.base import Prompt
 from gigpo_lightning.rollout.collector import Collector, noise_seed
 from gigpo_lightning.rollout.engine import RolloutEngine, SamplingParameters
@@ -123,8 +124,13 @@ class RolloutDataModule(LightningDataModule):
         """Read the panels that the stage plays.
 
         Raises:
-            ValueError: If an epoch wants more tasks than the training panel holds.
+            ValueError: If an epoch wants more tasks than the training panel holds, or there are several ranks.
         """
+        if self._trainer().world_size > 1:
+            raise ValueError(
+                "trainer.devices times trainer.num_nodes must be 1 so far, got "
+                f"{self._trainer().world_size} processes: they would not agree on the number of updates"
+            )
         splits = {
             "fit": (self.train_split, *self.held_out_splits),
             "validate": self.held_out_splits,
@@ -158,6 +164,13 @@ class RolloutDataModule(LightningDataModule):
 
     def teardown(self, stage: str) -> None:
         """End the environments; the engine stays for a next stage."""
+        self._close_pool()
+
+    def on_exception(self, exception: BaseException) -> None:
+        """End the environments of a broken rollout: a next one begins with new ones."""
+        self._close_pool()
+
+    def _close_pool(self) -> None:
         if self._pool is not None:
             self._pool.close()
             self._pool = None
@@ -221,16 +234,17 @@ class RolloutDataModule(LightningDataModule):
         """A collector on an engine that is proved to have the module's weights.
 
         Raises:
-            RuntimeError: If the engine's weights are not the module's.
+            RunError: If the engine's weights are not the module's.
         """
         if self.before_rollout is not None:
             self.before_rollout()
         module = self._module()
         if self.engine.policy_version != module.policy_version:
-            raise RuntimeError(
+            raise RunError(
                 f"a rollout needs the module's weights, version {module.policy_version}, but the engine has version "
                 f"{self.engine.policy_version}; add callbacks.WeightSync to trainer.callbacks"
             )
+        self._check_markers(module)
         if self._pool is None:
             self._pool = make_pool(self.environment, self.num_slots, self.workers)
         return Collector(
@@ -242,6 +256,20 @@ class RolloutDataModule(LightningDataModule):
             max_steps=self.max_steps,
             seed=self.seed,
         )
+
+    def _check_markers(self, module: GiGPOModule) -> None:
+        """Refuse a tokenizer that has no token for what the prompt is made of.
+
+        Raises:
+            ValueError: If it encodes a marker of the prompt as unknown; the message names all such markers.
+        """
+        tokenizer = module.policy.tokenizer
+        unknown = [marker for marker in getattr(self.prompt, "markers", ()) if tokenizer.is_unknown(marker)]
+        if unknown:
+            raise ValueError(
+                f"the policy's tokenizer must know every marker of {type(self.prompt).__name__}, but does not know "
+                f"{', '.join(unknown)}; use the checkpoint that was made for this prompt, or another prompt"
+            )
 
     def _trainer(self) -> Any:
         if self.trainer is None:

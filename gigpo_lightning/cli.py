@@ -10,8 +10,12 @@ from typing import Any
 
 import jsonargparse
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+
+from gigpo_lightning.errors import RunError
 
 _logger = logging.getLogger(__name__)
 
@@ -19,6 +23,9 @@ jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
 # What jsonargparse says around the one thing that is wrong: it lists every type that a value might have had.
 _AROUND = ("Does not validate", "Subtypes:", "Errors:", "Expected a <class 'NoneType'>", "Given value")
+
+# What a user can mend; anything else is a defect of ours, and its traceback is wanted.
+_MENDABLE = (ValueError, ImportError, OSError, FloatingPointError, ArgumentError, MisconfigurationException, RunError)
 
 _DESCRIPTION = "Trains and evaluates LLM agents with GiGPO (arXiv:2505.10978) on Lightning, configured by YAML."
 _MORE_HELP = (
@@ -56,20 +63,27 @@ class GigpoCLI(LightningCLI):
         parser.link_arguments("seed_everything", "data.init_args.seed", compute_fn=int)
 
     def before_fit(self) -> None:
-        """Refuse to write into a run's folder that has checkpoints already.
+        """Refuse to write over another run's checkpoints, or to begin anew where a run was to go on.
 
         Raises:
-            ValueError: If it has, and no ``--ckpt_path`` says to go on from one.
+            ValueError: If there are checkpoints and no ``--ckpt_path`` says to go on from one, or there are none and
+                it says so.
         """
         ckpt_path = self.config["fit"].get("ckpt_path")
-        folder = self.trainer.log_dir
-        if ckpt_path is None and folder is not None:
-            found = sorted(Path(folder).rglob("*.ckpt"))
-            if found:
-                raise ValueError(
-                    f"the run folder {folder} must be empty for a new run, but has checkpoints such as {found[0]}; go "
-                    "on from one with --ckpt_path, or choose another folder with --trainer.default_root_dir"
-                )
+        folders = [Path(self.trainer.log_dir or self.trainer.default_root_dir) / "checkpoints"]
+        for callback in self.trainer.checkpoint_callbacks:
+            if isinstance(callback, ModelCheckpoint) and callback.dirpath:
+                folders.append(Path(callback.dirpath))
+        found = sorted(path for folder in folders for path in folder.glob("*.ckpt"))
+        if ckpt_path is None and found:
+            raise ValueError(
+                f"the run folder must be empty for a new run, but has checkpoints such as {found[0]}; go on from one "
+                "with --ckpt_path, or choose another folder with --trainer.default_root_dir"
+            )
+        if ckpt_path in ("last", "best", "hpc") and not found:
+            raise ValueError(
+                f"ckpt_path {ckpt_path!r} needs checkpoints in {folders[0]}, where there are none; give the path of one"
+            )
 
 
 def build_cli(args: Any = None, run: bool = True) -> GigpoCLI:
@@ -106,13 +120,15 @@ def main() -> None:
         torch.set_num_threads(max(1, (os.cpu_count() or 2) // 2))
     try:
         build_cli()
-    except (ValueError, ImportError, FloatingPointError, ArgumentError) as error:
+    except _MENDABLE as error:
         _logger.debug("the whole story:", exc_info=True)
-        _logger.error("error: %s\n(GIGPO_LOG_LEVEL=DEBUG shows where it was raised)", _what_is_wrong(str(error)))
+        _logger.error("error: %s\n(GIGPO_LOG_LEVEL=DEBUG shows where it was raised)", _what_is_wrong(error))
         raise SystemExit(2) from error
 
 
-def _what_is_wrong(message: str) -> str:
-    """The message in one line, without what jsonargparse says around it."""
-    lines = (line.strip().removeprefix("- ") for line in message.splitlines())
+def _what_is_wrong(error: BaseException) -> str:
+    """The message in one line, without what jsonargparse says around it; an environment's own traceback as it is."""
+    if isinstance(error, RunError):
+        return str(error)
+    lines = (line.strip().removeprefix("- ") for line in str(error).splitlines())
     return " ".join(line for line in lines if line and not line.startswith(_AROUND))

@@ -61,6 +61,19 @@ class GiGPOModule(LightningModule):
         self.reference: Policy | None = None
         self._update_seconds = 0.0
 
+    def setup(self, stage: str) -> None:
+        """Refuse a precision that would round the advantages too.
+
+        Raises:
+            ValueError: If ``trainer.precision`` is one that converts every tensor.
+        """
+        precision = str(self.trainer.precision)
+        if precision in ("bf16-true", "16-true", "64-true"):
+            raise ValueError(
+                f"trainer.precision must be 32-true, or mixed such as bf16-mixed, got {precision}: it would convert "
+                "the batches as well; the type of the weights is policy.init_args.dtype"
+            )
+
     @property
     def policy(self) -> Policy:
         """The policy that is trained; it exists once the Trainer has called ``configure_model``."""
@@ -153,10 +166,14 @@ class GiGPOModule(LightningModule):
         """Take them back.
 
         Raises:
-            ValueError: If the checkpoint was not written by this module.
+            ValueError: If the checkpoint was not written by this module, or holds another policy's weights.
         """
         if "gigpo" not in checkpoint:
             raise ValueError("ckpt_path must name a checkpoint that GiGPOModule wrote; this one has no 'gigpo' entry")
+        theirs, ours = checkpoint["state_dict"], self.state_dict()
+        other = sorted(theirs.keys() ^ ours.keys()) or [name for name in ours if ours[name].shape != theirs[name].shape]
+        if other:
+            raise ValueError(f"ckpt_path must name a checkpoint of this policy; in this one {other[0]} is another's")
         self.policy_version = int(checkpoint["gigpo"]["policy_version"])
         self.iteration = int(checkpoint["gigpo"]["iteration"])
         self.credit.load_state_dict(checkpoint["gigpo"]["credit"])

@@ -39,6 +39,11 @@ class TransformersTokenizer:
         """Token ids of plain text, without special tokens added."""
         return cast("list[int]", self.tokenizer.encode(text, add_special_tokens=False))
 
+    def is_unknown(self, word: str) -> bool:
+        """Whether some part of a word has no token of its own."""
+        ids = self.encode(word)
+        return not ids or cast("int | None", self.tokenizer.unk_token_id) in ids
+
     def encode_chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
         """Token ids of a chat through the model's own template, ready for the assistant's reply.
 

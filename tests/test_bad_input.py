@@ -1,6 +1,7 @@
 """What a user can get wrong ends with one line that says what, before anything is lost."""
 
 import importlib
+import json
 import logging
 from pathlib import Path
 
@@ -23,7 +24,9 @@ def complaint(tmp_path, monkeypatch, caplog):
     caplog.set_level(logging.ERROR)
 
     def run(*arguments: str) -> str:
-        options = ["--trainer.logger.init_args.save_dir", str(tmp_path), "--trainer.accelerator", "cpu"]
+        options = ["--trainer.logger.init_args.save_dir", str(tmp_path)]
+        if "--trainer.accelerator" not in arguments:
+            options += ["--trainer.accelerator", "cpu"]
         monkeypatch.setattr("sys.argv", ["gigpo", *arguments, *options])
         with pytest.raises(SystemExit) as end:
             cli.main()
@@ -90,6 +93,42 @@ def test_a_run_folder_with_checkpoints_is_not_written_into(complaint, tmp_path):
     assert "--ckpt_path" in message
     assert [path for path in folder.rglob("*") if path.is_file()] == [kept]
     assert kept.read_bytes() == b"precious"
+
+
+@pytest.mark.parametrize("ckpt_path", ["last", "best"])
+def test_going_on_from_a_run_that_is_not_there_is_refused(complaint, tmp_path, ckpt_path):
+    message = complaint("fit", "--config", GRIDWORLD, "--ckpt_path", ckpt_path)
+    assert message.startswith(f"ckpt_path '{ckpt_path}' needs checkpoints in {tmp_path}")
+
+
+def test_a_checkpoint_that_is_not_there_is_named(complaint, tmp_path):
+    assert "nowhere.ckpt" in complaint("fit", "--config", GRIDWORLD, "--ckpt_path", str(tmp_path / "nowhere.ckpt"))
+
+
+def test_a_checkpoint_folder_in_use_is_not_written_into(complaint, tmp_path):
+    kept = tmp_path / "elsewhere" / "last.ckpt"
+    kept.parent.mkdir()
+    kept.write_bytes(b"precious")
+    checkpoint = {"class_path": "ModelCheckpoint", "init_args": {"dirpath": str(kept.parent)}}
+    message = complaint("fit", "--config", GRIDWORLD, "--trainer.callbacks", json.dumps([checkpoint]))
+    assert str(kept) in message
+
+
+def test_a_precision_that_would_round_the_advantages_is_refused(complaint):
+    message = complaint("fit", "--config", GRIDWORLD, "--trainer.precision", "bf16-true")
+    assert message.startswith("trainer.precision must be 32-true, or mixed such as bf16-mixed, got bf16-true")
+
+
+def test_a_tokenizer_without_the_prompts_markers_is_refused(complaint):
+    words = "[gigpo_lightning.environments.gridworld.gridworld_words]"
+    message = complaint("fit", "--config", GRIDWORLD, MODEL + "policy.init_args.vocabulary", words)
+    assert message.startswith("the policy's tokenizer must know every marker of GridworldPrompt")
+    assert "does not know <did>, <act>" in message
+
+
+def test_a_gpu_that_is_not_there_is_named(complaint):
+    gpu = ("--trainer.accelerator", "gpu", "--trainer.devices", "1")
+    assert "No supported gpu backend found" in complaint("fit", "--config", GRIDWORLD, *gpu)
 
 
 def test_without_vllm_the_extra_is_named(complaint, monkeypatch):

@@ -6,11 +6,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from gigpo_lightning.cli import build_cli
+from modules import PretrainedPolicy
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "configs").rglob("*.yaml"))
@@ -56,7 +58,7 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     result = gigpo(folder, "fit", "--config", "configs/gridworld_cpu.yaml", *options)
     assert result.returncode == 0, result.stderr[-4000:]
     assert "held-out success on valid_unseen" in result.stderr
-    assert "tensorboard --logdir" in result.stderr
+    assert f"{Path(sys.executable).with_name('tensorboard')} --logdir" in result.stderr
     return folder / "gridworld" / "version_0"
 
 
@@ -88,10 +90,21 @@ class TestARun:
             "time/credit",
             "time/update",
             "time/iteration",
+            "memory/resident_gib",
         }
         assert wanted <= set(events.Tags()["scalars"])
         assert max(event.value for event in events.Scalars("sync/max_abs_logprob_error")) < 1e-4
         assert len(events.Scalars("rollout/return")) == 2
+
+    def test_the_benchmark_tells_where_the_time_went(self, run_folder: Path):
+        script = [sys.executable, str(ROOT / "benchmarks" / "main_job.py"), str(run_folder), "--skip", "0"]
+        result = subprocess.run(script, capture_output=True, text=True, check=True, timeout=120)
+        seconds = {line[:20].strip(): float(line[20:].split()[0]) for line in result.stderr.splitlines()[:8]}
+        parts = {"engine", "environment", "rest of the rollout", "credit", "update", "sync", "rest"}
+        assert seconds.keys() == {"iteration", *parts}
+        assert sum(seconds[part] for part in parts) == pytest.approx(seconds["iteration"], abs=0.01)
+        for said in ("rollout/episodes_per_second", "rollout/tokens_per_second", "resident memory after iteration 2"):
+            assert said in result.stderr
 
     def test_every_held_out_game_is_played_once_an_evaluation(self, run_folder: Path):
         lines = [json.loads(line) for line in (run_folder / "evaluations.jsonl").read_text().splitlines()]
@@ -125,6 +138,43 @@ class TestARun:
         assert result.returncode == 0, result.stderr[-4000:]
         expected = "trajectories/predict_valid_unseen" if subcommand == "predict" else "held_out/valid_unseen/success"
         assert expected in result.stderr
+
+
+@pytest.fixture(scope="module")
+def few_scenes(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Options that make a config play a handful of scenes in a folder of the test's."""
+    tasks = "--data.init_args.tasks.init_args."
+    counts = {"train": "6", "valid_seen": "6", "valid_unseen": "6", "receptacles": "6", "objects": "8"}
+    scenes = [word for key, value in counts.items() for word in (f"{tasks}scenes.{key}", value)]
+    return [f"{tasks}data_dir", str(tmp_path_factory.mktemp("alfworld")), *scenes]
+
+
+@pytest.mark.alfworld
+@pytest.mark.vllm
+@pytest.mark.slow
+def test_the_quickstart_trains_the_policy_that_is_shipped(few_scenes: list[str], tmp_path: Path):
+    options = ["--trainer.max_epochs", "1", "--trainer.check_val_every_n_epoch", "1"]
+    options += ["--data.init_args.tasks_per_epoch", "2", "--data.init_args.group_size", "4"]
+    result = gigpo(tmp_path, "fit", "--config", "configs/alfworld/tiny_cpu.yaml", *options, *few_scenes)
+    assert result.returncode == 0, result.stderr[-4000:]
+    assert "95% paired bootstrap over 6 games" in result.stderr
+    steps = pq.read_table(tmp_path / "alfworld_tiny/version_0/trajectories/epoch_0.parquet")
+    # The policy that is shipped writes commands, not noise.
+    assert np.mean(steps["valid_action"].to_numpy()) > 0.4
+
+
+@pytest.mark.alfworld
+@pytest.mark.slow
+def test_the_warm_start_writes_a_policy_that_the_quickstart_could_load(few_scenes: list[str], tmp_path: Path):
+    folder = tmp_path / "policy"
+    options = ["--trainer.max_epochs", "1", "--model.init_args.output_folder", str(folder)]
+    options += ["--data.init_args.held_out_tasks", "2", "--data.init_args.episodes_per_task", "1"]
+    result = gigpo(tmp_path, "fit", "--config", "configs/alfworld/warm_start.yaml", *options, *few_scenes)
+    assert result.returncode == 0, result.stderr[-4000:]
+    made, shipped = (PretrainedPolicy(str(each)).build() for each in (folder, ROOT / "configs/alfworld/tiny_policy"))
+    shapes = [{name: value.shape for name, value in policy.state_dict().items()} for policy in (made, shipped)]
+    assert shapes[0] == shapes[1]
+    assert made.tokenizer.tokenizer.get_vocab() == shipped.tokenizer.tokenizer.get_vocab()
 
 
 def test_the_parsed_defaults_are_those_of_the_paper():

@@ -69,7 +69,7 @@ def train(engine: VLLMEngine, credit: GiGPO, folder) -> tuple[float, float]:
         callbacks=[WeightSync(), evaluation],
     )
     trainer.fit(module, data)
-    before, after = (np.mean(list(each.values())) for each in evaluation.evaluations["valid_seen"])
+    before, after = (np.mean(list(each.values())) for _, each in evaluation.evaluations["valid_seen"])
     return float(before), float(after)
 
 

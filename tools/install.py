@@ -34,8 +34,8 @@ class InstallError(Exception):
 def main() -> None:
     """Install the extra named on the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("extra", choices=("cpu", "cuda"), help="where vLLM computes")
-    extra = parser.parse_args().extra
+    parser.add_argument("extra", nargs="?", choices=("cpu", "cuda"), help="where vLLM computes; default: as installed")
+    extra = parser.parse_args().extra or installed_extra()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
         install(extra)
@@ -61,6 +61,11 @@ def install(extra: str) -> None:
         settings["UV_TORCH_BACKEND"] = "cpu"
     uv(["install", "--editable", f"{ROOT}[{extra},alfworld,dev]"], settings)
     STAMP.write_text(json.dumps(wanted))
+
+
+def installed_extra() -> str:
+    """The extra that `.venv` was made with, so that `make test` does not undo `make install EXTRA=cuda`; else "cpu"."""
+    return str(json.loads(STAMP.read_text())["extra"]) if STAMP.is_file() else "cpu"
 
 
 def digest(project: dict[str, object]) -> str:

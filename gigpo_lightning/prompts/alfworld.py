@@ -114,6 +114,8 @@ class CompactAlfworldPrompt:
         ValueError: If ``history_length`` is negative.
     """
 
+    markers = (TASK, DID, SAW, NOTHING, NOW, CAN, TRIED, ACT)
+
     def __init__(self, history_length: int = 12, mark_tried: bool = True) -> None:
         if history_length < 0:
             raise ValueError(f"history_length must be >= 0, got {history_length}")
@@ -152,7 +154,7 @@ class CompactAlfworldPrompt:
 
 def compact_markers() -> tuple[str, ...]:
     """The markers that the template writes, for a tokenizer's vocabulary."""
-    return (TASK, DID, SAW, NOTHING, NOW, CAN, TRIED, ACT)
+    return CompactAlfworldPrompt.markers
 
 
 def _words(text: str) -> list[str]:

@@ -18,6 +18,8 @@ class GridworldPrompt:
         ValueError: If ``history_length`` is negative.
     """
 
+    markers = (DID, ACT)
+
     def __init__(self, history_length: int = 0) -> None:
         if history_length < 0:
             raise ValueError(f"history_length must be >= 0, got {history_length}")
@@ -49,4 +51,4 @@ class GridworldPrompt:
 
 def gridworld_markers() -> tuple[str, ...]:
     """The markers that the template writes, for a tokenizer's vocabulary."""
-    return (DID, ACT)
+    return GridworldPrompt.markers

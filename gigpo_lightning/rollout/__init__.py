@@ -1,7 +1,4 @@
-"""Playing episodes: engines, environment pools and the collector.
-
-Engines are imported when first asked for, so that a machine needs only the packages of those it uses.
-"""
+"""Playing episodes: engines, environment pools and the collector. vLLM is imported when an engine starts."""
 
 from gigpo_lightning.rollout.collector import Collector
 from gigpo_lightning.rollout.engine import Completion, GenerationRequest, RolloutEngine, SamplingParameters

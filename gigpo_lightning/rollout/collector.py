@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from gigpo_lightning.environments.base import Task
+from gigpo_lightning.errors import RunError
 from gigpo_lightning.prompts.base import Prompt, Tokenizer, TurnView
 from gigpo_lightning.rollout.engine import Completion, GenerationRequest, RolloutEngine, SamplingParameters
 from gigpo_lightning.rollout.environment_pool import EnvironmentEvent, EnvironmentPool
@@ -104,7 +105,8 @@ class Collector:
             The groups in the order of ``tasks``, and the rollout's counts.
 
         Raises:
-            RuntimeError: If an environment raises; the message names the task.
+            RunError: If an environment raises; the message names the task.
+            ValueError: If a task's shortest prompt has no room in the context.
         """
         progress = RolloutProgress(name=name, total=len(tasks) * group_size)
         finished: list[dict[int, Trajectory]] = [{} for _ in tasks]
@@ -167,7 +169,7 @@ class Collector:
     def _observe(self, episode: _Episode, event: EnvironmentEvent) -> Trajectory | None:
         """Take in what an environment said; the trajectory, if that ended it."""
         if event.failure:
-            raise RuntimeError(f"the environment failed on task {episode.task.task_id!r}:\n{event.failure}")
+            raise RunError(f"the environment failed on task {episode.task.task_id!r}:\n{event.failure}")
         if episode.steps:
             episode.steps[-1] = _rewarded(episode.steps[-1], event.reward)
         else:
@@ -201,7 +203,14 @@ class Collector:
             admissible_actions=episode.event.admissible_actions,
             history=tuple(episode.history),
         )
-        encoded = self.prompt.encode(episode.view, self.tokenizer, self.max_prompt_tokens)
+        try:
+            encoded = self.prompt.encode(episode.view, self.tokenizer, self.max_prompt_tokens)
+        except ValueError as error:
+            raise ValueError(
+                f"no room for the prompt of task {episode.task.task_id!r}: the context of {self.engine.max_model_len} "
+                f"tokens (max_model_len) less sampling.max_tokens {self.sampling.max_tokens} leaves "
+                f"{self.max_prompt_tokens}; the prompt's {error}"
+            ) from error
         episode.prompt_truncated = encoded.truncated
         step = len(episode.steps)
         return GenerationRequest(

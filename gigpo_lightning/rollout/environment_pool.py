@@ -13,6 +13,7 @@ from multiprocessing.connection import Connection, wait
 from typing import Any, Protocol, runtime_checkable
 
 from gigpo_lightning.environments.base import Environment, Task
+from gigpo_lightning.errors import RunError
 
 _logger = logging.getLogger(__name__)
 
@@ -184,7 +185,7 @@ class WorkerPool:
         """What the workers have answered.
 
         Raises:
-            RuntimeError: If a worker process has died.
+            RunError: If a worker process has died.
         """
         events: list[EnvironmentEvent] = []
         timeout = None if block and self._under_way else 0
@@ -194,10 +195,7 @@ class WorkerPool:
                 while connection.poll():
                     events.append(connection.recv())
             except (EOFError, ConnectionError) as error:
-                index = self._connections.index(connection)
-                self._processes[index].join(timeout=1)
-                code = self._processes[index].exitcode
-                raise RuntimeError(f"the environment worker {index} died, exit code {code}") from error
+                raise self._death(self._connections.index(connection)) from error
         self._under_way -= len(events)
         return events
 
@@ -216,8 +214,16 @@ class WorkerPool:
         self._connections, self._processes = [], []
 
     def _send(self, slot: int, command: Task | str) -> None:
-        self._connections[slot % len(self._connections)].send((slot, command))
+        worker = slot % len(self._connections)
+        try:
+            self._connections[worker].send((slot, command))
+        except ConnectionError as error:
+            raise self._death(worker) from error
         self._under_way += 1
+
+    def _death(self, worker: int) -> RunError:
+        self._processes[worker].join(timeout=1)
+        return RunError(f"the environment worker {worker} died, exit code {self._processes[worker].exitcode}")
 
 
 def make_pool(environment: Environment, num_slots: int, workers: int) -> EnvironmentPool:

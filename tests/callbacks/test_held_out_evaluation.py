@@ -2,6 +2,8 @@
 
 import json
 import logging
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -9,12 +11,12 @@ from callbacks import HeldOutEvaluation
 from tests.scripted_run import ScriptedSync, quiet_trainer, random_walk, tiny_module, walking_data
 
 
-def run(folder, **options):
+def run(folder, num_sanity_val_steps=-1, **options):
     """A fit of two epochs, evaluated before and after."""
     module = tiny_module()
     evaluation = HeldOutEvaluation()
     data = walking_data(random_walk(module), held_out_splits=["valid_seen", "valid_unseen"], **options)
-    defaults = {"max_epochs": 2, "check_val_every_n_epoch": 2, "num_sanity_val_steps": -1}
+    defaults = {"max_epochs": 2, "check_val_every_n_epoch": 2, "num_sanity_val_steps": num_sanity_val_steps}
     trainer = quiet_trainer(folder, ScriptedSync(), evaluation, logger=False, **defaults)
     trainer.fit(module, data)
     lines = [json.loads(line) for line in (folder / "evaluations.jsonl").read_text().splitlines()]
@@ -53,7 +55,7 @@ def test_repeats_of_a_game_are_one_pair_of_the_comparison(folder):
     _, data, evaluation, lines = run(folder, held_out_repeats=3)
     games = len(data.panels["valid_seen"].tasks)
     assert sum(line["split"] == "valid_seen" for line in lines) == 2 * 3 * games
-    before, after = evaluation.evaluations["valid_seen"]
+    (_, before), (_, after) = evaluation.evaluations["valid_seen"]
     assert before.keys() == after.keys()
     assert len(before) == games
 
@@ -63,8 +65,15 @@ def test_the_fit_ends_with_the_comparison_and_where_to_look(folder, caplog):
     _, data, _, _ = run(folder)
     games = len(data.panels["valid_unseen"].tasks)
     # The script plays without the policy's weights, so that before and after are equal game by game.
-    expected = f"(+0.000, 95% paired bootstrap over {games} games [+0.000, +0.000])"
+    expected = f"(version 2): +0.000, 95% paired bootstrap over {games} games [+0.000, +0.000]"
     (line,) = [line for line in caplog.messages if line.startswith("held-out success on valid_unseen")]
     assert line.endswith(expected)
     assert f"run folder: {folder}" in caplog.messages
-    assert f"look at it: tensorboard --logdir {folder}" in caplog.messages
+    assert f"look at it: {Path(sys.executable).with_name('tensorboard')} --logdir {folder}" in caplog.messages
+
+
+def test_a_single_evaluation_is_not_compared_with_itself(folder, caplog):
+    caplog.set_level(logging.INFO)
+    run(folder, num_sanity_val_steps=0)
+    (line,) = [line for line in caplog.messages if line.startswith("held-out success on valid_unseen")]
+    assert line.endswith("at version 2; no other to compare with")

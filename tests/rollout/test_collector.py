@@ -2,6 +2,7 @@ import gymnasium
 import pytest
 
 from gigpo_lightning.environments.base import Task
+from gigpo_lightning.errors import RunError
 from gigpo_lightning.rollout import SamplingParameters, ScriptedEngine, make_pool
 from gigpo_lightning.rollout.collector import Collector, noise_seed
 from gigpo_lightning.trajectory import StepTable, StopReason
@@ -138,13 +139,20 @@ def test_a_worker_that_dies_ends_the_rollout_with_one_error():
     pool = make_pool(CountdownEnvironment(), 2, 1)
     pool._processes[0].terminate()
     pool._processes[0].join()
-    with pytest.raises((RuntimeError, BrokenPipeError), match=r"died|Broken pipe"):
+    with pytest.raises(RunError, match=r"environment worker 0 died, exit code -15"):
         make_collector("up", pool=pool).play(countdown(3), 1, noise_key=0, name="test")
 
 
 def test_no_step_is_refused():
     with pytest.raises(ValueError, match="max_steps must be >= 1, got 0"):
         countdown_collector(max_steps=0)
+
+
+def test_a_prompt_longer_than_the_context_names_the_task_and_the_room():
+    collector = countdown_collector()
+    collector.max_prompt_tokens = 0
+    with pytest.raises(ValueError, match=r"task 'count 3': .*less sampling.max_tokens 4 leaves 0; the prompt's max_"):
+        collector.play(countdown(3), 1, noise_key=0, name="test")
 
 
 def test_a_reply_that_leaves_no_room_for_a_prompt_is_refused():

@@ -58,4 +58,4 @@ def test_a_terminal_shows_the_line_live(clock, capsys, monkeypatch):
         progress.finished = 8
         clock.now += 1
         display.update(progress)
-    assert "epoch 3" in capsys.readouterr().err
+    assert "epoch 3: 8/8 episodes" in capsys.readouterr().err

@@ -18,7 +18,7 @@ def words() -> list[str]:
 @pytest.fixture(scope="module", params=["tied", "untied"])
 def synced(request):
     """A module and an engine that has its weights."""
-    source = TinyPolicy([words], hidden_size=64, max_length=128, tie_embeddings=request.param == "tied")
+    source = TinyPolicy([words], hidden_size=64, max_length=512, tie_embeddings=request.param == "tied")
     module = GiGPOModule(source, GiGPO())
     engine = VLLMEngine(kv_cache_gib=0.125)
     WeightSync().sync(module, engine)
@@ -33,12 +33,12 @@ def change(module: GiGPOModule) -> None:
     module.policy_version += 1
 
 
-def ask(engine: VLLMEngine, seeds: list[int], temperature: float = 1.0) -> dict[str, tuple]:
+def ask(engine: VLLMEngine, seeds: list[int], temperature: float = 1.0, prompt=(5, 6, 7, 8)) -> dict:
     for seed in seeds:
         engine.submit(
             GenerationRequest(
                 request_id=str(seed),
-                prompt_ids=(5, 6, 7, 8),
+                prompt_ids=prompt,
                 sampling=SamplingParameters(temperature=temperature, max_tokens=8),
                 stop_token_ids=(2,),
                 seed=seed,
@@ -117,10 +117,27 @@ def test_a_reply_carries_the_version_that_wrote_it(synced):
     assert ask(engine, [1])["1"].policy_version == module.policy_version
 
 
+def test_new_weights_forget_the_prefixes_of_the_old(synced):
+    module, engine = synced
+    prompt = tuple(5 + number % 40 for number in range(300))  # longer than two blocks of the key-value cache
+    for _ in range(2):  # the second reply reads what the first left in the cache
+        (before,) = ask(engine, [1], prompt=prompt).values()
+    change(module)
+    WeightSync().sync(module, engine)
+    (after,) = ask(engine, [1], prompt=prompt).values()
+    assert after.policy_version != before.policy_version
+    input_ids = torch.tensor([[*prompt, *after.token_ids]])
+    written = torch.zeros_like(input_ids, dtype=torch.bool)
+    written[:, len(prompt) :] = True
+    with torch.no_grad():
+        expected, _ = module.policy(input_ids, torch.ones_like(input_ids), written)
+    assert after.logprobs == pytest.approx(expected[0, len(prompt) :].tolist(), abs=1e-4)
+
+
 def test_a_prompt_longer_than_the_context_is_refused_before_it_is_queued(synced):
     _, engine = synced
-    sampling = SamplingParameters(max_tokens=100)
-    with pytest.raises(ValueError, match=r"max_model_len 128, got 100 \+ 100"):
+    sampling = SamplingParameters(max_tokens=500)
+    with pytest.raises(ValueError, match=r"max_model_len 512, got 100 \+ 500"):
         engine.submit(
             GenerationRequest(request_id="x", prompt_ids=(5,) * 100, sampling=sampling, stop_token_ids=(2,), seed=0)
         )
