@@ -1,6 +1,7 @@
 """Fresh rollouts, each played exactly once, and never on an engine with other weights."""
 
 from collections import Counter
+from types import SimpleNamespace
 
 import pytest
 from lightning.pytorch import Callback
@@ -125,6 +126,32 @@ def test_more_tasks_an_epoch_than_there_are_is_refused(tmp_path):
     data = walking_data(random_walk(module), tasks_per_epoch=1000)
     with pytest.raises(ValueError, match=r"tasks_per_epoch must be <= the \d+ tasks of split 'train', got 1000"):
         quiet_trainer(tmp_path, ScriptedSync(), max_epochs=1).fit(module, data)
+
+
+def test_several_ranks_are_refused():
+    data = walking_data(random_walk(tiny_module()))
+    data.trainer = SimpleNamespace(world_size=2)
+    with pytest.raises(ValueError, match=r"must be 1 so far, got 2 processes"):
+        data.setup("fit")
+
+
+def test_after_a_broken_rollout_the_next_begins_with_new_environments(tmp_path):
+    module = tiny_module()
+    engine = random_walk(module)
+    data, script = walking_data(engine), engine.script
+
+    def breaking(request):
+        if len(engine.requests) > 20:
+            raise KeyError("the engine is lost")
+        return script(request)
+
+    engine.script = breaking
+    with pytest.raises(KeyError):
+        quiet_trainer(tmp_path, ScriptedSync(), max_epochs=1, limit_val_batches=0).fit(module, data)
+    second = random_walk(module)
+    data.engine = second
+    quiet_trainer(tmp_path, ScriptedSync(), max_epochs=1, limit_val_batches=0).fit(module, data)
+    assert len(second.requests) == len(data.last_rollout.table)
 
 
 def test_without_a_trainer_nothing_is_played():

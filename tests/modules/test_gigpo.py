@@ -134,6 +134,18 @@ def test_a_checkpoint_of_another_module_is_refused():
         make_module().on_load_checkpoint({"state_dict": {}})
 
 
+def test_a_checkpoint_of_another_policy_is_refused_by_the_first_weight_that_differs():
+    module, checkpoint = make_module(), {}
+    module.configure_model()
+    module.on_save_checkpoint(checkpoint)
+    weights = dict(module.state_dict())
+    name = "_policy.model.lm_head.weight"
+    for others in (weights | {name: torch.zeros(3, 3)}, {key: value for key, value in weights.items() if key != name}):
+        with pytest.raises(ValueError, match=f"must name a checkpoint of this policy; in this one {name}"):
+            module.on_load_checkpoint(checkpoint | {"state_dict": others})
+    module.on_load_checkpoint(checkpoint | {"state_dict": weights})
+
+
 def test_a_norm_that_lets_nothing_through_is_refused():
     with pytest.raises(ValueError, match="max_grad_norm must be > 0, got 0"):
         make_module(max_grad_norm=0.0)

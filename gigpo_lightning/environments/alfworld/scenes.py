@@ -2,10 +2,13 @@
 
 import json
 import logging
+import multiprocessing
+import os
 import random
 import shutil
 import tempfile
 from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -18,6 +21,7 @@ _logger = logging.getLogger(__name__)
 
 _FORMAT = 2  # counted up when the same settings would give other games
 _MANIFEST = "scenes.json"
+_MANY_SCENES = 200  # a process takes seconds to start
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,29 +59,40 @@ class Scenes:
                 raise ValueError(f"{name} must be >= {minimum}, got {getattr(self, name)}")
 
 
-def generate_scenes(data_dir: str | Path, scenes: Scenes) -> None:
+def generate_scenes(data_dir: str | Path, scenes: Scenes, processes: int = 1) -> None:
     """Make the games, prove each winnable on the engine, and put them in ``data_dir/json_2.1.1``.
 
     The folder appears when all is done, never in part.
 
+    Args:
+        data_dir: Where the folder goes; it is made.
+        scenes: Which games to make.
+        processes: How many processes make them, each whole splits; with 1, this one does. More change no byte.
+
     Raises:
-        ValueError: If ``data_dir`` holds games already.
+        ValueError: If ``data_dir`` holds games already, or ``processes`` < 1.
     """
+    if processes < 1:
+        raise ValueError(f"processes must be >= 1, got {processes}")
     data_dir = Path(data_dir)
     folder = data_dir / "json_2.1.1"
     if folder.exists():
         raise ValueError(f"data_dir must not hold games yet, but {folder} exists")
-    slot = open_slot(fast=True)
     data_dir.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=".json_2.1.1-", dir=data_dir))
     try:
-        for split in SPLITS:
-            _generate_split(partial / split, split, getattr(scenes, split), scenes, slot)
+        if processes == 1:
+            for split in SPLITS:
+                _generate_split(partial / split, split, scenes)
+        else:
+            largest_first = sorted(SPLITS, key=lambda split: -getattr(scenes, split))
+            with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
+                for made in [pool.submit(_generate_split, partial / split, split, scenes) for split in largest_first]:
+                    made.result()
         (partial / _MANIFEST).write_text(json.dumps(_manifest(scenes), indent=1))
         partial.chmod(0o755)  # mkdtemp's own would keep other users out
         partial.rename(folder)
     finally:
-        close_slot(slot)
         shutil.rmtree(partial, ignore_errors=True)
 
 
@@ -89,8 +104,9 @@ def prepare_scenes(data_dir: str | Path, scenes: Scenes) -> None:
     """
     folder = Path(data_dir) / "json_2.1.1"
     if not folder.exists():
-        _logger.info("making %d scenes in %s", scenes.train + scenes.valid_seen + scenes.valid_unseen, folder)
-        generate_scenes(data_dir, scenes)
+        count = scenes.train + scenes.valid_seen + scenes.valid_unseen
+        _logger.info("making %d scenes in %s", count, folder)
+        generate_scenes(data_dir, scenes, processes=min(2, os.cpu_count() or 1) if count >= _MANY_SCENES else 1)
         return
     try:
         found = json.loads((folder / _MANIFEST).read_text())
@@ -110,11 +126,19 @@ def _manifest(scenes: Scenes) -> dict[str, int]:
     return {"format": _FORMAT, **asdict(scenes)}
 
 
-def _generate_split(folder: Path, split: str, count: int, scenes: Scenes, slot: EngineSlot) -> None:
+def _generate_split(folder: Path, split: str, scenes: Scenes) -> None:
+    slot = open_slot(fast=True)
+    try:
+        _write_games(folder, split, scenes, slot)
+    finally:
+        close_slot(slot)
+
+
+def _write_games(folder: Path, split: str, scenes: Scenes, slot: EngineSlot) -> None:
     plans = split_plans(split)
     goals = {kind: GoalBalance(possible_goals(kind, plans)) for kind in KINDS}
     folder.mkdir()
-    for index in range(count):
+    for index in range(getattr(scenes, split)):
         attempt = 0
         while True:
             rng = random.Random(f"{scenes.seed}/{split}/{index}/{attempt}")

@@ -41,9 +41,9 @@ def all_tasks(folder: Path) -> list[Task]:
     return [task for split in SPLITS for task in alfworld_panel(folder, split).tasks]
 
 
-def test_the_same_settings_give_the_same_files_to_the_byte(tmp_path: Path) -> None:
-    for name in "ab":
-        generate_scenes(tmp_path / name, TINY)
+def test_the_same_settings_give_the_same_files_to_the_byte_however_many_processes(tmp_path: Path) -> None:
+    for name, processes in (("a", 1), ("b", 2)):
+        generate_scenes(tmp_path / name, TINY, processes)
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
 
 
@@ -168,6 +168,11 @@ def test_games_that_were_not_made_here_are_not_taken_for_scenes(tmp_path: Path) 
     (tmp_path / "json_2.1.1" / "train").mkdir(parents=True)
     with pytest.raises(ValueError, match=r"holds games without scenes\.json"):
         AlfworldTasks(str(tmp_path), scenes=TINY).prepare()
+
+
+def test_no_process_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="processes must be >= 1, got 0"):
+        generate_scenes(tmp_path, TINY, processes=0)
 
 
 def test_games_are_never_overwritten(tmp_path: Path) -> None:
