@@ -3,8 +3,10 @@
 import os
 from typing import Any
 
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+
+# By name, before an engine starts: vLLM on CPUs replaces torch.set_num_threads by a function that does nothing.
+from torch import get_num_threads, set_num_threads
 
 
 class UpdateThreads(Callback):
@@ -30,11 +32,11 @@ class UpdateThreads(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Take the threads."""
-        self._before = torch.get_num_threads()
-        torch.set_num_threads(self.num_threads)
+        self._before = get_num_threads()
+        set_num_threads(self.num_threads)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Give them back."""
-        torch.set_num_threads(self._before)
+        set_num_threads(self._before)
