@@ -235,16 +235,17 @@ class RolloutDataModule(LightningDataModule):
 
         Raises:
             RunError: If the engine's weights are not the module's.
+            ValueError: If the policy's tokenizer does not know the prompt's markers.
         """
+        module = self._module()
+        self._check_markers(module)  # before an engine takes its time to start
         if self.before_rollout is not None:
             self.before_rollout()
-        module = self._module()
         if self.engine.policy_version != module.policy_version:
             raise RunError(
                 f"a rollout needs the module's weights, version {module.policy_version}, but the engine has version "
                 f"{self.engine.policy_version}; add callbacks.WeightSync to trainer.callbacks"
             )
-        self._check_markers(module)
         if self._pool is None:
             self._pool = make_pool(self.environment, self.num_slots, self.workers)
         return Collector(
