@@ -114,6 +114,8 @@ def main() -> None:
         logging.getLogger(noisy).setLevel(logging.WARNING)
     for message in _KNOWN_WARNINGS:
         warnings.filterwarnings("ignore", message=message)
+    # oneDNN compiles every new shape of a matrix product, and keeps 1024 of them: half a GiB, seldom used again.
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")
     threads = os.environ.get("OMP_NUM_THREADS")
     if threads is None:
         # Contended, two threads are several times slower than one; environment workers want the other core.
