@@ -17,8 +17,9 @@ from gigpo_lightning.prompts.base import Prompt
 from gigpo_lightning.rollout.collector import Collector, noise_seed
 from gigpo_lightning.rollout.engine import RolloutEngine, SamplingParameters
 from gigpo_lightning.rollout.environment_pool import EnvironmentPool, make_pool
+from gigpo_lightning.rollout.group_sampler import GroupSampler, PlayedGroups, play_groups
 from gigpo_lightning.rollout.record import HeldOutEpisodes, Rollout
-from gigpo_lightning.rollout.tasks import epoch_tasks
+from gigpo_lightning.rollout.tasks import epoch_tasks, more_tasks
 from gigpo_lightning.trajectory import StepTable
 from modules import GiGPOModule
 
@@ -49,6 +50,7 @@ class RolloutDataModule(LightningDataModule):
         predict_split: Split that ``predict`` plays.
         held_out_repeats: Times that an evaluation plays each task.
         held_out_tasks: Play only this many of a split's tasks, its first; default: all.
+        group_sampler: Which groups an epoch trains on; default: all that it plays.
         num_slots: Episodes that run at the same time; default: all of an epoch.
         workers: Processes that step environments; 0 steps them in this one.
         seed: Of the tasks' order, the sampling noise and the minibatches.
@@ -76,6 +78,7 @@ class RolloutDataModule(LightningDataModule):
         predict_split: str = "valid_unseen",
         held_out_repeats: int = 1,
         held_out_tasks: int | None = None,
+        group_sampler: GroupSampler | None = None,
         num_slots: int | None = None,
         workers: int = 1,
         seed: int = 0,
@@ -107,6 +110,7 @@ class RolloutDataModule(LightningDataModule):
         self.predict_split = predict_split
         self.held_out_repeats = held_out_repeats
         self.held_out_tasks = held_out_tasks
+        self.group_sampler = group_sampler
         self.num_slots = num_slots or tasks_per_epoch * group_size
         self.workers = workers
         self.seed = seed
@@ -182,26 +186,25 @@ class RolloutDataModule(LightningDataModule):
         if last is not None and (last.epoch, last.policy_version) == (module.iteration, module.policy_version):
             return last
         epoch = module.iteration
-        tasks = epoch_tasks(self.panels[self.train_split], self.tasks_per_epoch, epoch, self.seed)
-        collector = self._collector(self.sampling)
-        shard = tasks[trainer.global_rank :: trainer.world_size]
         started = time.perf_counter()
-        groups, progress = collector.play(shard, self.group_size, noise_key=epoch, name=f"epoch {epoch}")
-        played = time.perf_counter()
-        table = StepTable.from_groups(groups)
+        played = self._played_groups(epoch, trainer.global_rank, trainer.world_size)
+        ended = time.perf_counter()
+        table = StepTable.from_groups(played.groups)
         credit = module.credit.estimate(table)
         self.last_rollout = Rollout(
             epoch=epoch,
             policy_version=module.policy_version,
-            groups=tuple(groups),
+            groups=tuple(played.groups),
+            discarded=tuple(played.discarded),
+            rounds=played.rounds,
             table=table,
             credit=credit,
-            progress=progress,
-            rollout_seconds=played - started,
-            credit_seconds=time.perf_counter() - played,
+            progress=played.progress,
+            rollout_seconds=ended - started,
+            credit_seconds=time.perf_counter() - ended,
         )
         self._minibatches = make_minibatches(
-            groups,
+            played.groups,
             credit,
             pad_token_id=module.policy.tokenizer.pad_token_id,
             temperature=self.sampling.temperature,
@@ -209,7 +212,20 @@ class RolloutDataModule(LightningDataModule):
             micro_batch_tokens=self.micro_batch_tokens,
             seed=noise_seed(self.seed, epoch, "minibatches"),
         )
+        if module.needs_old_logprobs:
+            self._minibatches = [module.with_old_logprobs(minibatch) for minibatch in self._minibatches]
         return self.last_rollout
+
+    def _played_groups(self, epoch: int, rank: int, world_size: int) -> PlayedGroups:
+        """Play the epoch's tasks, and others for the groups that the sampler discards."""
+        panel = self.panels[self.train_split]
+        collector = self._collector(self.sampling)
+        return play_groups(
+            lambda tasks: collector.play(tasks, self.group_size, noise_key=epoch, name=f"epoch {epoch}"),
+            epoch_tasks(panel, self.tasks_per_epoch, epoch, self.seed)[rank::world_size],
+            lambda played, missing: more_tasks(panel, played, missing, epoch, self.seed),
+            self.group_sampler,
+        )
 
     def _epoch_minibatches(self) -> Iterator[Minibatch]:
         self.rollout()

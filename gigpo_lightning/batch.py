@@ -12,7 +12,8 @@ from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 
 from gigpo_lightning.algorithm.advantages import Credit
-from gigpo_lightning.trajectory import Step, TrajectoryGroup
+from gigpo_lightning.algorithm.losses import BatchCounts
+from gigpo_lightning.trajectory import Step, Trajectory, TrajectoryGroup
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -38,8 +39,11 @@ class StepBatch:
         input_ids: Prompt, then reply, ``(B, T)``.
         attention_mask: 1 where there is a token, ``(B, T)``.
         action_mask: True on the tokens that the policy wrote, its stop token included, ``(B, T)``.
-        old_logprobs: The sampler's log-probabilities of those tokens, 0 elsewhere, ``(B, T)``.
+        old_logprobs: The log-probabilities that ratios are taken to, 0 off the mask, ``(B, T)``: the engine's, unless
+            the trainer has computed its own.
+        engine_logprobs: The engine's log-probabilities of those tokens, 0 elsewhere, ``(B, T)``.
         advantage: Of each step, ``(B,)``.
+        trajectory_share: One over the number of steps of its trajectory, ``(B,)``.
         row_weight: 1, or 0 for rows that only fill up, ``(B,)``.
         row: The step's row in the rollout's table, -1 for rows that only fill up, ``(B,)``.
     """
@@ -48,7 +52,9 @@ class StepBatch:
     attention_mask: Int64[Tensor, "B T"]
     action_mask: Bool[Tensor, "B T"]
     old_logprobs: Float32[Tensor, "B T"]
+    engine_logprobs: Float32[Tensor, "B T"]
     advantage: Float32[Tensor, " B"]
+    trajectory_share: Float32[Tensor, " B"]
     row_weight: Float32[Tensor, " B"]
     row: Int64[Tensor, " B"]
 
@@ -63,14 +69,12 @@ class Minibatch:
 
     Attributes:
         micro_batches: Together they hold every step once.
-        num_tokens: Tokens that the policy wrote, in all of them.
-        num_rows: Steps in all of them.
+        counts: What all of them hold.
         temperature: Temperature that replies were drawn at; 1 for greedy ones, whose noise has no scale.
     """
 
     micro_batches: tuple[StepBatch, ...]
-    num_tokens: int
-    num_rows: int
+    counts: BatchCounts
     temperature: float
 
 
@@ -102,16 +106,20 @@ def make_minibatches(
     steps = step_rows(groups)
     if len(credit.advantage) != len(steps):
         raise ValueError(f"credit must have one row per step, got {len(credit.advantage)} for {len(steps)} steps")
+    share = [1 / len(trajectory.steps) for trajectory in _trajectories(groups) for _ in trajectory.steps]
     minibatches = []
     for rows in plan_minibatches(len(steps), minibatch_size, seed):
         lengths = [len(steps[row].prompt_ids) + len(steps[row].completion_ids) for row in rows]
         plan = plan_micro_batches(lengths, micro_batch_tokens)
-        micro_batches = [make_step_batch([rows[i] for i in part], steps, credit, pad_token_id) for part in plan]
+        micro_batches = [make_step_batch([rows[i] for i in part], steps, share, credit, pad_token_id) for part in plan]
         minibatches.append(
             Minibatch(
                 micro_batches=tuple(micro_batches),
-                num_tokens=max(1, sum(len(steps[row].completion_ids) for row in rows)),
-                num_rows=len(rows),
+                counts=BatchCounts(
+                    num_tokens=max(1, sum(len(steps[row].completion_ids) for row in rows)),
+                    num_rows=len(rows),
+                    num_trajectories=sum(share[row] for row in rows),
+                ),
                 temperature=temperature or 1.0,
             )
         )
@@ -120,7 +128,11 @@ def make_minibatches(
 
 def step_rows(groups: Sequence[TrajectoryGroup]) -> list[Step]:
     """Every step, in the row order of ``StepTable.from_groups``."""
-    return [step for group in groups for trajectory in group.trajectories for step in trajectory.steps]
+    return [step for trajectory in _trajectories(groups) for step in trajectory.steps]
+
+
+def _trajectories(groups: Sequence[TrajectoryGroup]) -> list[Trajectory]:
+    return [trajectory for group in groups for trajectory in group.trajectories]
 
 
 def plan_minibatches(num_rows: int, minibatch_size: int | None, seed: int) -> list[list[int]]:
@@ -204,12 +216,19 @@ def make_token_batch(pairs: Sequence[tuple[Sequence[int], Sequence[int]]], pad_t
     )
 
 
-def make_step_batch(rows: Sequence[int], steps: Sequence[Step], credit: Credit, pad_token_id: int) -> StepBatch:
+def make_step_batch(
+    rows: Sequence[int],
+    steps: Sequence[Step],
+    trajectory_share: Sequence[float],
+    credit: Credit,
+    pad_token_id: int,
+) -> StepBatch:
     """Put steps into tensors.
 
     Args:
         rows: Which, by their rows in the rollout's table.
         steps: All of the rollout's, in the table's order.
+        trajectory_share: One over the number of steps of each step's trajectory.
         credit: Of the rollout.
         pad_token_id: Fills rows up.
 
@@ -224,14 +243,16 @@ def make_step_batch(rows: Sequence[int], steps: Sequence[Step], credit: Credit, 
                 f"in row {row}"
             )
     tokens = make_token_batch([(step.prompt_ids, step.completion_ids) for step in chosen], pad_token_id)
-    old_logprobs = torch.zeros(tokens.input_ids.shape)
-    old_logprobs[tokens.action_mask] = torch.tensor([value for step in chosen for value in step.logprobs])
+    engine_logprobs = torch.zeros(tokens.input_ids.shape)
+    engine_logprobs[tokens.action_mask] = torch.tensor([value for step in chosen for value in step.logprobs])
     return StepBatch(
         input_ids=tokens.input_ids,
         attention_mask=tokens.attention_mask,
         action_mask=tokens.action_mask,
-        old_logprobs=old_logprobs,
+        old_logprobs=engine_logprobs,
+        engine_logprobs=engine_logprobs,
         advantage=torch.from_numpy(credit.advantage[list(rows)].astype(np.float32)),
+        trajectory_share=torch.tensor([trajectory_share[row] for row in rows]),
         row_weight=torch.ones(len(rows)),
         row=torch.tensor(list(rows), dtype=torch.int64),
     )

@@ -1,4 +1,6 @@
-"""What ends a run although its configuration is right."""
+"""What ends a run although its configuration is right, and how a wrong number is refused."""
+
+import math
 
 
 class RunError(RuntimeError):
@@ -6,3 +8,27 @@ class RunError(RuntimeError):
 
     The message says what was found and what to do; the command line shows it without the traceback of our own code.
     """
+
+
+def check_range(name: str, value: float, low: float = 0.0, high: float = math.inf, *, why: str = "") -> None:
+    """Refuse a number that is not finite or not within its bounds, both included.
+
+    Args:
+        name: The argument's, for the message.
+        value: What was given.
+        low: Smallest value that is allowed.
+        high: Largest value that is allowed.
+        why: Added to the rule in the message, in brackets.
+
+    Raises:
+        ValueError: If the value is out of bounds; the message names the argument, the rule and the value.
+
+    Example:
+        >>> check_range("discount", 1.5, 0.0, 1.0)
+        Traceback (most recent call last):
+        ValueError: discount must be in [0, 1], got 1.5
+    """
+    if math.isfinite(value) and low <= value <= high:
+        return
+    rule = f">= {low:g}" if math.isinf(high) else f"in [{low:g}, {high:g}]"
+    raise ValueError(f"{name} must be {rule}{f' ({why})' if why else ''}, got {value}")

@@ -1,6 +1,7 @@
 """The LightningModule that turns minibatches of credited steps into better weights."""
 
 import copy
+import dataclasses
 import math
 import time
 from typing import Any, cast
@@ -60,6 +61,9 @@ class GiGPOModule(LightningModule):
         self._policy: Policy | None = None
         self.reference: Policy | None = None
         self._update_seconds = 0.0
+        self._logged = ["policy", "kl", "entropy", "clip_fraction", "approximate_kl"]
+        if self.needs_old_logprobs:
+            self._logged += ["engine_kl", "correction_weight", "corrected_fraction"]
 
     def setup(self, stage: str) -> None:
         """Refuse a precision that would round the advantages too.
@@ -81,6 +85,28 @@ class GiGPOModule(LightningModule):
             self.configure_model()
         assert self._policy is not None
         return self._policy
+
+    @property
+    def progress(self) -> float:
+        """Share of the training that is done, from 0 to 1; not a number where the Trainer has no last epoch."""
+        epochs = self.trainer.max_epochs or 0
+        return min(1.0, self.iteration / epochs) if epochs > 0 else math.nan
+
+    @property
+    def needs_old_logprobs(self) -> bool:
+        """Whether minibatches must go through ``with_old_logprobs`` before the first update."""
+        return self.loss_settings.importance_correction is not None
+
+    @torch.no_grad()
+    def with_old_logprobs(self, minibatch: Minibatch) -> Minibatch:
+        """The same minibatch, with ratios taken to this module's probabilities and no more to the engine's."""
+        micro_batches = []
+        for part in minibatch.micro_batches:
+            moved = part.to(self.device)
+            tokens = (moved.input_ids, moved.attention_mask, moved.action_mask)
+            logprobs, _ = self.policy(*tokens, minibatch.temperature)
+            micro_batches.append(dataclasses.replace(part, old_logprobs=logprobs.float().cpu()))
+        return dataclasses.replace(minibatch, micro_batches=tuple(micro_batches))
 
     def configure_model(self) -> None:
         """Build the policy and, where a KL coefficient asks for one, its frozen reference."""
@@ -113,7 +139,7 @@ class GiGPOModule(LightningModule):
                 terms = self._terms(micro_batch, batch)
                 self._check_finite("loss", terms.loss, batch, batch_idx)
                 self.manual_backward(terms.loss)
-            for name in ("policy", "kl", "entropy", "clip_fraction", "approximate_kl"):
+            for name in self._logged:
                 totals[name] = totals.get(name, torch.zeros(())) + getattr(terms, name).detach().cpu()
         norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
         self._check_finite("gradient norm", norm, batch, batch_idx)
@@ -121,7 +147,7 @@ class GiGPOModule(LightningModule):
         self.policy_version += 1
         totals["gradient_norm"] = norm.detach().cpu()
         named = {f"loss/{name}": value for name, value in totals.items()}
-        self.log_dict(named, on_step=False, on_epoch=True, batch_size=batch.num_rows, sync_dist=True)
+        self.log_dict(named, on_step=False, on_epoch=True, batch_size=batch.counts.num_rows, sync_dist=True)
         self._update_seconds += time.perf_counter() - started
 
     def on_train_epoch_start(self) -> None:
@@ -196,8 +222,10 @@ class GiGPOModule(LightningModule):
             advantage=micro_batch.advantage,
             action_mask=micro_batch.action_mask,
             row_weight=micro_batch.row_weight,
-            num_tokens=batch.num_tokens,
-            num_rows=batch.num_rows,
+            counts=batch.counts,
+            engine_logprobs=micro_batch.engine_logprobs,
+            trajectory_share=micro_batch.trajectory_share,
+            progress=self.progress,
         )
 
     def _check_finite(self, what: str, value: Tensor, batch: Minibatch, batch_idx: int) -> None:

@@ -21,6 +21,7 @@ from gigpo_lightning.trajectory import Step, StepTable, TrajectoryGroup
 from tests.episodes import group, step, trajectory
 
 PAD = 99
+SHARES = [1.0, 1.0, 0.5, 0.5]
 STEPS = [step([1, 2], [3, 4]), step([5], [6]), step([7, 8, 9, 10], [])]
 
 
@@ -50,33 +51,33 @@ CREDIT = credit_of([0.5, -1.5, 2.0])
     ],
 )
 def test_two_steps_as_tensors_by_hand(tensor: str, values: list[Any]) -> None:
-    assert getattr(make_step_batch([1, 0], STEPS, CREDIT, PAD), tensor).tolist() == values
+    assert getattr(make_step_batch([1, 0], STEPS, SHARES, CREDIT, PAD), tensor).tolist() == values
 
 
 def test_the_sampler_s_logprobs_lie_where_its_tokens_do() -> None:
-    batch = make_step_batch([1, 0], STEPS, CREDIT, PAD)
+    batch = make_step_batch([1, 0], STEPS, SHARES, CREDIT, PAD)
     torch.testing.assert_close(batch.old_logprobs, torch.tensor([[0, -0.06, 0, 0], [0, 0, -0.03, -0.04]]))
 
 
 def test_an_empty_reply_has_no_written_token() -> None:
-    batch = make_step_batch([2], STEPS, CREDIT, PAD)
+    batch = make_step_batch([2], STEPS, SHARES, CREDIT, PAD)
     assert (batch.input_ids.tolist(), batch.action_mask.any().item()) == ([[7, 8, 9, 10]], False)
 
 
 def test_logprobs_that_do_not_match_the_tokens_are_refused() -> None:
     steps = [*STEPS, step([1], [2, 3, 4], logprobs=(-0.5,))]
     with pytest.raises(ValueError, match="logprobs must match completion_ids, got 1 for 3 tokens in row 3"):
-        make_step_batch([0, 3], steps, credit_of([0.0] * 4), PAD)
+        make_step_batch([0, 3], steps, SHARES, credit_of([0.0] * 4), PAD)
 
 
 def test_logprobs_may_not_slip_from_one_row_into_the_next() -> None:
     steps = [step([1], [2, 3], logprobs=(-0.1,)), step([1], [2, 3], logprobs=(-0.1, -0.2, -0.3))]
     with pytest.raises(ValueError, match="got 1 for 2 tokens in row 0"):
-        make_step_batch([0, 1], steps, CREDIT, PAD)
+        make_step_batch([0, 1], steps, SHARES, CREDIT, PAD)
 
 
 def test_moving_a_batch_moves_every_tensor() -> None:
-    batch = make_step_batch([0], STEPS, CREDIT, PAD).to(torch.device("meta"))
+    batch = make_step_batch([0], STEPS, SHARES, CREDIT, PAD).to(torch.device("meta"))
     assert {getattr(batch, field.name).device.type for field in fields(batch)} == {"meta"}
 
 
@@ -126,11 +127,11 @@ def test_every_step_keeps_its_own_advantage() -> None:
 
 def test_a_minibatch_counts_the_tokens_that_were_written() -> None:
     for minibatch in minibatches():
-        assert minibatch.num_tokens == sum(int(part.action_mask.sum()) for part in minibatch.micro_batches)
+        assert minibatch.counts.num_tokens == sum(int(part.action_mask.sum()) for part in minibatch.micro_batches)
 
 
 def test_a_minibatch_counts_its_steps() -> None:
-    assert all(minibatch.num_rows == len(rows_of(minibatch)) for minibatch in minibatches())
+    assert all(minibatch.counts.num_rows == len(rows_of(minibatch)) for minibatch in minibatches())
 
 
 def test_a_micro_batch_stays_within_its_budget() -> None:
@@ -146,7 +147,7 @@ def test_another_seed_deals_others() -> None:
 
 
 def test_without_a_size_all_steps_are_one_minibatch() -> None:
-    assert [minibatch.num_rows for minibatch in minibatches(size=None)] == [10]
+    assert [minibatch.counts.num_rows for minibatch in minibatches(size=None)] == [10]
 
 
 def test_credit_of_another_rollout_is_refused() -> None:

@@ -1,20 +1,43 @@
 """Returns, grouping, advantages and losses: arrays in, arrays out."""
 
-from gigpo_lightning.algorithm.advantages import Credit, CreditEstimator, group_relative
+from gigpo_lightning.algorithm.advantages import Credit, CreditEstimator, Memoryless, group_relative
+from gigpo_lightning.algorithm.corrections import ImportanceCorrection, MaskedCorrection, TruncatedCorrection
+from gigpo_lightning.algorithm.dr_grpo import DrGRPO
 from gigpo_lightning.algorithm.gigpo import GiGPO
-from gigpo_lightning.algorithm.grouping import ExactGrouping, Grouping
+from gigpo_lightning.algorithm.graphgpo import GraphGPO
+from gigpo_lightning.algorithm.grouping import ExactGrouping, Grouping, SimilarityGrouping
 from gigpo_lightning.algorithm.grpo import GRPO
+from gigpo_lightning.algorithm.hgpo import HGPO
 from gigpo_lightning.algorithm.losses import LossSettings
+from gigpo_lightning.algorithm.ratios import HoelderRatio, ImportanceRatio, SequenceRatio, TokenRatio
+from gigpo_lightning.algorithm.reinforce_plus_plus import ReinforcePlusPlus
 from gigpo_lightning.algorithm.returns import discounted_returns
+from gigpo_lightning.algorithm.rewardflow import RewardFlow
+from gigpo_lightning.algorithm.rloo import RLOO
 
 __all__ = [
     "GRPO",
+    "HGPO",
+    "RLOO",
     "Credit",
     "CreditEstimator",
+    "DrGRPO",
     "ExactGrouping",
     "GiGPO",
+    "GraphGPO",
     "Grouping",
+    "HoelderRatio",
+    "ImportanceCorrection",
+    "ImportanceRatio",
     "LossSettings",
+    "MaskedCorrection",
+    "Memoryless",
+    "ReinforcePlusPlus",
+    "RewardFlow",
+    "SequenceRatio",
+    "SimilarityGrouping",
+    "TokenRatio",
+    "TruncatedCorrection",
     "discounted_returns",
     "group_relative",
 ]

@@ -2,9 +2,10 @@
 
 Pure functions of arrays: no environment, no model, no Lightning.
 
-Shape letters: S = rows of the step table (every step of every trajectory, flattened).
+Shape letters: S = rows of the step table (every step of every trajectory, flattened), N = trajectories.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -12,6 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int64
 from numpy import ndarray
 
+from gigpo_lightning.algorithm.returns import episode_returns
 from gigpo_lightning.trajectory import StepTable
 
 
@@ -51,11 +53,49 @@ class CreditEstimator(Protocol):
         """Take back what ``state_dict`` gave."""
 
 
+class Memoryless:
+    """For estimators that remember no earlier rollout: nothing to keep in a checkpoint."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Nothing to take back."""
+
+
+def combine(
+    episode_advantage: Float64[ndarray, " S"],
+    step_advantage: Float64[ndarray, " S"],
+    step_group_id: Int64[ndarray, " S"],
+    *,
+    episode_advantage_weight: float = 1.0,
+    step_advantage_weight: float = 1.0,
+) -> Credit:
+    """Add the two levels, A = A_E + ω·A_S (Eq. 8).
+
+    Args:
+        episode_advantage: A_E of each step, ``(S,)``.
+        step_advantage: A_S of each step, ``(S,)``.
+        step_group_id: Anchor group of each step, ``(S,)``.
+        episode_advantage_weight: Of A_E; 1 in Eq. 8.
+        step_advantage_weight: ω, of A_S.
+    """
+    return Credit(
+        advantage=episode_advantage_weight * episode_advantage + step_advantage_weight * step_advantage,
+        episode_advantage=episode_advantage,
+        step_advantage=step_advantage,
+        step_group_id=step_group_id,
+        metrics=anchor_metrics(episode_advantage, step_advantage, step_group_id),
+    )
+
+
 def group_relative(
     values: Float64[ndarray, " S"],
     group_ids: Int64[ndarray, " S"],
     *,
     scale_by_std: bool = False,
+    correction: int = 1,
     eps: float = 1e-6,
 ) -> Float64[ndarray, " S"]:
     """Compare each value with the others in its group (the form of Eqs. 3 and 7).
@@ -67,7 +107,8 @@ def group_relative(
     Args:
         values: Returns, ``(S,)``; undiscounted per episode for Eq. 3, discounted for Eq. 7.
         group_ids: Group of each value, ``(S,)``, dense integers starting at 0.
-        scale_by_std: Divide by the group's sample standard deviation (n - 1).
+        scale_by_std: Divide by the group's standard deviation.
+        correction: Taken from n in the deviation's denominator: 1 for the sample's, 0 for the population's.
         eps: Added to the deviation, in units of return.
 
     Returns:
@@ -90,9 +131,47 @@ def group_relative(
     if not scale_by_std:
         return centred
     squares = np.bincount(group_ids[order], centred[order] ** 2)
-    std = np.sqrt(squares / np.maximum(counts - 1, 1))
+    std = np.sqrt(squares / np.maximum(counts - correction, 1))
     centred /= std[group_ids] + eps
     return centred
+
+
+def trajectory_advantage(
+    table: StepTable, rewards: Float64[ndarray, " S"], *, scale_by_std: bool = False
+) -> Float64[ndarray, " S"]:
+    """A_E of each row: its trajectory's return against those of its episode group, each counted once (Eq. 3).
+
+    Args:
+        table: The rollout.
+        rewards: Of each step, penalties included, ``(S,)``.
+        scale_by_std: Divide by the standard deviation of the group's returns (n - 1).
+
+    Returns:
+        The same advantage for every step of a trajectory, ``(S,)``; a lone trajectory gets 0.
+    """
+    scores = episode_returns(rewards, table.trajectory_id)
+    first, trajectory, group_ids = trajectories(table)
+    advantage: Float64[ndarray, " S"] = group_relative(scores[first], group_ids, scale_by_std=scale_by_std)[trajectory]
+    return advantage
+
+
+def trajectories(
+    table: StepTable,
+) -> tuple[Int64[ndarray, " N"], Int64[ndarray, " S"], Int64[ndarray, " N"]]:
+    """Find the table's trajectories.
+
+    Returns:
+        A row of each, ``(N,)``; the trajectory of each row, from 0, ``(S,)``; the episode group of each, dense from 0,
+        ``(N,)``.
+    """
+    _, first, trajectory = np.unique(table.trajectory_id, return_index=True, return_inverse=True)
+    return first.astype(np.int64), trajectory.astype(np.int64), dense_ids(table.episode_group_id)[first]
+
+
+def penalised_rewards(table: StepTable, invalid_action_penalty: float) -> Float64[ndarray, " S"]:
+    """Each step's reward less the penalty for an invalid action: the paper's r_t, ``(S,)``."""
+    rewards: Float64[ndarray, " S"] = table.reward - invalid_action_penalty * ~table.valid_action
+    return rewards
 
 
 def has_spread(values: Float64[ndarray, " S"], group_ids: Int64[ndarray, " S"]) -> Bool[ndarray, " S"]:

@@ -3,20 +3,27 @@
 Shape letters: S = rows of the step table.
 """
 
-from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Float64
 from numpy import ndarray
 
-from gigpo_lightning.algorithm.advantages import Credit, anchor_metrics, dense_ids, group_relative
+from gigpo_lightning.algorithm.advantages import (
+    Credit,
+    Memoryless,
+    combine,
+    dense_ids,
+    group_relative,
+    trajectory_advantage,
+)
 from gigpo_lightning.algorithm.grouping import ExactGrouping, Grouping, checked_groups
 from gigpo_lightning.algorithm.returns import discounted_returns, episode_returns
+from gigpo_lightning.errors import check_range
 from gigpo_lightning.trajectory import StepTable
 
 
-class GiGPO:
+class GiGPO(Memoryless):
     """A = A_E + ω·A_S: trajectories against their group, actions against others taken in the same state (Eq. 8).
 
     The defaults are the paper's. ``episode_statistics="step"`` with ``penalty_placement="step"`` gives the reference
@@ -48,12 +55,9 @@ class GiGPO:
         penalty_placement: Literal["reward", "step"] = "reward",
         grouping: Grouping | None = None,
     ) -> None:
-        if not (np.isfinite(step_advantage_weight) and step_advantage_weight >= 0):
-            raise ValueError(f"step_advantage_weight must be >= 0, got {step_advantage_weight}")
-        if not 0 <= discount <= 1:
-            raise ValueError(f"discount must be in [0, 1], got {discount}")
-        if not (np.isfinite(invalid_action_penalty) and invalid_action_penalty >= 0):
-            raise ValueError(f"invalid_action_penalty must be >= 0 (it is subtracted), got {invalid_action_penalty}")
+        check_range("step_advantage_weight", step_advantage_weight)
+        check_range("discount", discount, 0.0, 1.0)
+        check_range("invalid_action_penalty", invalid_action_penalty, why="it is subtracted")
         if episode_statistics not in ("trajectory", "step"):
             raise ValueError(f"episode_statistics must be 'trajectory' or 'step', got {episode_statistics!r}")
         if penalty_placement not in ("reward", "step"):
@@ -77,40 +81,23 @@ class GiGPO:
         Raises:
             ValueError: If the table has no row, or the grouping breaks its contract.
         """
-        if not len(table):
-            raise ValueError("table must have at least one row, got 0")
+        step_group_id = checked_groups(self.grouping, table)
         penalty = self.invalid_action_penalty * ~table.valid_action
         in_reward = self.penalty_placement == "reward"
         rewards = table.reward - penalty if in_reward else table.reward
-        scores = episode_returns(rewards, table.trajectory_id)
         returns = discounted_returns(rewards, table.trajectory_id, table.step_index, discount=self.discount)
-        if not in_reward:
-            scores, returns = scores - penalty, returns - penalty
-        episode = self._episode_advantage(table, scores)
-        step_group_id = checked_groups(self.grouping, table)
-        step = group_relative(returns, step_group_id, scale_by_std=self.scale_by_std)
-        return Credit(
-            advantage=episode + self.step_advantage_weight * step,
-            episode_advantage=episode,
-            step_advantage=step,
-            step_group_id=step_group_id,
-            metrics=anchor_metrics(episode, step, step_group_id),
+        if self.episode_statistics == "trajectory":
+            episode = trajectory_advantage(table, rewards, scale_by_std=self.scale_by_std)
+        else:
+            scores = episode_returns(rewards, table.trajectory_id)
+            episode = self._over_step_rows(table, scores if in_reward else scores - penalty)
+        step = group_relative(
+            returns if in_reward else returns - penalty, step_group_id, scale_by_std=self.scale_by_std
         )
+        return combine(episode, step, step_group_id, step_advantage_weight=self.step_advantage_weight)
 
-    def state_dict(self) -> dict[str, Any]:
-        """Nothing: GiGPO remembers no earlier rollout."""
-        return {}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Nothing to take back."""
-
-    def _episode_advantage(self, table: StepTable, scores: Float64[ndarray, " S"]) -> Float64[ndarray, " S"]:
-        """A_E of each row (Eq. 3), from the score of its trajectory."""
+    def _over_step_rows(self, table: StepTable, scores: Float64[ndarray, " S"]) -> Float64[ndarray, " S"]:
+        """A_E by the reference's statistics: every step row of the group counts, and a lone row keeps its score."""
         group_ids = dense_ids(table.episode_group_id)
-        if self.episode_statistics == "step":
-            advantage = group_relative(scores, group_ids, scale_by_std=self.scale_by_std)
-            alone = np.bincount(group_ids)[group_ids] == 1
-            return np.where(alone, scores, advantage)
-        _, first, trajectory = np.unique(table.trajectory_id, return_index=True, return_inverse=True)
-        per_trajectory = group_relative(scores[first], group_ids[first], scale_by_std=self.scale_by_std)
-        return per_trajectory[trajectory]
+        advantage = group_relative(scores, group_ids, scale_by_std=self.scale_by_std)
+        return np.where(np.bincount(group_ids)[group_ids] == 1, scores, advantage)

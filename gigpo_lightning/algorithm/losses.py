@@ -1,18 +1,25 @@
 """The policy loss (Eq. 9 of arXiv:2505.10978): clipped surrogate, KL to a reference, entropy.
 
+    loss = Σ over tokens of weight · (−correction · surrogate + β · KL − coefficient · entropy)
+
 Every term is a sum over a micro-batch divided by the counts of the whole minibatch, so that the micro-batches' terms
-add up to the minibatch's, however it was split.
+add up to the minibatch's, however it was split. Ratios are in ``ratios.py``, corrections in ``corrections.py``.
 
 Shape letters: B = rows (steps) of a micro-batch, T = tokens of a row.
 """
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+
+from gigpo_lightning.algorithm.corrections import ImportanceCorrection
+from gigpo_lightning.algorithm.ratios import ImportanceRatio, TokenRatio
+
+Aggregation = Literal["token", "step", "sequence", "trajectory"]
 
 _MAX_LOG_RATIO = 20.0  # float32 overflows at 88, and then backward turns infinity times 0 into NaN
 
@@ -24,9 +31,17 @@ class LossSettings:
     clip_low: float = 0.2
     """The ratio is clipped at 1 - clip_low (ε of Eq. 9); between 0 and 1."""
     clip_high: float = 0.2
-    """The ratio is clipped at 1 + clip_high (ε of Eq. 9)."""
-    aggregation: Literal["token", "step"] = "step"
-    """'step' averages over a reply's tokens, then over steps (1/(N·T) of Eq. 9); 'token' over all tokens alike."""
+    """The ratio is clipped at 1 + clip_high (ε of Eq. 9); more than clip_low is clip-higher (arXiv:2503.14476)."""
+    dual_clip: float | None = None
+    """At least 1: a bad action's objective is never below dual_clip · A (arXiv:1912.09729, Eq. 5); 3 in common code."""
+    ratio: ImportanceRatio | None = None
+    """Importance ratio of a token; default: its own, ``TokenRatio()``."""
+    importance_correction: ImportanceCorrection | None = None
+    """Correction between the engine's probabilities and the trainer's; costs a forward pass. Default: none."""
+    aggregation: Aggregation = "step"
+    """'step' averages over a reply's tokens, then over steps (1/(N·T) of Eq. 9); 'token' over all tokens alike;
+    'sequence' sums a reply's tokens, then averages over steps (arXiv:2503.20783); 'trajectory' averages over a reply's
+    tokens, then over a trajectory's steps, then over trajectories."""
     kl_coefficient: float = 0.0
     """β of Eq. 9; 0 keeps no reference policy at all."""
     kl_estimator: Literal["k1", "k2", "k3"] = "k3"
@@ -40,8 +55,10 @@ class LossSettings:
         for name in ("clip_high", "kl_coefficient", "entropy_coefficient"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be >= 0 and finite, got {getattr(self, name)}")
-        if self.aggregation not in ("token", "step"):
-            raise ValueError(f"aggregation must be 'token' or 'step', got {self.aggregation!r}")
+        if self.dual_clip is not None and not 1 <= self.dual_clip < math.inf:
+            raise ValueError(f"dual_clip must be >= 1 and finite, got {self.dual_clip}")
+        if self.aggregation not in get_args(Aggregation):
+            raise ValueError(f"aggregation must be one of {get_args(Aggregation)}, got {self.aggregation!r}")
         if self.kl_estimator not in ("k1", "k2", "k3"):
             raise ValueError(f"kl_estimator must be 'k1', 'k2' or 'k3', got {self.kl_estimator!r}")
 
@@ -58,7 +75,10 @@ class LossTerms:
         kl: KL divergence to the reference, in nats per token; 0 without one.
         entropy: Entropy of the policy where it wrote, in nats per token.
         clip_fraction: Share of the tokens whose ratio was clipped.
-        approximate_kl: KL divergence of the policy from the sampler, KL(π_old‖π) by k3, in nats per token.
+        approximate_kl: KL divergence of the policy from the old one, KL(π_old‖π) by k3, in nats per token.
+        engine_kl: KL divergence of the old policy from the engine, KL(π_engine‖π_old) by k3, in nats per token.
+        correction_weight: Mean weight of the importance correction; 1 without one.
+        corrected_fraction: Share of the tokens whose weight was bounded.
     """
 
     loss: Tensor
@@ -67,10 +87,45 @@ class LossTerms:
     entropy: Tensor
     clip_fraction: Tensor
     approximate_kl: Tensor
+    engine_kl: Tensor
+    correction_weight: Tensor
+    corrected_fraction: Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchCounts:
+    """What the whole minibatch holds, filling rows left out: what the loss is divided by.
+
+    Attributes:
+        num_tokens: Tokens that the policy wrote.
+        num_rows: Steps.
+        num_trajectories: Trajectories; a part of one, if only part of its steps is in the minibatch.
+
+    Raises:
+        ValueError: If a count is not positive, or a whole count is below 1.
+    """
+
+    num_tokens: int
+    num_rows: int
+    num_trajectories: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("num_tokens", "num_rows"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}: it counts the whole minibatch")
+        if not self.num_trajectories > 0:
+            raise ValueError(
+                f"num_trajectories must be > 0, got {self.num_trajectories}: it counts the whole minibatch"
+            )
 
 
 def clipped_surrogate(
-    log_ratio: Float[Tensor, "B T"], advantage: Float[Tensor, "B T"], *, clip_low: float = 0.2, clip_high: float = 0.2
+    log_ratio: Float[Tensor, "B T"],
+    advantage: Float[Tensor, "B T"],
+    *,
+    clip_low: float = 0.2,
+    clip_high: float = 0.2,
+    dual_clip: float | None = None,
 ) -> tuple[Float[Tensor, "B T"], Bool[Tensor, "B T"]]:
     """The smaller of the plain and the clipped surrogate, per token (Eq. 9), and where clipping decided.
 
@@ -81,9 +136,10 @@ def clipped_surrogate(
         advantage: Of the token's step, ``(B, T)``.
         clip_low: The ratio is clipped at 1 - clip_low.
         clip_high: The ratio is clipped at 1 + clip_high.
+        dual_clip: Where the advantage is negative, the objective is at least this times the advantage.
 
     Returns:
-        The objective, to be maximised, ``(B, T)``; and True where the clipped branch was the smaller.
+        The objective, to be maximised, ``(B, T)``; and True where a clipped branch decided.
 
     Example:
         >>> objective, clipped = clipped_surrogate(torch.tensor([[0.0, 1.0]]), torch.tensor([[2.0, 2.0]]))
@@ -93,7 +149,11 @@ def clipped_surrogate(
     ratio = log_ratio.clamp(-_MAX_LOG_RATIO, _MAX_LOG_RATIO).exp()
     plain = ratio * advantage
     clipped = ratio.clamp(1 - clip_low, 1 + clip_high) * advantage
-    return torch.minimum(plain, clipped), clipped < plain
+    objective, by_clip = torch.minimum(plain, clipped), clipped < plain
+    if dual_clip is None:
+        return objective, by_clip
+    floor = torch.where(advantage < 0, dual_clip * advantage, -math.inf)
+    return torch.maximum(objective, floor), by_clip | (floor > objective)
 
 
 def kl_estimate(
@@ -128,42 +188,46 @@ def kl_estimate(
 def token_weights(
     action_mask: Bool[Tensor, "B T"],
     row_weight: Float[Tensor, " B"],
+    counts: BatchCounts,
     *,
-    aggregation: Literal["token", "step"],
-    num_tokens: int,
-    num_rows: int,
+    aggregation: Aggregation,
+    trajectory_share: Float[Tensor, " B"] | None = None,
 ) -> Float[Tensor, "B T"]:
     """What each token counts in the loss; over all micro-batches of a minibatch they add up to 1.
 
-    Differs from the reference code, which averages over each micro-batch's own tokens, so that a micro-batch of few
-    tokens weighs as much as a full one.
+    Not by sequence: there they add up to the mean number of tokens, so that a reply's gradient is that of its
+    log-probability and not a share of it. Differs from the reference code, which averages over each micro-batch's own
+    tokens, so that a micro-batch of few tokens weighs as much as a full one.
 
     Args:
         action_mask: True on tokens that the policy wrote, ``(B, T)``.
         row_weight: 0 for rows that only fill up, else 1, ``(B,)``.
+        counts: Of the whole minibatch.
         aggregation: ``"token"``: every token of the minibatch alike; ``"step"``: every step alike, shared evenly by
-            its tokens (1/(N·T) of Eq. 9). A step without tokens keeps its share, unused.
-        num_tokens: Written tokens of the whole minibatch, filling rows left out.
-        num_rows: Rows of the whole minibatch, filling rows left out.
+            its tokens (1/(N·T) of Eq. 9); ``"sequence"``: every step alike, whole for each of its tokens;
+            ``"trajectory"``: every trajectory alike, shared evenly by its steps, and theirs by their tokens. A step
+            without tokens keeps its share, unused.
+        trajectory_share: One over the number of steps of the row's trajectory, ``(B,)``; needed by trajectory.
 
     Returns:
         Weights, exactly 0 off the mask and in filling rows, ``(B, T)``.
 
     Raises:
-        ValueError: If a count is not positive.
+        ValueError: If ``trajectory_share`` is needed and missing.
 
     Example:
         >>> mask = torch.tensor([[True, True], [True, False]])
-        >>> token_weights(mask, torch.ones(2), aggregation="step", num_tokens=3, num_rows=2).tolist()
+        >>> token_weights(mask, torch.ones(2), BatchCounts(num_tokens=3, num_rows=2), aggregation="step").tolist()
         [[0.25, 0.25], [0.5, 0.0]]
     """
-    for name, count in (("num_tokens", num_tokens), ("num_rows", num_rows)):
-        if count < 1:
-            raise ValueError(f"{name} must be >= 1, got {count}: it counts the whole minibatch")
     weights = action_mask.to(row_weight.dtype) * row_weight.unsqueeze(1)
-    if aggregation == "token":
-        return weights / num_tokens
-    return weights / (action_mask.sum(1, keepdim=True).clamp(min=1) * num_rows)
+    lengths = action_mask.sum(1, keepdim=True).clamp(min=1)
+    if aggregation == "trajectory":
+        if trajectory_share is None:
+            raise ValueError("trajectory_share must be given with aggregation='trajectory', got None")
+        return weights * trajectory_share.to(weights.dtype).unsqueeze(1) / (lengths * counts.num_trajectories)
+    divisor = {"token": counts.num_tokens, "step": counts.num_rows, "sequence": counts.num_rows}[aggregation]
+    return weights / (lengths * divisor if aggregation == "step" else divisor)
 
 
 def policy_loss(
@@ -176,8 +240,10 @@ def policy_loss(
     advantage: Float[Tensor, " B"],
     action_mask: Bool[Tensor, "B T"],
     row_weight: Float[Tensor, " B"],
-    num_tokens: int,
-    num_rows: int,
+    counts: BatchCounts,
+    engine_logprobs: Float[Tensor, "B T"] | None = None,
+    trajectory_share: Float[Tensor, " B"] | None = None,
+    progress: float = 0.0,
 ) -> LossTerms:
     """A micro-batch's share of the loss (Eq. 9).
 
@@ -187,40 +253,48 @@ def policy_loss(
     Args:
         settings: The loss and its coefficients.
         logprobs: Of the policy, in nats, ``(B, T)``.
-        old_logprobs: Of the sampler, in nats, ``(B, T)``.
+        old_logprobs: Of the policy before the update, in nats, ``(B, T)``: what ratios are taken to.
         entropy: Of the policy, in nats, ``(B, T)``.
         ref_logprobs: Of the reference, in nats, ``(B, T)``; None without one.
         advantage: Of each row, ``(B,)``.
         action_mask: True on tokens that the policy wrote, ``(B, T)``.
         row_weight: 0 for rows that only fill up, else 1, ``(B,)``.
-        num_tokens: Written tokens of the whole minibatch, filling rows left out.
-        num_rows: Rows of the whole minibatch, filling rows left out.
+        counts: Of the whole minibatch.
+        engine_logprobs: Of the engine that sampled, in nats, ``(B, T)``; default: the same as ``old_logprobs``.
+        trajectory_share: One over the number of steps of the row's trajectory, ``(B,)``; for that aggregation.
+        progress: Share of the training that is done, from 0 to 1: what ratios may be scheduled by.
 
     Returns:
         Sums over this micro-batch, divided by the minibatch's counts.
 
     Raises:
-        ValueError: If a count is not positive, or there is a KL coefficient and no reference.
+        ValueError: If something that the settings need is missing.
     """
     if settings.kl_coefficient and ref_logprobs is None:
         raise ValueError(f"ref_logprobs must be given with kl_coefficient={settings.kl_coefficient}, got None")
     row_weight = row_weight.to(logprobs.dtype)
     mask = action_mask & (row_weight > 0).unsqueeze(1)
-    counts = {"num_tokens": num_tokens, "num_rows": num_rows}
-    in_loss = token_weights(mask, row_weight, aggregation=settings.aggregation, **counts)
-    per_token = token_weights(mask, row_weight, aggregation="token", **counts)
+    in_loss = token_weights(
+        mask, row_weight, counts, aggregation=settings.aggregation, trajectory_share=trajectory_share
+    )
+    per_token = token_weights(mask, row_weight, counts, aggregation="token")
 
     def written(values: Float[Tensor, "B T"]) -> Float[Tensor, "B T"]:
         return torch.where(mask, values, 0.0)
 
     log_ratio = written(logprobs - old_logprobs)
+    ratio = settings.ratio or TokenRatio()
     objective, clipped = clipped_surrogate(
-        log_ratio,
+        ratio.log_ratio(log_ratio, mask, progress),
         written(advantage.to(logprobs.dtype).unsqueeze(1).expand_as(logprobs)),
         clip_low=settings.clip_low,
         clip_high=settings.clip_high,
+        dual_clip=settings.dual_clip,
     )
-    policy = -(objective * in_loss).sum()
+    log_weight = written(old_logprobs - (old_logprobs if engine_logprobs is None else engine_logprobs))
+    log_weight = log_weight.clamp(-_MAX_LOG_RATIO, _MAX_LOG_RATIO)
+    weight, bounded = _corrected(log_weight, settings.importance_correction)
+    policy = -(objective * weight * in_loss).sum()
     entropy = written(entropy)
     kl = torch.zeros_like(log_ratio)
     if ref_logprobs is not None:
@@ -231,12 +305,26 @@ def policy_loss(
     if settings.entropy_coefficient:
         loss = loss - settings.entropy_coefficient * (entropy * in_loss).sum()
     with torch.no_grad():
-        drift = kl_estimate(torch.zeros_like(log_ratio), log_ratio, "k3")
+        nothing = torch.zeros_like(log_ratio)
         return LossTerms(
             loss=loss,
             policy=policy.detach(),
             kl=(kl * per_token).sum(),
             entropy=(entropy * per_token).sum(),
             clip_fraction=(clipped * per_token).sum(),
-            approximate_kl=(drift * per_token).sum(),
+            approximate_kl=(kl_estimate(nothing, log_ratio, "k3") * per_token).sum(),
+            engine_kl=(kl_estimate(nothing, log_weight, "k3") * per_token).sum(),
+            correction_weight=(weight * per_token).sum(),
+            corrected_fraction=(bounded * per_token).sum(),
         )
+
+
+def _corrected(
+    log_weight: Float[Tensor, "B T"], correction: ImportanceCorrection | None
+) -> tuple[Float[Tensor, "B T"], Bool[Tensor, "B T"]]:
+    """What each token's surrogate is multiplied by, and where that is not its whole weight."""
+    if correction is None:
+        return torch.ones_like(log_weight), torch.zeros_like(log_weight, dtype=torch.bool)
+    whole = log_weight.exp()
+    weight = correction.bounded(whole)
+    return weight, weight != whole

@@ -3,6 +3,7 @@
 from gigpo_lightning.rollout.collector import Collector
 from gigpo_lightning.rollout.engine import Completion, GenerationRequest, RolloutEngine, SamplingParameters
 from gigpo_lightning.rollout.environment_pool import EnvironmentPool, make_pool
+from gigpo_lightning.rollout.group_sampler import DynamicSampling, GroupSampler
 from gigpo_lightning.rollout.record import HeldOutEpisodes, Rollout
 from gigpo_lightning.rollout.scripted_engine import ScriptedEngine
 from gigpo_lightning.rollout.vllm_engine import VLLMEngine
@@ -10,8 +11,10 @@ from gigpo_lightning.rollout.vllm_engine import VLLMEngine
 __all__ = [
     "Collector",
     "Completion",
+    "DynamicSampling",
     "EnvironmentPool",
     "GenerationRequest",
+    "GroupSampler",
     "HeldOutEpisodes",
     "Rollout",
     "RolloutEngine",

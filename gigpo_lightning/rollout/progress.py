@@ -43,6 +43,11 @@ class RolloutProgress:
         """Time since the start."""
         return time.perf_counter() - self.started
 
+    def add(self, other: "RolloutProgress") -> None:
+        """Count what another part of the same rollout did."""
+        for name in ("total", "finished", "successes", "steps", "tokens", "engine_seconds", "environment_seconds"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+
     def line(self) -> str:
         """The counts in one line."""
         seconds = max(self.seconds, 1e-9)

@@ -17,7 +17,9 @@ class Rollout:
     Attributes:
         epoch: The epoch that it was played for.
         policy_version: Version of the weights that played it.
-        groups: The episodes.
+        groups: The episodes that are trained on.
+        discarded: Groups that were played and are not trained on.
+        rounds: Times that it played, to replace discarded groups.
         table: One row a step.
         credit: The advantage of every row.
         progress: Counts and times of the collector.
@@ -33,15 +35,20 @@ class Rollout:
     progress: RolloutProgress
     rollout_seconds: float
     credit_seconds: float
+    discarded: tuple[TrajectoryGroup, ...] = ()
+    rounds: int = 1
 
     def trajectories(self) -> Iterator[Trajectory]:
-        """Every episode, in the table's order."""
+        """Every episode that is trained on, in the table's order."""
         for group in self.groups:
             yield from group.trajectories
 
     def metrics(self) -> dict[str, float]:
-        """Figures per episode, never averaged over steps: long episodes do not weigh more."""
-        episodes = list(self.trajectories())
+        """Figures per episode, never averaged over steps: long episodes do not weigh more.
+
+        Discarded groups count as well: without them a success rate would be that of the tasks that are sometimes won.
+        """
+        episodes = [episode for group in (*self.groups, *self.discarded) for episode in group.trajectories]
         invalid = [np.mean([not step.valid_action for step in episode.steps]) for episode in episodes]
         return {
             "rollout/success_rate": float(np.mean([episode.success for episode in episodes])),
@@ -49,6 +56,8 @@ class Rollout:
             "rollout/episode_length": float(np.mean([len(episode.steps) for episode in episodes])),
             "rollout/invalid_action_rate": float(np.mean(invalid)),
             "rollout/truncated_prompts": float(sum(s.prompt_truncated for e in episodes for s in e.steps)),
+            "rollout/discarded_groups": float(len(self.discarded)),
+            "rollout/rounds": float(self.rounds),
             "rollout/tokens_per_second": self.progress.tokens / self.rollout_seconds,
             "rollout/episodes_per_second": len(episodes) / self.rollout_seconds,
             "time/rollout": self.rollout_seconds,

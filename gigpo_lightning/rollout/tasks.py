@@ -29,3 +29,23 @@ def epoch_tasks(panel: TaskPanel, tasks_per_epoch: int, epoch: int, seed: int) -
     order = np.random.default_rng((seed, number)).permutation(len(panel))
     chosen = order[position * tasks_per_epoch : (position + 1) * tasks_per_epoch]
     return [panel.tasks[index] for index in chosen]
+
+
+def more_tasks(panel: TaskPanel, played: Sequence[Task], num_tasks: int, epoch: int, seed: int) -> Sequence[Task]:
+    """Choose tasks for an epoch that has discarded some of its groups.
+
+    Args:
+        panel: The training tasks.
+        played: What the epoch has played so far.
+        num_tasks: Tasks that are missing.
+        epoch: Number of the epoch, from 0.
+        seed: Of the order.
+
+    Returns:
+        Tasks that the epoch has not played: ``num_tasks`` of them, or all that are left. A pure function of the
+        arguments, as ``epoch_tasks``.
+    """
+    known = {task.task_id for task in played}
+    order = np.random.default_rng((seed, epoch, len(panel))).permutation(len(panel))
+    left = [panel.tasks[index] for index in order if panel.tasks[index].task_id not in known]
+    return left[:num_tasks]

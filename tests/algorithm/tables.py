@@ -41,13 +41,19 @@ def take(table: StepTable, rows: Any) -> StepTable:
     return replace(table, **{field.name: getattr(table, field.name)[rows] for field in fields(table)})
 
 
+def won(table: StepTable, *trajectories: int) -> StepTable:
+    """The same table, in which these trajectories succeeded."""
+    return replace(table, success=np.isin(table.trajectory_id, trajectories))
+
+
 _rewards = st.sampled_from([-1.0, 0.0, 0.1, 0.5, 1.0, 10.0])
 _steps = st.lists(st.tuples(st.sampled_from("abcd"), _rewards, st.booleans()), min_size=1, max_size=6)
 
 
 @st.composite
 def step_tables(draw: st.DrawFn) -> StepTable:
-    """A few groups of a few episodes that meet in few states, rows in any order."""
+    """A few groups of a few episodes that meet in few states and sometimes succeed, rows in any order."""
     groups = draw(st.lists(st.lists(_steps, min_size=1, max_size=4), min_size=1, max_size=3))
     table = table_of(*((2 * number + 1, steps) for number, episodes in enumerate(groups) for steps in episodes))
+    table = won(table, *draw(st.sets(st.sampled_from(sorted(set(table.trajectory_id.tolist()))))))
     return take(table, draw(st.permutations(range(len(table)))))

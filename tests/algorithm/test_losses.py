@@ -1,4 +1,5 @@
-from typing import Any, Literal
+from dataclasses import fields
+from typing import Any, Literal, get_args
 
 import pytest
 import torch
@@ -8,6 +9,8 @@ from jsonargparse import ArgumentParser
 from torch import Tensor
 
 from gigpo_lightning.algorithm.losses import (
+    Aggregation,
+    BatchCounts,
     LossSettings,
     LossTerms,
     clipped_surrogate,
@@ -17,8 +20,9 @@ from gigpo_lightning.algorithm.losses import (
 )
 
 F64 = torch.float64
-TERMS = ("loss", "policy", "kl", "entropy", "clip_fraction", "approximate_kl")
-AGGREGATION = pytest.mark.parametrize("aggregation", ["token", "step"])
+TERMS = tuple(field.name for field in fields(LossTerms))
+AGGREGATION = pytest.mark.parametrize("aggregation", get_args(Aggregation))
+ONES, COUNTS = torch.ones(3, dtype=F64), BatchCounts(num_tokens=6, num_rows=3, num_trajectories=2.0)
 MASK = torch.tensor([[False, True, True, True], [False, True, False, False], [True, True, False, False]])
 
 
@@ -39,8 +43,8 @@ def batch(seed: int = 0, mask: Tensor = MASK, spread: float = 0.3) -> dict[str, 
         "advantage": normal(rows),
         "action_mask": mask,
         "row_weight": torch.ones(rows, dtype=F64),
-        "num_tokens": int(mask.sum()),
-        "num_rows": rows,
+        "counts": BatchCounts(num_tokens=int(mask.sum()), num_rows=rows, num_trajectories=rows / 2),
+        "trajectory_share": torch.full((rows,), 0.5, dtype=F64),
     }
 
 
@@ -55,8 +59,7 @@ def one_token(log_ratio: float, advantage: float, **settings: Any) -> LossTerms:
         advantage=torch.tensor([advantage], dtype=F64),
         action_mask=torch.ones(1, 1, dtype=torch.bool),
         row_weight=torch.ones(1, dtype=F64),
-        num_tokens=1,
-        num_rows=1,
+        counts=BatchCounts(num_tokens=1, num_rows=1),
     )
 
 
@@ -84,6 +87,20 @@ def test_the_clipped_surrogate_by_hand(ratio: float, advantage: float, objective
     assert value.item() == pytest.approx(objective)
 
 
+@pytest.mark.parametrize(("ratio", "objective"), [(0.5, -0.8), (1.5, -1.5), (5.0, -3.0)])
+def test_a_dual_clip_bounds_what_a_bad_action_costs_by_hand(ratio: float, objective: float) -> None:
+    log_ratio, bad = torch.tensor([[ratio]], dtype=F64).log(), -torch.ones(1, 1, dtype=F64)
+    value, clipped = clipped_surrogate(log_ratio, bad, dual_clip=3.0)
+    assert value.item() == pytest.approx(objective)
+    assert clipped.item() == (ratio != 1.5)
+
+
+def test_a_dual_clip_leaves_good_actions_alone() -> None:
+    log_ratio, good = torch.tensor([[-3.0, 3.0]]), torch.ones(1, 2)
+    plain, dual = clipped_surrogate(log_ratio, good)[0], clipped_surrogate(log_ratio, good, dual_clip=1.0)[0]
+    assert torch.equal(plain, dual)
+
+
 def test_the_clip_fraction_counts_where_clipping_decided() -> None:
     log_ratio = torch.tensor([[1.5, 0.5, 1.5, 0.5, 1.0]]).log()
     _, clipped = clipped_surrogate(log_ratio, torch.tensor([[1.0, -1.0, -1.0, 1.0, 1.0]]))
@@ -99,10 +116,10 @@ def test_a_clipped_token_has_no_gradient(log_ratio: float, advantage: float) -> 
 
 
 @AGGREGATION
-def test_at_ratio_one_the_gradient_is_the_plain_policy_gradient(aggregation: Literal["token", "step"]) -> None:
+def test_at_ratio_one_the_gradient_is_the_plain_policy_gradient(aggregation: Aggregation) -> None:
     inputs = batch(spread=0.0)
-    counts = {"num_tokens": inputs["num_tokens"], "num_rows": inputs["num_rows"]}
-    weights = token_weights(MASK, inputs["row_weight"], aggregation=aggregation, **counts)
+    names = ("row_weight", "counts", "trajectory_share")
+    weights = token_weights(MASK, aggregation=aggregation, **{name: inputs[name] for name in names})
     torch.testing.assert_close(
         gradient(LossSettings(aggregation=aggregation), inputs), -inputs["advantage"].unsqueeze(1) * weights
     )
@@ -115,9 +132,7 @@ def test_a_step_down_the_gradient_makes_a_good_action_likelier() -> None:
 
 @AGGREGATION
 @pytest.mark.parametrize("kl_estimator", ["k1", "k2", "k3"])
-def test_the_gradient_is_the_loss_s(
-    aggregation: Literal["token", "step"], kl_estimator: Literal["k1", "k2", "k3"]
-) -> None:
+def test_the_gradient_is_the_loss_s(aggregation: Aggregation, kl_estimator: Literal["k1", "k2", "k3"]) -> None:
     settings = LossSettings(
         aggregation=aggregation, kl_estimator=kl_estimator, kl_coefficient=0.3, entropy_coefficient=0.2, clip_high=0.3
     )
@@ -155,12 +170,13 @@ def with_filling_row(inputs: dict[str, Any]) -> dict[str, Any]:
         filled[name] = torch.cat([inputs[name], torch.full_like(inputs[name][:1], float("nan"))])
     filled["action_mask"] = torch.cat([inputs["action_mask"], torch.ones_like(inputs["action_mask"][:1])])
     filled["row_weight"] = torch.cat([inputs["row_weight"], torch.zeros(1, dtype=F64)])
+    filled["trajectory_share"] = torch.cat([inputs["trajectory_share"], torch.ones(1, dtype=F64)])
     return filled
 
 
 @AGGREGATION
 @pytest.mark.parametrize("name", TERMS)
-def test_a_filling_row_moves_no_term(aggregation: Literal["token", "step"], name: str) -> None:
+def test_a_filling_row_moves_no_term(aggregation: Aggregation, name: str) -> None:
     inputs, settings = batch(), LossSettings(aggregation=aggregation, kl_coefficient=0.1, entropy_coefficient=0.1)
     filled = policy_loss(settings, **with_filling_row(inputs))
     torch.testing.assert_close(getattr(filled, name), getattr(policy_loss(settings, **inputs), name))
@@ -173,7 +189,7 @@ def test_a_filling_row_has_exactly_no_gradient() -> None:
 
 @AGGREGATION
 @given(seed=st.integers(0, 1000), cut=st.integers(1, 5))
-def test_micro_batches_add_up_to_the_minibatch(aggregation: Literal["token", "step"], seed: int, cut: int) -> None:
+def test_micro_batches_add_up_to_the_minibatch(aggregation: Aggregation, seed: int, cut: int) -> None:
     mask = torch.rand(6, 5, generator=torch.Generator().manual_seed(seed)) < 0.6
     mask[0, 0] = True
     inputs = batch(seed, mask)
@@ -189,38 +205,66 @@ def test_micro_batches_add_up_to_the_minibatch(aggregation: Literal["token", "st
         torch.testing.assert_close(getattr(parts[0], name) + getattr(parts[1], name), getattr(whole, name))
 
 
-@AGGREGATION
-def test_token_weights_add_up_to_one(aggregation: Literal["token", "step"]) -> None:
-    weights = token_weights(MASK, torch.ones(3, dtype=F64), aggregation=aggregation, num_tokens=6, num_rows=3)
+@pytest.mark.parametrize("aggregation", ["token", "step", "trajectory"])
+def test_token_weights_add_up_to_one(aggregation: Aggregation) -> None:
+    share = torch.tensor([0.5, 1.0, 0.5], dtype=F64)  # two steps of a trajectory of two, and one of one
+    weights = token_weights(MASK, ONES, COUNTS, aggregation=aggregation, trajectory_share=share)
     assert weights.sum().item() == pytest.approx(1.0)
 
 
 def test_by_step_a_long_reply_weighs_as_much_as_a_short_one() -> None:
-    weights = token_weights(MASK, torch.ones(3, dtype=F64), aggregation="step", num_tokens=6, num_rows=3)
+    weights = token_weights(MASK, ONES, COUNTS, aggregation="step")
     torch.testing.assert_close(weights.sum(1), torch.full((3,), 1 / 3, dtype=F64))
 
 
 def test_by_token_a_reply_weighs_as_much_as_it_has_tokens() -> None:
-    weights = token_weights(MASK, torch.ones(3, dtype=F64), aggregation="token", num_tokens=6, num_rows=3)
+    weights = token_weights(MASK, ONES, COUNTS, aggregation="token")
     torch.testing.assert_close(weights.sum(1), torch.tensor([3, 1, 2], dtype=F64) / 6)
+
+
+def test_by_sequence_every_token_of_a_reply_counts_whole() -> None:
+    weights = token_weights(MASK, ONES, COUNTS, aggregation="sequence")
+    torch.testing.assert_close(weights, MASK.double() / 3)
+
+
+def test_by_trajectory_a_long_episode_weighs_as_much_as_a_short_one() -> None:
+    share = torch.tensor([0.5, 0.5, 1.0], dtype=F64)  # an episode of two steps, and one of one
+    weights = token_weights(MASK, ONES, COUNTS, aggregation="trajectory", trajectory_share=share)
+    torch.testing.assert_close(weights.sum(1), torch.tensor([0.25, 0.25, 0.5], dtype=F64))
+
+
+def test_by_trajectory_needs_the_shares() -> None:
+    with pytest.raises(ValueError, match="trajectory_share must be given with aggregation='trajectory', got None"):
+        token_weights(MASK, ONES, COUNTS, aggregation="trajectory")
 
 
 def test_a_filling_row_weighs_nothing() -> None:
     full = torch.ones(2, 1, dtype=torch.bool)
-    weights = token_weights(full, torch.tensor([1.0, 0.0]), aggregation="token", num_tokens=1, num_rows=1)
+    weights = token_weights(full, torch.tensor([1.0, 0.0]), BatchCounts(num_tokens=1, num_rows=1), aggregation="token")
     assert weights.tolist() == [[1.0], [0.0]]
 
 
 def test_an_empty_reply_weighs_nothing_and_breaks_nothing() -> None:
     mask = torch.tensor([[False, False], [True, True]])
-    weights = token_weights(mask, torch.ones(2), aggregation="step", num_tokens=2, num_rows=2)
+    weights = token_weights(mask, torch.ones(2), BatchCounts(num_tokens=2, num_rows=2), aggregation="step")
     assert weights.tolist() == [[0.0, 0.0], [0.25, 0.25]]
+
+
+def test_no_trajectory_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"num_trajectories must be > 0, got 0\.0"):
+        BatchCounts(num_tokens=1, num_rows=1, num_trajectories=0.0)
+
+
+@pytest.mark.parametrize("value", [0.9, float("nan"), float("inf")])
+def test_a_dual_clip_below_one_is_refused(value: float) -> None:
+    with pytest.raises(ValueError, match="dual_clip must be >= 1 and finite"):
+        LossSettings(dual_clip=value)
 
 
 @pytest.mark.parametrize("count", ["num_tokens", "num_rows"])
 def test_a_count_of_nothing_is_refused(count: str) -> None:
     with pytest.raises(ValueError, match=f"{count} must be >= 1, got 0"):
-        policy_loss(LossSettings(), **{**batch(), count: 0})
+        BatchCounts(**{"num_tokens": 1, "num_rows": 1, count: 0})
 
 
 @pytest.mark.parametrize(("estimator", "value"), [("k1", 0.5), ("k2", 0.125), ("k3", 0.10653066)])

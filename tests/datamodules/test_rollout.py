@@ -7,6 +7,7 @@ import pytest
 from lightning.pytorch import Callback
 
 from datamodules import RolloutDataModule
+from gigpo_lightning.rollout import DynamicSampling
 from tests.scripted_run import ScriptedSync, quiet_trainer, random_walk, tiny_module, walking_data
 
 
@@ -71,6 +72,18 @@ def test_the_seed_decides_the_tasks_and_the_noise(tmp_path):
 
     assert requests(0) == requests(0)
     assert requests(0) != requests(1)
+
+
+def test_groups_that_all_went_alike_are_replaced_by_others(tmp_path):
+    _, engine, keeper = fit(tmp_path, max_epochs=1, data={"group_sampler": DynamicSampling(max_rounds=20)})
+    (rollout,) = keeper.rollouts
+    returns = [{episode.episode_return for episode in group.trajectories} for group in rollout.groups]
+    assert [len(values) > 1 for values in returns] == [True] * 4
+    played = [group.task_id for group in (*rollout.groups, *rollout.discarded)]
+    assert len(set(played)) == len(played) > 4
+    assert rollout.metrics()["rollout/discarded_groups"] == len(played) - 4
+    assert sorted(keeper.rows[0]) == list(range(len(rollout.table)))  # the update has the kept groups' steps alone
+    assert len(engine.requests) > len(rollout.table)
 
 
 def test_an_engine_with_other_weights_is_refused(tmp_path):

@@ -9,7 +9,7 @@ from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 
-from gigpo_lightning.algorithm import Credit, GiGPO
+from gigpo_lightning.algorithm import Credit, GiGPO, HoelderRatio, TruncatedCorrection
 from gigpo_lightning.algorithm.losses import LossSettings
 from gigpo_lightning.environments.gridworld import gridworld_words
 from gigpo_lightning.prompts.gridworld import gridworld_markers
@@ -59,7 +59,7 @@ def weights(module: GiGPOModule) -> torch.Tensor:
     return torch.cat([parameter.detach().flatten().clone() for parameter in module.policy.parameters()])
 
 
-@pytest.mark.parametrize("aggregation", ["token", "step"])
+@pytest.mark.parametrize("aggregation", ["token", "step", "sequence", "trajectory"])
 def test_splitting_a_minibatch_changes_no_gradient(tmp_path, aggregation):
     gradients = []
     for tokens in (64, 100_000):
@@ -70,6 +70,78 @@ def test_splitting_a_minibatch_changes_no_gradient(tmp_path, aggregation):
     (split,), (whole,) = gradients
     assert whole.abs().max() > 1e-4
     torch.testing.assert_close(split, whole, rtol=1e-4, atol=1e-7)
+
+
+class CountingGiGPO(GiGPO):
+    """Remembers how many rollouts it has seen, and lets that decide."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rollouts = 0
+
+    def estimate(self, table: StepTable) -> Credit:
+        self.rollouts += 1
+        credit = super().estimate(table)
+        return replace(credit, advantage=credit.advantage / self.rollouts)
+
+    def state_dict(self):
+        return {"rollouts": self.rollouts}
+
+    def load_state_dict(self, state):
+        self.rollouts = state["rollouts"]
+
+
+def test_what_an_estimator_remembers_goes_through_the_checkpoint(tmp_path):
+    def run(estimator, **options):
+        module = make_module(estimator)
+        resumed = options.pop("ckpt_path", None)
+        trainer = quiet_trainer(tmp_path, ScriptedSync(), limit_val_batches=0, **options)
+        trainer.fit(module, walking_data(random_walk(module)), ckpt_path=resumed)
+        return trainer, module
+
+    _, whole = run(CountingGiGPO(), max_epochs=3)
+    trainer, _ = run(CountingGiGPO(), max_epochs=2)
+    trainer.save_checkpoint(tmp_path / "two.ckpt")
+    estimator = CountingGiGPO()
+    run(estimator, max_epochs=3, ckpt_path=tmp_path / "two.ckpt")
+    assert estimator.rollouts == whole.credit.rollouts == 3
+
+
+def test_the_importance_correction_takes_ratios_to_the_trainer_s_own_probabilities(tmp_path):
+    module = make_module(loss=LossSettings(importance_correction=TruncatedCorrection(2.0)))
+    seen = []
+
+    class Look(Callback):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            with torch.no_grad():
+                for part in batch.micro_batches:
+                    logprobs, _ = module.policy(part.input_ids, part.attention_mask, part.action_mask, 1.0)
+                    seen.append((logprobs, part.old_logprobs, part.engine_logprobs))
+
+    trainer = fit(module, tmp_path, Look())
+    for logprobs, old, engine in seen:
+        torch.testing.assert_close(old, logprobs)
+        assert not torch.equal(old, engine)  # the script claims certainty
+    assert {"loss/engine_kl", "loss/correction_weight", "loss/corrected_fraction"} <= trainer.callback_metrics.keys()
+    assert trainer.callback_metrics["loss/approximate_kl"] == pytest.approx(0.0, abs=1e-6)
+
+
+def test_without_a_correction_nothing_is_computed_twice(tmp_path):
+    module = make_module()
+    assert not module.needs_old_logprobs
+    assert "loss/engine_kl" not in fit(module, tmp_path).callback_metrics
+
+
+def test_a_scheduled_ratio_follows_the_training(tmp_path):
+    seen = []
+
+    class Noting(HoelderRatio):
+        def log_ratio(self, log_ratio, action_mask, progress):
+            seen.append(self.exponent_at(progress))
+            return super().log_ratio(log_ratio, action_mask, progress)
+
+    fit(make_module(loss=LossSettings(ratio=Noting(1.0, -1.0))), tmp_path, max_epochs=4)
+    assert sorted(set(seen), reverse=True) == [1.0, 0.5, 0.0, -0.5]
 
 
 def test_gradients_are_scaled_down_to_their_largest_norm(tmp_path):

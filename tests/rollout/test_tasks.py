@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gigpo_lightning.environments.base import Task, TaskPanel
-from gigpo_lightning.rollout.tasks import epoch_tasks
+from gigpo_lightning.rollout.tasks import epoch_tasks, more_tasks
 
 
 def panel(size: int) -> TaskPanel:
@@ -31,3 +31,18 @@ def test_each_pass_has_an_order_of_its_own():
 def test_more_tasks_than_the_panel_holds_are_refused():
     with pytest.raises(ValueError, match="tasks_per_epoch must be <= the panel's 3 tasks, got 4"):
         epoch_tasks(panel(3), 4, 0, 0)
+
+
+@given(st.integers(1, 20), st.integers(0, 20), st.integers(0, 20), st.integers(0, 3))
+def test_more_tasks_are_others_than_those_played(size: int, num_played: int, missing: int, epoch: int):
+    played = panel(size).tasks[:num_played]
+    more = [task.task_id for task in more_tasks(panel(size), played, missing, epoch, seed=0)]
+    assert len(more) == len(set(more)) == min(missing, size - len(played))
+    assert not set(more) & {task.task_id for task in played}
+
+
+def test_more_tasks_are_the_same_for_the_same_epoch_and_others_for_another():
+    first, again, other = (
+        [task.task_id for task in more_tasks(panel(50), [], 10, epoch, seed=0)] for epoch in (1, 1, 2)
+    )
+    assert first == again != other

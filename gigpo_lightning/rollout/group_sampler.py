@@ -1,0 +1,105 @@
+"""Which of the groups that were played an epoch trains on."""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from gigpo_lightning.environments.base import Task
+from gigpo_lightning.rollout.progress import RolloutProgress
+from gigpo_lightning.trajectory import TrajectoryGroup
+
+_logger = logging.getLogger(__name__)
+
+
+@runtime_checkable
+class GroupSampler(Protocol):
+    """Says which groups are worth an update; the DataModule plays others for those that are not."""
+
+    @property
+    def max_rounds(self) -> int:
+        """Times that an epoch may play, the first included."""
+
+    def keep(self, group: TrajectoryGroup) -> bool:
+        """Whether a group that was played takes part in the update."""
+
+
+class DynamicSampling:
+    """Discards groups whose returns are all equal: they say nothing at the episode level (DAPO, arXiv:2503.14476).
+
+    Only as many new groups are played as are missing, of tasks that the epoch has not played yet. Differs from GiGPO's
+    reference code, which plays the whole batch again. Returns are the environment's, without the penalty for invalid
+    actions, which hardly ever agree. With ``loss.clip_high`` above ``clip_low`` it makes the paper's "GiGPO with
+    dynamic sampling", .28 and .2.
+
+    Args:
+        max_rounds: Times that an epoch may play, the first included; then it trains on what it has.
+
+    Raises:
+        ValueError: If ``max_rounds`` is not positive.
+    """
+
+    def __init__(self, max_rounds: int = 10) -> None:
+        if max_rounds < 1:
+            raise ValueError(f"max_rounds must be >= 1, got {max_rounds}")
+        self.max_rounds = max_rounds
+
+    def keep(self, group: TrajectoryGroup) -> bool:
+        """Whether two of the returns differ."""
+        returns = [trajectory.episode_return for trajectory in group.trajectories]
+        return min(returns) < max(returns)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlayedGroups:
+    """What an epoch's tasks gave.
+
+    Attributes:
+        groups: The groups that are trained on.
+        discarded: The others.
+        rounds: Times that it was played.
+        progress: Counts of all rounds.
+    """
+
+    groups: tuple[TrajectoryGroup, ...]
+    discarded: tuple[TrajectoryGroup, ...]
+    rounds: int
+    progress: RolloutProgress
+
+
+def play_groups(
+    play: Callable[[Sequence[Task]], tuple[list[TrajectoryGroup], RolloutProgress]],
+    tasks: Sequence[Task],
+    more_tasks: Callable[[Sequence[Task], int], Sequence[Task]],
+    sampler: GroupSampler | None,
+) -> PlayedGroups:
+    """Play tasks, and as many others as the sampler discards groups, until none is missing or a limit is reached.
+
+    Where every group has been discarded, as many as there were tasks are kept all the same: an update needs steps.
+
+    Args:
+        play: Plays one group of each task.
+        tasks: The epoch's.
+        more_tasks: Gives up to so many tasks that are not among those played.
+        sampler: Decides which groups are kept; None keeps all.
+    """
+    kept: list[TrajectoryGroup] = []
+    discarded: list[TrajectoryGroup] = []
+    groups, progress = play(tasks)
+    played, rounds = list(tasks), 1
+    while True:
+        for group in groups:
+            (kept if sampler is None or sampler.keep(group) else discarded).append(group)
+        missing = len(tasks) - len(kept)
+        more = more_tasks(played, missing) if missing and sampler and rounds < sampler.max_rounds else ()
+        if not more:
+            break
+        groups, part = play(more)
+        progress.add(part)
+        played += more
+        rounds += 1
+    if missing:
+        _logger.warning("%d of %d groups were kept in %d rounds", len(kept), len(tasks), rounds)
+    if not kept:
+        kept, discarded = discarded[: len(tasks)], discarded[len(tasks) :]
+    return PlayedGroups(groups=tuple(kept), discarded=tuple(discarded), rounds=rounds, progress=progress)

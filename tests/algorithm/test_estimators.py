@@ -1,0 +1,181 @@
+"""What every estimator keeps, whatever it computes."""
+
+from dataclasses import replace
+from random import Random
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import gigpo_lightning.algorithm
+from gigpo_lightning.algorithm import (
+    GRPO,
+    HGPO,
+    RLOO,
+    CreditEstimator,
+    DrGRPO,
+    GiGPO,
+    GraphGPO,
+    ReinforcePlusPlus,
+    RewardFlow,
+    SimilarityGrouping,
+)
+from gigpo_lightning.trajectory import StepTable
+from tests.algorithm.tables import step_tables, table_of, take, valid, won
+
+REFERENCE: dict[str, Any] = {"episode_statistics": "step", "penalty_placement": "step"}
+WITHIN_GROUPS: dict[str, CreditEstimator] = {
+    "GiGPO, paper": GiGPO(scale_by_std=True),
+    "GiGPO, reference": GiGPO(scale_by_std=True, **REFERENCE),
+    "GiGPO, similar states": GiGPO(grouping=SimilarityGrouping(0.6, exclude_empty=True)),
+    "GRPO": GRPO(scale_by_std=True),
+    "DrGRPO": DrGRPO(),
+    "RLOO": RLOO(),
+    "HGPO": HGPO(scale_by_std=True),
+    "HGPO, episode group": HGPO(episode_group=True),
+    "GraphGPO": GraphGPO(scale_by_std=True),
+    "GraphGPO, relative": GraphGPO(relative_distance=True),
+    "RewardFlow": RewardFlow(scale_by_std=True),
+}
+few = settings(max_examples=25)  # for each of a dozen estimators
+EVERY = WITHIN_GROUPS | {
+    "REINFORCE++": ReinforcePlusPlus(),
+    "REINFORCE++, baseline": ReinforcePlusPlus(group_baseline=True),
+}
+estimators = pytest.mark.parametrize("estimator", EVERY.values(), ids=EVERY.keys())
+within_groups = pytest.mark.parametrize("estimator", WITHIN_GROUPS.values(), ids=WITHIN_GROUPS.keys())
+PARTS = ("advantage", "episode_advantage", "step_advantage", "step_group_id")
+
+
+def test_no_exported_estimator_is_left_out() -> None:
+    exported = {getattr(gigpo_lightning.algorithm, name) for name in gigpo_lightning.algorithm.__all__}
+    estimating = {item for item in exported if isinstance(item, type) and hasattr(item, "estimate")}
+    assert estimating - {CreditEstimator} == {type(estimator) for estimator in EVERY.values()}
+
+
+@estimators
+def test_it_is_an_estimator_that_remembers_nothing(estimator: CreditEstimator) -> None:
+    assert isinstance(estimator, CreditEstimator)
+    assert estimator.state_dict() == {}
+    estimator.load_state_dict({})
+
+
+@estimators
+@few
+@given(table=step_tables(), random=st.randoms(use_true_random=False))
+def test_row_order_changes_nothing_to_the_last_bit(
+    estimator: CreditEstimator, table: StepTable, random: Random
+) -> None:
+    order = random.sample(range(len(table)), len(table))
+    shuffled, credit = estimator.estimate(take(table, order)), estimator.estimate(table)
+    for name in PARTS:
+        np.testing.assert_array_equal(getattr(shuffled, name), getattr(credit, name)[order], err_msg=name)
+
+
+@estimators
+@few
+@given(table=step_tables())
+def test_the_numbers_given_to_groups_and_trajectories_do_not_matter(
+    estimator: CreditEstimator, table: StepTable
+) -> None:
+    renamed = replace(
+        table, episode_group_id=10**12 + 3 * table.episode_group_id, trajectory_id=10**15 + 7 * table.trajectory_id
+    )
+    np.testing.assert_array_equal(estimator.estimate(renamed).advantage, estimator.estimate(table).advantage)
+
+
+@estimators
+@few
+@given(table=step_tables())
+def test_the_advantage_is_finite_and_the_table_is_not_changed(estimator: CreditEstimator, table: StepTable) -> None:
+    reward = table.reward.copy()
+    assert np.isfinite(estimator.estimate(table).advantage).all()
+    np.testing.assert_array_equal(table.reward, reward)
+
+
+@within_groups
+@few
+@given(table=step_tables(), task=st.sampled_from([1, 3, 5]))
+def test_what_happens_in_one_task_says_nothing_of_another(
+    estimator: CreditEstimator, table: StepTable, task: int
+) -> None:
+    others = table.episode_group_id != task
+    richer = replace(
+        table,
+        reward=np.where(others, table.reward, 7 * table.reward + table.step_index),
+        success=np.where(others, table.success, ~table.success),
+    )
+    credit = estimator.estimate(table)
+    if not (isinstance(estimator, RewardFlow) and others.any()):
+        np.testing.assert_array_equal(estimator.estimate(richer).advantage[others], credit.advantage[others])
+    else:  # its search works in units of the table's largest reward, which rounds otherwise
+        np.testing.assert_allclose(estimator.estimate(richer).advantage[others], credit.advantage[others], atol=1e-6)
+
+
+@within_groups
+@few
+@given(table=step_tables(), bonus=st.sampled_from([-3.0, 0.5, 16.0]))
+def test_a_constant_bonus_to_every_episode_changes_nothing_at_episode_level(
+    estimator: CreditEstimator, table: StepTable, bonus: float
+) -> None:
+    if estimator is EVERY["GiGPO, reference"]:
+        table = take(table, np.isin(table.episode_group_id, several_rows(table)))  # a lone row keeps its raw score
+        if not len(table):
+            return
+    paid = replace(table, reward=table.reward + np.where(first_steps(table), bonus, 0.0))
+    plain = estimator.estimate(table).episode_advantage
+    np.testing.assert_allclose(estimator.estimate(paid).episode_advantage, plain, atol=1e-6)
+
+
+def first_steps(table: StepTable) -> Any:
+    return table.step_index == 0
+
+
+def several_rows(table: StepTable) -> list[int]:
+    groups, counts = np.unique(table.episode_group_id, return_counts=True)
+    return [int(group) for group in groups[counts > 1]]
+
+
+@estimators
+@few
+@given(size=st.integers(2, 64), scale=st.floats(1, 1000), success=st.booleans())
+def test_episodes_that_all_went_alike_teach_exactly_nothing(
+    estimator: CreditEstimator, size: int, scale: float, success: bool
+) -> None:
+    episode = valid("abcde", [0.0, 0.1 * scale, 0.0, 0.3 * scale, 9.7 * scale])
+    table = table_of(*[(0, episode)] * size)
+    credit = estimator.estimate(won(table, *range(size)) if success else table)
+    if isinstance(estimator, ReinforcePlusPlus) and not estimator.group_baseline:
+        assert credit.advantage.any()  # early steps are compared with late ones
+    else:
+        assert not credit.advantage.any()
+
+
+@estimators
+def test_an_invalid_action_costs(estimator: CreditEstimator) -> None:
+    table = table_of((0, [("a", 1.0, True)]), (0, [("a", 1.0, False)]))
+    right, wrong = estimator.estimate(table).advantage
+    assert right > wrong
+
+
+@estimators
+def test_an_empty_table_is_refused(estimator: CreditEstimator) -> None:
+    with pytest.raises(ValueError, match="table must have at least one row, got 0"):
+        estimator.estimate(StepTable.from_groups([]))
+
+
+@within_groups
+def test_a_lone_step_has_nothing_to_be_compared_with(estimator: CreditEstimator) -> None:
+    credit = estimator.estimate(won(table_of((0, valid("a", [3.0]))), 0))
+    if estimator is EVERY["GiGPO, reference"]:
+        assert credit.advantage[0] == 3.0  # the reference's rule: a lone row keeps its raw score
+    else:
+        assert credit.advantage[0] == 0.0
+
+
+@pytest.mark.parametrize("kind", [GiGPO, GRPO, DrGRPO, RLOO, HGPO, GraphGPO, RewardFlow, ReinforcePlusPlus])
+def test_a_negative_penalty_is_refused(kind: Any) -> None:
+    with pytest.raises(ValueError, match=r"invalid_action_penalty must be >= 0 \(it is subtracted\), got -0.1"):
+        kind(invalid_action_penalty=-0.1)
