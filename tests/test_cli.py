@@ -4,18 +4,22 @@ import json
 import os
 import subprocess
 import sys
+from inspect import signature
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from gigpo_lightning.algorithm import GiGPO
 from gigpo_lightning.cli import build_cli
 from modules import PretrainedPolicy
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "configs").rglob("*.yaml"))
+ON_TOP = [config for config in CONFIGS if config.startswith("configs/credit/")]
 
 
 def gigpo(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -34,7 +38,22 @@ def gigpo(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("config", CONFIGS)
+@pytest.mark.parametrize("config", ON_TOP)
+def test_a_credit_preset_goes_on_top_of_a_run_s_config(config: str, tmp_path: Path):
+    run, preset = ROOT / "configs/alfworld/tiny_cpu.yaml", ROOT / config
+    result = gigpo(tmp_path, "fit", "--config", str(run), "--config", str(preset), "--print_config")
+    assert result.returncode == 0, result.stderr[-2000:]
+    printed, wanted, below = (yaml.safe_load(text) for text in (result.stdout, preset.read_text(), run.read_text()))
+    credit = printed["model"]["init_args"]["credit"]["init_args"]
+    credit["grouping"].pop("init_args")
+    assert credit == wanted["model"]["init_args"]["credit"]["init_args"]
+    assert set(credit) == set(signature(GiGPO).parameters)  # nothing is left to a default
+    assert printed["model"]["init_args"]["policy"] == below["model"]["init_args"]["policy"] | {
+        "init_args": printed["model"]["init_args"]["policy"]["init_args"]
+    }
+
+
+@pytest.mark.parametrize("config", [config for config in CONFIGS if config not in ON_TOP])
 def test_every_config_is_parsed(config: str, tmp_path: Path):
     result = gigpo(tmp_path, "fit", "--config", config, "--print_config")
     assert result.returncode == 0, result.stderr[-2000:]
