@@ -163,7 +163,7 @@ def by_size(largest: int) -> None:
 
 
 def observations(num_groups: int, rows: int, characters: int, seed: int = 0) -> StepTable:
-    """Groups of one-step episodes with long observations; a fifth are near-duplicates of another of their group."""
+    """Groups of one-step episodes with long observations; a fifth are another's of their group but for a word."""
     draw = random.Random(seed)
     words = ["".join(draw.choices(string.ascii_lowercase, k=draw.randint(2, 9))) for _ in range(3000)]
     texts = []
@@ -171,10 +171,8 @@ def observations(num_groups: int, rows: int, characters: int, seed: int = 0) -> 
         group: list[str] = []
         for _ in range(rows):
             if group and draw.random() < 0.2:
-                text = list(draw.choice(group))
-                for position in draw.sample(range(characters), characters // 100):
-                    text[position] = draw.choice(string.ascii_lowercase)
-                group.append("".join(text))
+                text, at = draw.choice(group), draw.randrange(characters - 10)
+                group.append(text[:at] + draw.choice(words).ljust(10)[:10] + text[at + 10 :])
             else:
                 group.append(" ".join(draw.choices(words, k=characters // 3))[:characters])
         texts += group

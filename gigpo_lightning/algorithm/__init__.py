@@ -1,6 +1,6 @@
 """Returns, grouping, advantages and losses: arrays in, arrays out."""
 
-from gigpo_lightning.algorithm.advantages import Credit, CreditEstimator, Memoryless, group_relative
+from gigpo_lightning.algorithm.advantages import Credit, CreditEstimator, OrderedEstimator, group_relative
 from gigpo_lightning.algorithm.corrections import ImportanceCorrection, MaskedCorrection, TruncatedCorrection
 from gigpo_lightning.algorithm.dr_grpo import DrGRPO
 from gigpo_lightning.algorithm.gigpo import GiGPO
@@ -31,7 +31,7 @@ __all__ = [
     "ImportanceRatio",
     "LossSettings",
     "MaskedCorrection",
-    "Memoryless",
+    "OrderedEstimator",
     "ReinforcePlusPlus",
     "RewardFlow",
     "SequenceRatio",

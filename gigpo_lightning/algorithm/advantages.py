@@ -5,6 +5,7 @@ Pure functions of arrays: no environment, no model, no Lightning.
 Shape letters: S = rows of the step table (every step of every trajectory, flattened), N = trajectories.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
@@ -53,14 +54,42 @@ class CreditEstimator(Protocol):
         """Take back what ``state_dict`` gave."""
 
 
-class Memoryless:
-    """For estimators that remember no earlier rollout: nothing to keep in a checkpoint."""
+class OrderedEstimator(ABC):
+    """For estimators that remember no earlier rollout and whose sums must not depend on the order of the rows.
+
+    Sums of floats depend on their order by a rounding step. So the rows are sorted first, trajectory by trajectory,
+    step by step, and what the estimator says of them is put back into the table's own order.
+    """
+
+    def estimate(self, table: StepTable) -> Credit:
+        """Compute the credit of every row of a table of complete groups.
+
+        Raises:
+            ValueError: If the table has no row, or the estimator's grouping breaks its contract.
+        """
+        if not len(table):
+            raise ValueError("table must have at least one row, got 0")
+        ordered, order = table.in_visit_order()
+        credit = self.estimate_in_order(ordered)
+        back = np.empty(len(order), dtype=np.int64)
+        back[order] = np.arange(len(order))
+        return Credit(
+            advantage=credit.advantage[back],
+            episode_advantage=credit.episode_advantage[back],
+            step_advantage=credit.step_advantage[back],
+            step_group_id=credit.step_group_id[back],
+            metrics=credit.metrics,
+        )
+
+    @abstractmethod
+    def estimate_in_order(self, table: StepTable) -> Credit:
+        """Compute the credit of a table with at least one row, sorted by trajectory and step."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Nothing."""
+        """Nothing: no earlier rollout is remembered."""
         return {}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:  # noqa: B027  meant to be left as it is
         """Nothing to take back."""
 
 
@@ -123,14 +152,13 @@ def group_relative(
     """
     if group_ids.size and group_ids.min() < 0:
         raise ValueError(f"group_ids must be >= 0, got {group_ids.min()}")
-    order = np.lexsort((values, group_ids))  # sums in a fixed order: rows may come in any
     counts = np.maximum(np.bincount(group_ids), 1)
-    means = np.bincount(group_ids[order], values[order]) / counts
+    means = np.bincount(group_ids, values) / counts
     centred: Float64[ndarray, " S"] = values - means[group_ids]
     centred[~has_spread(values, group_ids)] = 0.0  # not nearly 0: see "Differs from"
     if not scale_by_std:
         return centred
-    squares = np.bincount(group_ids[order], centred[order] ** 2)
+    squares = np.bincount(group_ids, centred**2)
     std = np.sqrt(squares / np.maximum(counts - correction, 1))
     centred /= std[group_ids] + eps
     return centred

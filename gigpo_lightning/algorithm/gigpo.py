@@ -11,7 +11,7 @@ from numpy import ndarray
 
 from gigpo_lightning.algorithm.advantages import (
     Credit,
-    Memoryless,
+    OrderedEstimator,
     combine,
     dense_ids,
     group_relative,
@@ -23,7 +23,7 @@ from gigpo_lightning.errors import check_range
 from gigpo_lightning.trajectory import StepTable
 
 
-class GiGPO(Memoryless):
+class GiGPO(OrderedEstimator):
     """A = A_E + ω·A_S: trajectories against their group, actions against others taken in the same state (Eq. 8).
 
     The defaults are the paper's. ``episode_statistics="step"`` with ``penalty_placement="step"`` gives the reference
@@ -75,12 +75,8 @@ class GiGPO(Memoryless):
         self.penalty_placement = penalty_placement
         self.grouping: Grouping = ExactGrouping() if grouping is None else grouping
 
-    def estimate(self, table: StepTable) -> Credit:
-        """Compute both levels for every row.
-
-        Raises:
-            ValueError: If the table has no row, or the grouping breaks its contract.
-        """
+    def estimate_in_order(self, table: StepTable) -> Credit:
+        """Compute both levels for every row."""
         step_group_id = checked_groups(self.grouping, table)
         penalty = self.invalid_action_penalty * ~table.valid_action
         in_reward = self.penalty_placement == "reward"

@@ -9,7 +9,7 @@ from numpy import ndarray
 
 from gigpo_lightning.algorithm.advantages import (
     Credit,
-    Memoryless,
+    OrderedEstimator,
     combine,
     group_relative,
     penalised_rewards,
@@ -21,7 +21,7 @@ from gigpo_lightning.errors import check_range
 from gigpo_lightning.trajectory import StepTable
 
 
-class GraphGPO(Memoryless):
+class GraphGPO(OrderedEstimator):
     """A step is worth 10·γ^d, with d the shortest known way to success from the state that it led to.
 
     All trajectories of an episode group are joined into one graph of states, so that a useful step counts even in an
@@ -70,12 +70,8 @@ class GraphGPO(Memoryless):
         self.invalid_action_penalty = invalid_action_penalty
         self.grouping: Grouping = ExactGrouping() if grouping is None else grouping
 
-    def estimate(self, table: StepTable) -> Credit:
-        """Compute both levels for every row.
-
-        Raises:
-            ValueError: If the table has no row, or the grouping breaks its contract.
-        """
+    def estimate_in_order(self, table: StepTable) -> Credit:
+        """Compute both levels for every row."""
         step_group_id = checked_groups(self.grouping, table)
         rewards = penalised_rewards(table, self.invalid_action_penalty)
         graph = state_graph(table, step_group_id)

@@ -9,7 +9,7 @@ from numpy import ndarray
 
 from gigpo_lightning.algorithm.advantages import (
     Credit,
-    Memoryless,
+    OrderedEstimator,
     combine,
     dense_ids,
     group_relative,
@@ -19,10 +19,10 @@ from gigpo_lightning.algorithm.advantages import (
 from gigpo_lightning.algorithm.grouping import ExactGrouping, Grouping, checked_groups
 from gigpo_lightning.algorithm.returns import discounted_returns
 from gigpo_lightning.errors import check_range
-from gigpo_lightning.trajectory import StepTable
+from gigpo_lightning.trajectory import StepTable, visit_order
 
 
-class HGPO(Memoryless):
+class HGPO(OrderedEstimator):
     """Compares a step with those that share its last k states, for k = 1, 2, …, and averages what each k says.
 
     Steps in one anchor state were perhaps prompted with different histories. For every k up to ``history_length`` + 1
@@ -72,12 +72,8 @@ class HGPO(Memoryless):
         self.invalid_action_penalty = invalid_action_penalty
         self.grouping: Grouping = ExactGrouping() if grouping is None else grouping
 
-    def estimate(self, table: StepTable) -> Credit:
-        """Compute every row's advantage; ``episode_advantage`` is the episode group's share of it.
-
-        Raises:
-            ValueError: If the table has no row, or the grouping breaks its contract.
-        """
+    def estimate_in_order(self, table: StepTable) -> Credit:
+        """Compute every row's advantage; ``episode_advantage`` is the episode group's share of it."""
         step_group_id = checked_groups(self.grouping, table)
         rewards = penalised_rewards(table, self.invalid_action_penalty)
         returns = discounted_returns(rewards, table.trajectory_id, table.step_index, discount=self.discount)
@@ -123,7 +119,7 @@ def history_groups(
         >>> [ids.tolist() for ids in history_groups(trajectory, step, np.array([0, 1, 2, 1, 0, 1]), 1)]
         [[0, 1, 2, 1, 0, 1], [2, 0, 3, 1, 4, 0]]
     """
-    order = np.lexsort((step_index, trajectory_id))
+    order = visit_order(trajectory_id, step_index)
     ordered = state[order]
     rows = np.arange(len(order))
     starts = np.r_[True, np.diff(trajectory_id[order]) != 0]

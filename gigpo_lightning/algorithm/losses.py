@@ -283,16 +283,14 @@ def policy_loss(
         return torch.where(mask, values, 0.0)
 
     log_ratio = written(logprobs - old_logprobs)
-    ratio = settings.ratio or TokenRatio()
     objective, clipped = clipped_surrogate(
-        ratio.log_ratio(log_ratio, mask, progress),
+        (settings.ratio or TokenRatio()).log_ratio(log_ratio, mask, progress),
         written(advantage.to(logprobs.dtype).unsqueeze(1).expand_as(logprobs)),
         clip_low=settings.clip_low,
         clip_high=settings.clip_high,
         dual_clip=settings.dual_clip,
     )
     log_weight = written(old_logprobs - (old_logprobs if engine_logprobs is None else engine_logprobs))
-    log_weight = log_weight.clamp(-_MAX_LOG_RATIO, _MAX_LOG_RATIO)
     weight, bounded = _corrected(log_weight, settings.importance_correction)
     policy = -(objective * weight * in_loss).sum()
     entropy = written(entropy)
@@ -325,6 +323,6 @@ def _corrected(
     """What each token's surrogate is multiplied by, and where that is not its whole weight."""
     if correction is None:
         return torch.ones_like(log_weight), torch.zeros_like(log_weight, dtype=torch.bool)
-    whole = log_weight.exp()
+    whole = log_weight.clamp(-_MAX_LOG_RATIO, _MAX_LOG_RATIO).exp()
     weight = correction.bounded(whole)
     return weight, weight != whole

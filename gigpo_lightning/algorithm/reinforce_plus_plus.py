@@ -4,7 +4,7 @@ import numpy as np
 
 from gigpo_lightning.algorithm.advantages import (
     Credit,
-    Memoryless,
+    OrderedEstimator,
     combine,
     group_relative,
     penalised_rewards,
@@ -16,7 +16,7 @@ from gigpo_lightning.errors import check_range
 from gigpo_lightning.trajectory import StepTable
 
 
-class ReinforcePlusPlus(Memoryless):
+class ReinforcePlusPlus(OrderedEstimator):
     """Each step's return from there on, less the batch's mean, over the batch's standard deviation.
 
     The one estimator here that compares steps of different tasks: its baseline is the whole batch, every step row
@@ -42,12 +42,8 @@ class ReinforcePlusPlus(Memoryless):
         self.group_baseline = group_baseline
         self.invalid_action_penalty = invalid_action_penalty
 
-    def estimate(self, table: StepTable) -> Credit:
-        """Compute every row's advantage.
-
-        Raises:
-            ValueError: If the table has no row.
-        """
+    def estimate_in_order(self, table: StepTable) -> Credit:
+        """Compute every row's advantage."""
         step_group_id = checked_groups(ExactGrouping(), table)
         rewards = penalised_rewards(table, self.invalid_action_penalty)
         if self.group_baseline:

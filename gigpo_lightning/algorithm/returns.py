@@ -7,6 +7,8 @@ import numpy as np
 from jaxtyping import Float64, Int64
 from numpy import ndarray
 
+from gigpo_lightning.trajectory import visit_order
+
 
 def discounted_returns(
     rewards: Float64[ndarray, " S"],
@@ -43,7 +45,7 @@ def discounted_returns(
     returns = rewards.astype(np.float64)
     if not returns.size:
         return returns
-    order = np.lexsort((step_index, trajectory_ids))
+    order = visit_order(trajectory_ids, step_index)
     ends = np.flatnonzero(np.r_[np.diff(trajectory_ids[order]) != 0, True])
     lengths = np.diff(np.r_[-1, ends])
     steps_left = np.repeat(ends, lengths) - np.arange(len(order))
@@ -64,8 +66,13 @@ def episode_returns(rewards: Float64[ndarray, " S"], trajectory_ids: Int64[ndarr
         trajectory_ids: Trajectory of each step, ``(S,)``.
 
     Returns:
-        R(τ) of each row's trajectory, ``(S,)``, in units of reward; the same to the last bit in any row order.
+        R(τ) of each row's trajectory, ``(S,)``, in units of reward; the same to the last bit for trajectories that got
+        the same rewards, at whatever steps.
     """
-    order = np.lexsort((rewards, trajectory_ids))  # a fixed order of summation: no rounding depends on the rows' order
+    if not rewards.size:
+        return rewards.astype(np.float64)
     _, dense = np.unique(trajectory_ids, return_inverse=True)
-    return np.bincount(dense[order], rewards[order])[dense] if rewards.size else rewards.astype(np.float64)
+    paid = np.flatnonzero(rewards)  # few, as a rule, and the others add nothing
+    paid = paid[np.lexsort((rewards[paid], dense[paid]))]
+    totals = np.bincount(dense[paid], rewards[paid], minlength=int(dense.max()) + 1)
+    return totals.astype(np.float64)[dense]  # of no rows it counts in integers

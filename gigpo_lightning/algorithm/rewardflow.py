@@ -11,7 +11,7 @@ from numpy import ndarray
 
 from gigpo_lightning.algorithm.advantages import (
     Credit,
-    Memoryless,
+    OrderedEstimator,
     combine,
     group_relative,
     penalised_rewards,
@@ -23,7 +23,7 @@ from gigpo_lightning.errors import check_range
 from gigpo_lightning.trajectory import StepTable
 
 
-class RewardFlow(Memoryless):
+class RewardFlow(OrderedEstimator):
     """A step is worth V(s') − V(s), where V(s) = max(r(s), γ·max V(s')) over the states that followed s.
 
     All trajectories of an episode group are joined into one graph of states; r(s) is the largest reward that anybody
@@ -61,12 +61,8 @@ class RewardFlow(Memoryless):
         self.invalid_action_penalty = invalid_action_penalty
         self.grouping: Grouping = ExactGrouping() if grouping is None else grouping
 
-    def estimate(self, table: StepTable) -> Credit:
-        """Compute both levels for every row.
-
-        Raises:
-            ValueError: If the table has no row, or the grouping breaks its contract.
-        """
+    def estimate_in_order(self, table: StepTable) -> Credit:
+        """Compute both levels for every row."""
         step_group_id = checked_groups(self.grouping, table)
         graph = state_graph(table, step_group_id)
         value = state_values(graph, table.reward, discount=self.value_discount)

@@ -4,7 +4,7 @@ import numpy as np
 
 from gigpo_lightning.algorithm.advantages import (
     Credit,
-    Memoryless,
+    OrderedEstimator,
     combine,
     penalised_rewards,
     trajectories,
@@ -15,7 +15,7 @@ from gigpo_lightning.errors import check_range
 from gigpo_lightning.trajectory import StepTable
 
 
-class RLOO(Memoryless):
+class RLOO(OrderedEstimator):
     """A trajectory's return less the mean return of the others of its group, for every one of its steps.
 
     Leaving a trajectory out of its own baseline makes the gradient unbiased: N/(N−1) times GRPO's advantage without
@@ -34,12 +34,8 @@ class RLOO(Memoryless):
         check_range("invalid_action_penalty", invalid_action_penalty, why="it is subtracted")
         self.invalid_action_penalty = invalid_action_penalty
 
-    def estimate(self, table: StepTable) -> Credit:
-        """Compute every row's advantage.
-
-        Raises:
-            ValueError: If the table has no row.
-        """
+    def estimate_in_order(self, table: StepTable) -> Credit:
+        """Compute every row's advantage."""
         step_group_id = checked_groups(ExactGrouping(), table)
         centred = trajectory_advantage(table, penalised_rewards(table, self.invalid_action_penalty))
         _, trajectory, group_ids = trajectories(table)

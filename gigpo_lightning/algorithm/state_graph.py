@@ -12,7 +12,7 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import dijkstra
 
 from gigpo_lightning.algorithm.advantages import dense_ids
-from gigpo_lightning.trajectory import StepTable
+from gigpo_lightning.trajectory import StepTable, visit_order
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -62,7 +62,7 @@ def state_graph(table: StepTable, step_group_id: Int64[ndarray, " S"]) -> StateG
         table: The rollout; a gap in a trajectory's ``step_index`` is not a step.
         step_group_id: The state of each step, dense from 0 and of one episode group each, ``(S,)``.
     """
-    order = np.lexsort((table.step_index, table.trajectory_id))
+    order = visit_order(table.trajectory_id, table.step_index)
     episode_group = dense_ids(table.episode_group_id)
     is_last = np.r_[np.diff(table.trajectory_id[order]) != 0, True]
     target = np.empty(len(table), dtype=np.int64)

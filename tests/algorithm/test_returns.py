@@ -75,6 +75,12 @@ def test_undiscounted_the_first_step_has_the_episode_return(table: StepTable) ->
     np.testing.assert_allclose(returns_of(table, 1.0)[first], episode[first], atol=1e-12)
 
 
+def test_the_same_rewards_in_another_order_give_the_same_episode_return_to_the_last_bit() -> None:
+    rewards = np.array([0.1, 0.2, 0.3, -0.1, 0.7])
+    returns = episode_returns(np.r_[rewards, rewards[::-1]], np.repeat([0, 1], 5))
+    assert np.unique(returns).size == 1
+
+
 @given(step_tables())
 def test_the_episode_return_is_the_sum_of_its_rewards(table: StepTable) -> None:
     episode = episode_returns(table.reward, table.trajectory_id)
