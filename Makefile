@@ -28,8 +28,8 @@ warm-start: install ## Make the tiny agent's starting weights anew, by imitation
 test: lint ## Run every check and every test
 	@$(BIN)/pytest
 
-check: lint ## Run every check and the fast tests
-	@$(BIN)/pytest -m "not slow and not vllm"
+check: lint ## Run every check and the fast tests, with fewer examples each
+	@GIGPO_HYPOTHESIS_PROFILE=quick OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile -m "not slow and not vllm"
 
 lint: install ## Check format, style, types, import rules and spelling
 	@$(BIN)/ruff format --check --quiet

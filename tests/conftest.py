@@ -7,8 +7,10 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 # A busy machine is no defect, and one commit gives one result.
-settings.register_profile("steady", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("steady")
+steady = settings(deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("steady", steady)
+settings.register_profile("quick", steady, max_examples=20)
+settings.load_profile(os.environ.get("GIGPO_HYPOTHESIS_PROFILE", "steady"))
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -71,6 +71,7 @@ def logprobs(policy: Policy, prompt: str, reply: str) -> torch.Tensor:
     return values
 
 
+@pytest.mark.slow
 def test_the_expert_is_copied_on_tasks_that_were_never_shown(
     fitted: tuple[Path, BehaviourCloningModule, Trainer],
 ) -> None:
