@@ -14,12 +14,14 @@ from gigpo_lightning.batch import Minibatch, make_minibatches
 from gigpo_lightning.environments.base import Task, TaskPanel, TaskSource
 from gigpo_lightning.errors import RunError
 from gigpo_lightning.prompts.base import Prompt
-from gigpo_lightning.rollout.collector import Collector, noise_seed
+from gigpo_lightning.rollout.collector import Collector
 from gigpo_lightning.rollout.engine import RolloutEngine, SamplingParameters
 from gigpo_lightning.rollout.environment_pool import EnvironmentPool, make_pool
+from gigpo_lightning.rollout.episode import noise_seed
 from gigpo_lightning.rollout.group_sampler import GroupSampler, PlayedGroups, play_groups
 from gigpo_lightning.rollout.record import HeldOutEpisodes, Rollout
 from gigpo_lightning.rollout.tasks import epoch_tasks, more_tasks
+from gigpo_lightning.rollout.worker_pool import Deadlines
 from gigpo_lightning.trajectory import StepTable
 from modules import GiGPOModule
 
@@ -53,6 +55,10 @@ class RolloutDataModule(LightningDataModule):
         group_sampler: Which groups an epoch trains on; default: all that it plays.
         num_slots: Episodes that run at the same time; default: all of an epoch.
         workers: Processes that step environments; 0 steps them in this one.
+        deadlines: How long an environment in a worker may take before the process is replaced.
+        max_retries: Times that an episode is begun again after its environment has failed, before its group is dropped.
+        deterministic: Make two runs with one seed equal to the last bit, however quick the workers are; environments
+            and engine then take turns.
         seed: Of the tasks' order, the sampling noise and the minibatches.
 
     Raises:
@@ -81,6 +87,9 @@ class RolloutDataModule(LightningDataModule):
         group_sampler: GroupSampler | None = None,
         num_slots: int | None = None,
         workers: int = 1,
+        deadlines: Deadlines = Deadlines(),  # noqa: B008  frozen
+        max_retries: int = 2,
+        deterministic: bool = False,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -90,6 +99,7 @@ class RolloutDataModule(LightningDataModule):
         _check_at_least("micro_batch_tokens", micro_batch_tokens, 1)
         _check_at_least("held_out_repeats", held_out_repeats, 1)
         _check_at_least("workers", workers, 0)
+        _check_at_least("max_retries", max_retries, 0)
         for name, value in (("minibatch_size", minibatch_size), ("held_out_tasks", held_out_tasks)):
             if value is not None:
                 _check_at_least(name, value, 1)
@@ -113,6 +123,9 @@ class RolloutDataModule(LightningDataModule):
         self.group_sampler = group_sampler
         self.num_slots = num_slots or tasks_per_epoch * group_size
         self.workers = workers
+        self.deadlines = deadlines
+        self.max_retries = max_retries
+        self.deterministic = deterministic
         self.seed = seed
         self.panels: dict[str, TaskPanel] = {}
         self.before_rollout: Callable[[], None] | None = None
@@ -238,6 +251,11 @@ class RolloutDataModule(LightningDataModule):
         shard = tasks[trainer.global_rank :: trainer.world_size]
         collector = self._collector(self.held_out_sampling)
         groups, progress = collector.play(shard, self.held_out_repeats, noise_key=f"held-out/{split}", name=split)
+        if progress.dropped:
+            raise RunError(
+                f"an evaluation must play every task of split {split!r}, but the environment failed again and again on "
+                f"{len(shard) - len(groups)} of {len(shard)}; the log names them"
+            )
         yield HeldOutEpisodes(
             split=split,
             policy_version=module.policy_version,
@@ -263,7 +281,7 @@ class RolloutDataModule(LightningDataModule):
                 f"{self.engine.policy_version}; add callbacks.WeightSync to trainer.callbacks"
             )
         if self._pool is None:
-            self._pool = make_pool(self.environment, self.num_slots, self.workers)
+            self._pool = make_pool(self.environment, self.num_slots, self.workers, self.deadlines)
         return Collector(
             engine=self.engine,
             pool=self._pool,
@@ -272,6 +290,8 @@ class RolloutDataModule(LightningDataModule):
             sampling=sampling,
             max_steps=self.max_steps,
             seed=self.seed,
+            max_retries=self.max_retries,
+            deterministic=self.deterministic,
         )
 
     def _check_markers(self, module: GiGPOModule) -> None:

@@ -7,10 +7,12 @@ from gigpo_lightning.rollout.group_sampler import DynamicSampling, GroupSampler
 from gigpo_lightning.rollout.record import HeldOutEpisodes, Rollout
 from gigpo_lightning.rollout.scripted_engine import ScriptedEngine
 from gigpo_lightning.rollout.vllm_engine import VLLMEngine
+from gigpo_lightning.rollout.worker_pool import Deadlines
 
 __all__ = [
     "Collector",
     "Completion",
+    "Deadlines",
     "DynamicSampling",
     "EnvironmentPool",
     "GenerationRequest",

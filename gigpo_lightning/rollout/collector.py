@@ -1,40 +1,20 @@
 """The scheduler of episodes: each asks for its next turn as soon as its last one is answered."""
 
-import hashlib
+import logging
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 
 from gigpo_lightning.environments.base import Task
+from gigpo_lightning.environments.slots import EnvironmentEvent
 from gigpo_lightning.errors import RunError
-from gigpo_lightning.prompts.base import Prompt, Tokenizer, TurnView
-from gigpo_lightning.rollout.engine import Completion, GenerationRequest, RolloutEngine, SamplingParameters
-from gigpo_lightning.rollout.environment_pool import EnvironmentEvent, EnvironmentPool
+from gigpo_lightning.prompts.base import Prompt, Tokenizer
+from gigpo_lightning.rollout.engine import RolloutEngine, SamplingParameters
+from gigpo_lightning.rollout.environment_pool import EnvironmentPool
+from gigpo_lightning.rollout.episode import Episode, EpisodePlayer, Group
 from gigpo_lightning.rollout.progress import ProgressDisplay, RolloutProgress
-from gigpo_lightning.trajectory import Step, StopReason, Trajectory, TrajectoryGroup
+from gigpo_lightning.trajectory import TrajectoryGroup
 
-
-def noise_seed(*parts: object) -> int:
-    """Seed of one reply's sampling noise, from what the reply is for, not from when or beside what it is sampled."""
-    digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=6).digest()
-    return int.from_bytes(digest, "big")
-
-
-@dataclass(slots=True, kw_only=True)
-class _Episode:
-    """An episode under way."""
-
-    task: Task
-    group: int
-    index: int
-    slot: int = -1
-    instruction: str = ""
-    event: EnvironmentEvent = field(default_factory=lambda: EnvironmentEvent(slot=-1))
-    view: TurnView | None = None
-    request: GenerationRequest | None = None
-    prompt_truncated: bool = False
-    history: list[tuple[str, str]] = field(default_factory=list)
-    steps: list[Step] = field(default_factory=list)
+_logger = logging.getLogger(__name__)
 
 
 class Collector:
@@ -43,6 +23,9 @@ class Collector:
     There is no barrier: generation and environment stepping overlap, and finished episodes cost nothing. New requests
     enter the engine in batches of ``admission_share`` of the running episodes, because an engine that is fed one by
     one spends its time on small batches.
+
+    An episode whose environment fails (raises, hangs, or dies with its process) is begun again, with the same noise.
+    After ``max_retries`` of that its group is dropped and counted, so that credit never sees half a group.
 
     Args:
         engine: Writes the replies.
@@ -53,10 +36,14 @@ class Collector:
         max_steps: Longest episode, in environment steps.
         seed: Of the sampling noise, with all that names a reply.
         admission_share: Share of the running episodes that must wait before they enter a busy engine together.
+        max_retries: Times that an episode may be begun again before its group is dropped.
+        deterministic: Wait for every environment before the engine goes on, and do everything in the episodes' order:
+            two rollouts with the same seed are then equal to the last bit, however quick the workers are. Nothing
+            overlaps.
         display: Shows the progress.
 
     Raises:
-        ValueError: If ``max_steps`` < 1, or the engine's context has no room for a prompt.
+        ValueError: If ``max_steps`` < 1, ``max_retries`` < 0, or the engine's context has no room for a prompt.
     """
 
     def __init__(
@@ -70,24 +57,25 @@ class Collector:
         max_steps: int,
         seed: int,
         admission_share: float = 0.4,
+        max_retries: int = 2,
+        deterministic: bool = False,
         display: ProgressDisplay | None = None,
     ) -> None:
-        if max_steps < 1:
-            raise ValueError(f"max_steps must be >= 1, got {max_steps}")
-        self.max_prompt_tokens = engine.max_model_len - sampling.max_tokens
-        if self.max_prompt_tokens < 1:
-            raise ValueError(
-                f"max_tokens must leave room for a prompt in the context of {engine.max_model_len} tokens, "
-                f"got {sampling.max_tokens}"
-            )
+        if max_retries < 0:
+            raise ValueError(f"max_retries must be >= 0, got {max_retries}")
         self.engine = engine
         self.pool = pool
-        self.prompt = prompt
-        self.tokenizer = tokenizer
-        self.sampling = sampling
-        self.max_steps = max_steps
-        self.seed = seed
+        self.player = EpisodePlayer(
+            prompt=prompt,
+            tokenizer=tokenizer,
+            sampling=sampling,
+            max_steps=max_steps,
+            context=engine.max_model_len,
+            seed=seed,
+        )
         self.admission_share = admission_share
+        self.max_retries = max_retries
+        self.deterministic = deterministic
         self.display = display or ProgressDisplay()
 
     def play(
@@ -102,150 +90,169 @@ class Collector:
             name: Shown with the progress.
 
         Returns:
-            The groups in the order of ``tasks``, and the rollout's counts.
+            The complete groups in the order of ``tasks``, and the rollout's counts.
 
         Raises:
-            RunError: If an environment raises; the message names the task.
+            RunError: If every group was dropped; the message names a task and what failed.
             ValueError: If a task's shortest prompt has no room in the context.
         """
         progress = RolloutProgress(name=name, total=len(tasks) * group_size)
-        finished: list[dict[int, Trajectory]] = [{} for _ in tasks]
+        groups = [Group(task=task, index=index) for index, task in enumerate(tasks)]
+        queue = [Episode(group=group, index=index) for group in groups for index in range(group_size)]
         with self.display.showing(progress):
-            for episode, trajectory in self._episodes(tasks, group_size, noise_key, progress):
-                finished[episode.group][episode.index] = trajectory
-        groups = [
-            TrajectoryGroup(task_id=task.task_id, trajectories=tuple(done[i] for i in range(group_size)))
-            for task, done in zip(tasks, finished, strict=True)
-        ]
-        return groups, progress
-
-    def _episodes(
-        self, tasks: Sequence[Task], group_size: int, noise_key: object, progress: RolloutProgress
-    ) -> Iterator[tuple[_Episode, Trajectory]]:
-        """Yield every episode as it ends."""
-        queue = [_Episode(task=task, group=g, index=i) for g, task in enumerate(tasks) for i in range(group_size)]
-        queue.reverse()
-        running: dict[int, _Episode] = {}  # by slot
-        waiting: list[_Episode] = []
-        generating: dict[str, _Episode] = {}
-        while queue or running:
-            while queue and (slot := self.pool.take_slot(queue[-1].task)) is not None:
-                episode = queue.pop()
-                episode.slot = slot
-                running[slot] = episode
-                self.pool.reset(slot, episode.task)
-            stepping = len(running) - len(waiting) - len(generating)
-            clock = time.perf_counter()
-            for event in self.pool.poll(block=stepping > 0 and not generating and not self._enough(waiting, running)):
-                episode = running[event.slot]
-                if (trajectory := self._observe(episode, event)) is None:
-                    episode.request = self._request(episode, noise_key)
-                    waiting.append(episode)
-                else:
-                    self.pool.free_slot(episode.slot)
-                    del running[episode.slot]
-                    progress.finished += 1
-                    progress.successes += trajectory.success
-                    yield episode, trajectory
-            progress.environment_seconds += time.perf_counter() - clock
-            stepping = len(running) - len(waiting) - len(generating)
-            if waiting and (self._enough(waiting, running) or (not generating and not stepping)):
-                for episode in waiting:
-                    assert episode.request is not None
-                    generating[episode.request.request_id] = episode
-                    self.engine.submit(episode.request)
-                waiting = []
-            clock = time.perf_counter()
-            for completion in self.engine.poll() if generating else ():
-                self._act(generating.pop(completion.request_id), completion)
-                progress.steps += 1
-                progress.tokens += len(completion.token_ids)
-            progress.engine_seconds += time.perf_counter() - clock
-            self.display.update(progress)
-
-    def _enough(self, waiting: Sequence[_Episode], running: dict[int, _Episode]) -> bool:
-        return len(waiting) >= max(1.0, self.admission_share * len(running))
-
-    def _observe(self, episode: _Episode, event: EnvironmentEvent) -> Trajectory | None:
-        """Take in what an environment said; the trajectory, if that ended it."""
-        if event.failure:
-            raise RunError(f"the environment failed on task {episode.task.task_id!r}:\n{event.failure}")
-        if episode.steps:
-            episode.steps[-1] = _rewarded(episode.steps[-1], event.reward)
-        else:
-            episode.instruction = event.instruction or event.observation
-        episode.event = event
-        reason = self._stop_reason(episode, event)
-        if reason is None:
-            return None
-        return Trajectory(
-            task_id=episode.task.task_id,
-            kind=episode.task.kind,
-            episode_index=episode.index,
-            steps=tuple(episode.steps),
-            success=event.success,
-            stop_reason=reason,
-            final_observation=event.observation,
-        )
-
-    def _stop_reason(self, episode: _Episode, event: EnvironmentEvent) -> StopReason | None:
-        if event.terminated:
-            return StopReason.TERMINATED
-        if event.truncated:
-            return StopReason.TRUNCATED
-        return StopReason.MAX_STEPS if len(episode.steps) >= self.max_steps else None
-
-    def _request(self, episode: _Episode, noise_key: object) -> GenerationRequest:
-        """Write the prompt of an episode's next turn."""
-        episode.view = TurnView(
-            instruction=episode.instruction,
-            observation=episode.event.observation,
-            admissible_actions=episode.event.admissible_actions,
-            history=tuple(episode.history),
-        )
-        try:
-            encoded = self.prompt.encode(episode.view, self.tokenizer, self.max_prompt_tokens)
-        except ValueError as error:
-            raise ValueError(
-                f"no room for the prompt of task {episode.task.task_id!r}: the context of {self.engine.max_model_len} "
-                f"tokens (max_model_len) less sampling.max_tokens {self.sampling.max_tokens} leaves "
-                f"{self.max_prompt_tokens}; the prompt's {error}"
-            ) from error
-        episode.prompt_truncated = encoded.truncated
-        step = len(episode.steps)
-        return GenerationRequest(
-            request_id=f"{episode.group}/{episode.index}/{step}",
-            prompt_ids=encoded.ids,
-            sampling=self.sampling,
-            stop_token_ids=self.tokenizer.stop_token_ids,
-            seed=noise_seed(self.seed, noise_key, episode.task.task_id, episode.index, step),
-        )
-
-    def _act(self, episode: _Episode, completion: Completion) -> None:
-        """Read the action from a reply and send it to the environment."""
-        assert episode.view is not None
-        assert episode.request is not None
-        response = self.tokenizer.decode(completion.token_ids)
-        parsed = self.prompt.parse(response, episode.view)
-        episode.history.append((episode.event.observation, parsed.action))
-        episode.steps.append(
-            Step(
-                observation=episode.event.observation,
-                anchor_key=episode.event.anchor,
-                prompt_ids=episode.request.prompt_ids,
-                completion_ids=completion.token_ids,
-                logprobs=completion.logprobs,
-                response=response,
-                action=parsed.action,
-                valid_action=parsed.valid,
-                reward=0.0,  # known when the environment answers
-                policy_version=completion.policy_version,
-                prompt_truncated=episode.prompt_truncated,
+            _Rollout(self, queue, group_size, noise_key, progress).play()
+        complete = [group for group in groups if not group.dropped]
+        if groups and not complete:
+            raise RunError(
+                f"the environment failed on every task; on task {groups[-1].task.task_id!r}:\n{groups[-1].dropped}"
             )
-        )
-        self.pool.step(episode.slot, parsed.action)
+        return [
+            TrajectoryGroup(
+                task_id=group.task.task_id,
+                trajectories=tuple(group.finished[index] for index in range(group_size)),
+            )
+            for group in complete
+        ], progress
 
 
-def _rewarded(step: Step, reward: float) -> Step:
-    # dataclasses.replace is several times slower, and this runs once a step.
-    return Step(**{name: getattr(step, name) for name in Step.__slots__} | {"reward": reward})
+class _Rollout:
+    """One rollout's state: where each of its episodes is.
+
+    An episode under way is in exactly one place: stepping (its slot has a command), waiting (its next request is
+    written) or generating (the engine has it). Requests of episodes that were begun again, or whose group was dropped,
+    stay with the engine, and their replies are thrown away.
+    """
+
+    def __init__(
+        self,
+        collector: Collector,
+        queue: list[Episode],
+        group_size: int,
+        noise_key: object,
+        progress: RolloutProgress,
+    ) -> None:
+        self.collector = collector
+        self.pool = collector.pool
+        self.queue = queue[::-1]
+        self.group_size = group_size
+        self.noise_key = noise_key
+        self.progress = progress
+        self.running: dict[int, Episode] = {}  # by slot, wherever it is
+        self.stepping: set[int] = set()
+        self.waiting: dict[int, Episode] = {}  # by slot, oldest first
+        self.generating: dict[str, Episode] = {}  # by request
+        self.abandoned: set[str] = set()  # requests that the engine has and nobody wants
+
+    def play(self) -> None:
+        """Play until every episode has ended or its group was dropped, and the engine has nothing left."""
+        while self.queue or self.running or self.abandoned:
+            self._begin_episodes()
+            self._hear_environments()
+            self._submit()
+            self._hear_engine()
+            self.collector.display.update(self.progress)
+
+    def _enough(self) -> bool:
+        """Whether what waits is worth a batch."""
+        return len(self.waiting) >= max(1.0, self.collector.admission_share * len(self.running))
+
+    def _begin_episodes(self) -> None:
+        while self.queue and (slot := self.pool.take_slot(self.queue[-1].task)) is not None:
+            episode = self.queue.pop()
+            episode.slot = slot
+            self.running[slot] = episode
+            self.stepping.add(slot)
+            self.pool.reset(slot, episode.task)
+
+    def _hear_environments(self) -> None:
+        """Take in what the environments have said; a deterministic rollout waits for all of them."""
+        clock = time.perf_counter()
+        patient = self.collector.deterministic
+        engine_busy = bool(self.generating or self.abandoned)
+        events = self.pool.poll(block=bool(self.stepping) and (patient or not (engine_busy or self._enough())))
+        if patient:
+            answered = {event.slot for event in events}
+            while not answered.issuperset(self.stepping):
+                events += (more := self.pool.poll(block=True))
+                answered.update(event.slot for event in more)
+            events.sort(key=lambda event: self.running[event.slot].order if event.slot in self.running else (-1, -1))
+        for event in events:
+            self._hear(event)
+        self.progress.environment_seconds += time.perf_counter() - clock
+
+    def _hear(self, event: EnvironmentEvent) -> None:
+        episode = self.running.get(event.slot)
+        if episode is None:
+            return  # its worker died after its last answer
+        self.progress.note_environment(episode.task.task_id, event.seconds)
+        if event.failure:
+            self._fail(episode, event.failure)
+        elif episode.group.dropped:
+            self._end(episode)
+        elif (trajectory := self.collector.player.observe(episode, event)) is None:
+            self.stepping.remove(event.slot)
+            episode.request = self.collector.player.request(episode, self.noise_key)
+            self.waiting[event.slot] = episode
+        else:
+            self._end(episode)
+            episode.group.finished[episode.index] = trajectory
+            self.progress.finished += 1
+            self.progress.successes += trajectory.success
+
+    def _end(self, episode: Episode) -> None:
+        """Take an episode out of wherever it is, and give its slot back."""
+        self.stepping.discard(episode.slot)
+        self.waiting.pop(episode.slot, None)
+        if episode.request is not None and episode.request.request_id in self.generating:
+            del self.generating[episode.request.request_id]
+            self.abandoned.add(episode.request.request_id)
+        del self.running[episode.slot]
+        self.pool.free_slot(episode.slot)
+
+    def _fail(self, episode: Episode, failure: str) -> None:
+        """Begin an episode again, or drop its group."""
+        self._end(episode)
+        if episode.group.dropped:
+            return
+        if episode.attempt >= self.collector.max_retries:
+            self._drop(episode.group, failure)
+            return
+        self.progress.retried += 1
+        self.queue.append(Episode(group=episode.group, index=episode.index, attempt=episode.attempt + 1))
+        _logger.info("task %r begins again: %s", episode.task.task_id, failure.strip().splitlines()[-1])
+
+    def _drop(self, group: Group, failure: str) -> None:
+        """Give a group up: its other episodes end where they are, or when their environment has answered."""
+        _logger.warning("task %r is dropped, its environment failed again:\n%s", group.task.task_id, failure)
+        group.dropped = failure
+        self.queue = [episode for episode in self.queue if episode.group is not group]
+        for episode in [each for each in self.running.values() if each.group is group]:
+            if episode.slot not in self.stepping:
+                self._end(episode)
+        self.progress.finished -= len(group.finished)
+        self.progress.successes -= sum(trajectory.success for trajectory in group.finished.values())
+        self.progress.dropped += self.group_size
+
+    def _submit(self) -> None:
+        """Give the engine what waits, once that is enough to be worth its while."""
+        idle = not (self.generating or self.abandoned or self.stepping)
+        if not self.waiting or not (idle or self._enough()):
+            return
+        for episode in self.waiting.values():
+            assert episode.request is not None
+            self.generating[episode.request.request_id] = episode
+            self.collector.engine.submit(episode.request)
+        self.waiting = {}
+
+    def _hear_engine(self) -> None:
+        clock = time.perf_counter()
+        for completion in self.collector.engine.poll() if self.generating or self.abandoned else ():
+            self.progress.tokens += len(completion.token_ids)
+            if completion.request_id in self.abandoned:
+                self.abandoned.remove(completion.request_id)
+                continue
+            episode = self.generating.pop(completion.request_id)
+            self.stepping.add(episode.slot)
+            self.pool.step(episode.slot, self.collector.player.act(episode, completion))
+            self.progress.steps += 1
+        self.progress.engine_seconds += time.perf_counter() - clock

@@ -18,13 +18,17 @@ class RolloutProgress:
 
     Attributes:
         name: What is played, such as ``"epoch 3"``.
-        total: Number of episodes.
-        finished: Episodes that have ended.
-        successes: Episodes that ended in success.
+        total: Number of episodes to be played: in the end, those that have finished and those that were dropped.
+        finished: Episodes that have ended, but for those whose group was dropped.
+        successes: Episodes among them that ended in success.
+        dropped: Episodes whose group was dropped, finished or not.
+        retried: Times that an episode was begun again after its environment had failed.
         steps: Environment steps taken.
         tokens: Tokens sampled.
         engine_seconds: Time that the collector spent in the engine.
         environment_seconds: Time that the collector spent waiting for environments, or stepping them itself.
+        slowest: Longest time that one reset or step of an environment has taken, in seconds.
+        slowest_task: Whose it was.
         started: Clock at the start, in seconds.
     """
 
@@ -32,10 +36,14 @@ class RolloutProgress:
     total: int
     finished: int = 0
     successes: int = 0
+    dropped: int = 0
+    retried: int = 0
     steps: int = 0
     tokens: int = 0
     engine_seconds: float = 0.0
     environment_seconds: float = 0.0
+    slowest: float = 0.0
+    slowest_task: str = ""
     started: float = field(default_factory=time.perf_counter)
 
     @property
@@ -45,16 +53,26 @@ class RolloutProgress:
 
     def add(self, other: "RolloutProgress") -> None:
         """Count what another part of the same rollout did."""
-        for name in ("total", "finished", "successes", "steps", "tokens", "engine_seconds", "environment_seconds"):
+        for name in ("total", "finished", "successes", "dropped", "retried", "steps", "tokens"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.engine_seconds += other.engine_seconds
+        self.environment_seconds += other.environment_seconds
+        self.note_environment(other.slowest_task, other.slowest)
+
+    def note_environment(self, task_id: str, seconds: float) -> None:
+        """Remember how long an environment took, if none has taken longer."""
+        if seconds > self.slowest:
+            self.slowest, self.slowest_task = seconds, task_id
 
     def line(self) -> str:
         """The counts in one line."""
         seconds = max(self.seconds, 1e-9)
         success = f"{self.successes / self.finished:.0%}" if self.finished else "-"
+        dropped = f", {self.dropped} dropped" if self.dropped else ""
         return (
-            f"{self.name}: {self.finished}/{self.total} episodes, success {success}, "
-            f"{self.steps / seconds:.0f} steps/s, {self.tokens / seconds:.0f} tokens/s"
+            f"{self.name}: {self.finished}/{self.total} episodes{dropped}, success {success}, "
+            f"{self.steps / seconds:.0f} steps/s, {self.tokens / seconds:.0f} tokens/s, slowest environment "
+            f"{self.slowest:.2f} s"
         )
 
 

@@ -56,6 +56,8 @@ class Rollout:
             "rollout/episode_length": float(np.mean([len(episode.steps) for episode in episodes])),
             "rollout/invalid_action_rate": float(np.mean(invalid)),
             "rollout/truncated_prompts": float(sum(s.prompt_truncated for e in episodes for s in e.steps)),
+            "rollout/dropped_episodes": float(self.progress.dropped),
+            "rollout/retried_episodes": float(self.progress.retried),
             "rollout/discarded_groups": float(len(self.discarded)),
             "rollout/rounds": float(self.rounds),
             "rollout/tokens_per_second": self.progress.tokens / self.rollout_seconds,

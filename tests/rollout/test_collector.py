@@ -2,9 +2,9 @@ import gymnasium
 import pytest
 
 from gigpo_lightning.environments.base import Task
-from gigpo_lightning.errors import RunError
 from gigpo_lightning.rollout import SamplingParameters, ScriptedEngine, make_pool
-from gigpo_lightning.rollout.collector import Collector, noise_seed
+from gigpo_lightning.rollout.collector import Collector
+from gigpo_lightning.rollout.episode import noise_seed
 from gigpo_lightning.trajectory import StepTable, StopReason
 from tests.prompts.word_tokenizer import GrowingTokenizer
 from tests.rollout.players import gridworld_tasks, make_collector, walker
@@ -56,7 +56,7 @@ def test_a_completion_is_kept_token_by_token_with_its_stop_token():
     collector = countdown_collector("up")
     groups, _ = collector.play(countdown(1), 1, noise_key=0, name="test")
     step = groups[0].trajectories[0].steps[0]
-    assert step.completion_ids == (*collector.tokenizer.encode("up"), 0)
+    assert step.completion_ids == (*collector.player.tokenizer.encode("up"), 0)
     assert len(step.logprobs) == 2
     assert step.prompt_ids == collector.engine.requests[0].prompt_ids
 
@@ -87,7 +87,7 @@ def test_an_episode_asks_for_its_next_turn_as_soon_as_its_last_is_answered():
     collector.play(countdown(4, 4, 4, 4), 1, noise_key=0, name="test")
     order = [request.request_id for request in engine.requests]
     # With a barrier, no second turn could come before every first one has been answered.
-    assert order[4:7] == ["3/0/1", "3/0/2", "3/0/3"]
+    assert order[4:7] == ["3/0/0/1", "3/0/0/2", "3/0/0/3"]
 
 
 def test_more_episodes_than_slots_are_all_played_in_order():
@@ -122,7 +122,7 @@ def test_the_noise_of_a_reply_does_not_depend_on_what_else_is_played():
     collectors[0].play(countdown(3), 1, noise_key=5, name="test")
     collectors[1].play(countdown(6, 3), 2, noise_key=5, name="test")
     seeds = [{r.request_id: r.seed for r in collector.engine.requests} for collector in collectors]
-    assert [seeds[0][f"0/0/{i}"] for i in range(3)] == [seeds[1][f"1/0/{i}"] for i in range(3)]
+    assert [seeds[0][f"0/0/0/{i}"] for i in range(3)] == [seeds[1][f"1/0/0/{i}"] for i in range(3)]
 
 
 def test_every_reply_has_noise_of_its_own():
@@ -135,14 +135,6 @@ def test_an_environment_that_raises_ends_the_rollout_with_its_own_words():
         countdown_collector("up", "fail").play(countdown(3), 1, noise_key=0, name="test")
 
 
-def test_a_worker_that_dies_ends_the_rollout_with_one_error():
-    pool = make_pool(CountdownEnvironment(), 2, 1)
-    pool._processes[0].terminate()
-    pool._processes[0].join()
-    with pytest.raises(RunError, match=r"environment worker 0 died, exit code -15"):
-        make_collector("up", pool=pool).play(countdown(3), 1, noise_key=0, name="test")
-
-
 def test_no_step_is_refused():
     with pytest.raises(ValueError, match="max_steps must be >= 1, got 0"):
         countdown_collector(max_steps=0)
@@ -150,7 +142,7 @@ def test_no_step_is_refused():
 
 def test_a_prompt_longer_than_the_context_names_the_task_and_the_room():
     collector = countdown_collector()
-    collector.max_prompt_tokens = 0
+    collector.player.max_prompt_tokens = 0
     with pytest.raises(ValueError, match=r"task 'count 3': .*less sampling.max_tokens 4 leaves 0; the prompt's max_"):
         collector.play(countdown(3), 1, noise_key=0, name="test")
 
@@ -161,8 +153,8 @@ def test_a_reply_that_leaves_no_room_for_a_prompt_is_refused():
         Collector(
             engine=collector.engine,
             pool=collector.pool,
-            prompt=collector.prompt,
-            tokenizer=collector.tokenizer,
+            prompt=collector.player.prompt,
+            tokenizer=collector.player.tokenizer,
             sampling=SamplingParameters(max_tokens=collector.engine.max_model_len),
             max_steps=1,
             seed=0,

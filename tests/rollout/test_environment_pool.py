@@ -2,28 +2,11 @@
 
 import os
 
-import gymnasium
 import pytest
 
 from gigpo_lightning.environments.base import Task
 from gigpo_lightning.rollout.environment_pool import EnvironmentPool, make_pool
-
-
-class CounterEnvironment(gymnasium.Env[str, str]):
-    """Says how many steps it has taken, and in which process it lives."""
-
-    def reset(self, *, seed=None, options=None):
-        self.steps = 0
-        self.name = options["task"].task_id
-        return f"{self.name} 0", {"instruction": "count", "admissible_actions": ["on"], "anchor": (self.name, 0)}
-
-    def step(self, action):
-        if action == "raise":
-            raise KeyError("lost")
-        if action == "die":
-            os._exit(7)
-        self.steps += 1
-        return f"{self.name} {self.steps}", 0.5, False, action == "stop", {"where": os.getpid()}
+from tests.rollout.faulty_environment import CounterEnvironment
 
 
 def tasks(*names: str) -> list[Task]:
@@ -105,7 +88,7 @@ class TestWorkers:
             slots.append(pool.take_slot(task))
             pool.reset(slots[-1], task)
         settle(pool, 2)
-        processes = [process.pid for process in pool._processes]
+        processes = [process.pid for process in pool.processes]
         assert len({os.getpid(), *processes}) == 3
         pool.close()
 
@@ -116,25 +99,52 @@ class TestWorkers:
         assert by_task["a"] != by_task["b"]
         pool.close()
 
-    def test_one_that_dies_is_named_with_its_exit_code(self):
+    def test_the_episodes_of_one_that_dies_are_told_why_and_the_others_are_not(self):
+        pool = make_pool(CounterEnvironment(), 4, 2)
+        slots = [pool.take_slot(task) for task in tasks("a", "a", "b")]
+        for slot, task in zip(slots, tasks("a", "a", "b"), strict=True):
+            pool.reset(slot, task)
+        settle(pool, 3)
+        pool.step(slots[0], "die")
+        events = settle(pool, 2)
+        assert events.keys() == {slots[0], slots[1]}  # the second lived in the same process
+        assert {event.failure for event in events.values()} == {"the environment worker 0 died, exit code 7"}
+        pool.step(slots[2], "on")
+        assert settle(pool, 1)[slots[2]].observation == "b 1"
+        pool.close()
+
+    def test_another_takes_the_place_of_one_that_died(self):
+        pool = make_pool(CounterEnvironment(), 1, 1)
+        (task,) = tasks("a")
+        for command in ("die", "on"):
+            slot = pool.take_slot(task)
+            pool.reset(slot, task)
+            settle(pool, 1)
+            pool.step(slot, command)
+            (event,) = settle(pool, 1).values()
+            pool.free_slot(slot)
+        assert event.observation == "a 1"
+        pool.close()
+
+    def test_one_starts_without_torch(self):
         pool = make_pool(CounterEnvironment(), 1, 1)
         (task,) = tasks("a")
         slot = pool.take_slot(task)
         pool.reset(slot, task)
         settle(pool, 1)
-        pool.step(slot, "die")
-        with pytest.raises(RuntimeError, match="environment worker 0 died, exit code 7"):
-            settle(pool, 1)
+        pool.step(slot, "modules")
+        (event,) = settle(pool, 1).values()
         pool.close()
+        assert "torch" not in event.anchor
 
     def test_there_are_no_more_of_them_than_slots(self):
         pool = make_pool(CounterEnvironment(), 1, 5)
-        assert len(pool._processes) == 1
+        assert len(pool.processes) == 1
         pool.close()
 
     def test_closing_ends_them_and_may_be_done_twice(self):
         pool = make_pool(CounterEnvironment(), 2, 2)
-        processes = list(pool._processes)
+        processes = list(pool.processes)
         pool.close()
         pool.close()
         assert not any(process.is_alive() for process in processes)

@@ -20,8 +20,9 @@ def clock(monkeypatch):
 
 def test_the_line_says_how_far_how_well_and_how_fast(clock):
     progress = RolloutProgress(name="epoch 3", total=8, finished=4, successes=1, steps=40, tokens=100, started=100.0)
+    progress.note_environment("a", 0.25)
     clock.now += 2
-    assert progress.line() == "epoch 3: 4/8 episodes, success 25%, 20 steps/s, 50 tokens/s"
+    assert progress.line() == "epoch 3: 4/8 episodes, success 25%, 20 steps/s, 50 tokens/s, slowest environment 0.25 s"
 
 
 def test_before_the_first_episode_has_ended_no_success_is_claimed(clock):

@@ -1,0 +1,175 @@
+"""One episode and its group: what was said, what was written, and how a turn is made of it."""
+
+import hashlib
+from dataclasses import dataclass, field
+
+from gigpo_lightning.environments.base import Task
+from gigpo_lightning.environments.slots import EnvironmentEvent
+from gigpo_lightning.prompts.base import Prompt, Tokenizer, TurnView
+from gigpo_lightning.rollout.engine import Completion, GenerationRequest, SamplingParameters
+from gigpo_lightning.trajectory import Step, StopReason, Trajectory
+
+
+def noise_seed(*parts: object) -> int:
+    """Seed of one reply's sampling noise, from what the reply is for, not from when or beside what it is sampled."""
+    digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=6).digest()
+    return int.from_bytes(digest, "big")
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Group:
+    """The episodes of one task: those that have ended, and why none of the others matters any more."""
+
+    task: Task
+    index: int
+    finished: dict[int, Trajectory] = field(default_factory=dict)
+    dropped: str = ""
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Episode:
+    """An episode to be played, or under way; what an environment's failure ends, another attempt begins anew."""
+
+    group: Group
+    index: int
+    attempt: int = 0
+    slot: int = -1
+    instruction: str = ""
+    event: EnvironmentEvent = field(default_factory=lambda: EnvironmentEvent(slot=-1))
+    view: TurnView | None = None
+    request: GenerationRequest | None = None
+    prompt_truncated: bool = False
+    history: list[tuple[str, str]] = field(default_factory=list)
+    steps: list[Step] = field(default_factory=list)
+
+    @property
+    def task(self) -> Task:
+        """The task that it plays."""
+        return self.group.task
+
+    @property
+    def order(self) -> tuple[int, int]:
+        """Its place among the rollout's episodes."""
+        return self.group.index, self.index
+
+
+class EpisodePlayer:
+    """Turns what an environment says into a request, and a reply into an action; knows no engine and no environment.
+
+    Args:
+        prompt: Template and parser.
+        tokenizer: Of the policy.
+        sampling: How replies are drawn.
+        max_steps: Longest episode, in environment steps.
+        context: Longest prompt plus reply of the engine, in tokens.
+        seed: Of the sampling noise, with all that names a reply.
+
+    Raises:
+        ValueError: If ``max_steps`` < 1, or the context has no room for a prompt.
+    """
+
+    def __init__(
+        self,
+        *,
+        prompt: Prompt,
+        tokenizer: Tokenizer,
+        sampling: SamplingParameters,
+        max_steps: int,
+        context: int,
+        seed: int,
+    ) -> None:
+        if max_steps < 1:
+            raise ValueError(f"max_steps must be >= 1, got {max_steps}")
+        self.max_prompt_tokens = context - sampling.max_tokens
+        if self.max_prompt_tokens < 1:
+            raise ValueError(
+                f"max_tokens must leave room for a prompt in the context of {context} tokens, got {sampling.max_tokens}"
+            )
+        self.prompt = prompt
+        self.tokenizer = tokenizer
+        self.sampling = sampling
+        self.max_steps = max_steps
+        self.context = context
+        self.seed = seed
+
+    def observe(self, episode: Episode, event: EnvironmentEvent) -> Trajectory | None:
+        """Take in what an environment said; the trajectory, if that ended it."""
+        if episode.steps:
+            episode.steps[-1] = _rewarded(episode.steps[-1], event.reward)
+        else:
+            episode.instruction = event.instruction or event.observation
+        episode.event = event
+        reason = self._stop_reason(episode, event)
+        if reason is None:
+            return None
+        return Trajectory(
+            task_id=episode.task.task_id,
+            kind=episode.task.kind,
+            episode_index=episode.index,
+            steps=tuple(episode.steps),
+            success=event.success,
+            stop_reason=reason,
+            final_observation=event.observation,
+        )
+
+    def _stop_reason(self, episode: Episode, event: EnvironmentEvent) -> StopReason | None:
+        if event.terminated:
+            return StopReason.TERMINATED
+        if event.truncated:
+            return StopReason.TRUNCATED
+        return StopReason.MAX_STEPS if len(episode.steps) >= self.max_steps else None
+
+    def request(self, episode: Episode, noise_key: object) -> GenerationRequest:
+        """Write the prompt of an episode's next turn."""
+        episode.view = TurnView(
+            instruction=episode.instruction,
+            observation=episode.event.observation,
+            admissible_actions=episode.event.admissible_actions,
+            history=tuple(episode.history),
+        )
+        try:
+            encoded = self.prompt.encode(episode.view, self.tokenizer, self.max_prompt_tokens)
+        except ValueError as error:
+            raise ValueError(
+                f"no room for the prompt of task {episode.task.task_id!r}: the context of {self.context} "
+                f"tokens (max_model_len) less sampling.max_tokens {self.sampling.max_tokens} leaves "
+                f"{self.max_prompt_tokens}; the prompt's {error}"
+            ) from error
+        episode.prompt_truncated = encoded.truncated
+        step = len(episode.steps)
+        return GenerationRequest(
+            request_id=f"{episode.group.index}/{episode.index}/{episode.attempt}/{step}",
+            prompt_ids=encoded.ids,
+            sampling=self.sampling,
+            stop_token_ids=self.tokenizer.stop_token_ids,
+            seed=noise_seed(self.seed, noise_key, episode.task.task_id, episode.index, step),
+        )
+
+    def act(self, episode: Episode, completion: Completion) -> str:
+        """Read the action from a reply."""
+        assert episode.view is not None
+        assert episode.request is not None
+        response = self.tokenizer.decode(completion.token_ids)
+        parsed = self.prompt.parse(response, episode.view)
+        episode.history.append((episode.event.observation, parsed.action))
+        episode.steps.append(
+            Step(
+                observation=episode.event.observation,
+                anchor_key=episode.event.anchor,
+                prompt_ids=episode.request.prompt_ids,
+                completion_ids=completion.token_ids,
+                logprobs=completion.logprobs,
+                response=response,
+                action=parsed.action,
+                valid_action=parsed.valid,
+                reward=0.0,  # known when the environment answers
+                policy_version=completion.policy_version,
+                prompt_truncated=episode.prompt_truncated,
+            )
+        )
+        return parsed.action
+
+
+def _rewarded(step: Step, reward: float) -> Step:
+    # dataclasses.replace is several times slower, and this runs once a step.
+    return Step(**{name: getattr(step, name) for name in Step.__slots__} | {"reward": reward})

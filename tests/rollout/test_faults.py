@@ -1,0 +1,170 @@
+"""Environments that raise, hang, die and lie: an episode is played once, or its whole group dropped and counted."""
+
+from pathlib import Path
+
+import pytest
+
+from gigpo_lightning.environments.base import Task
+from gigpo_lightning.errors import RunError
+from gigpo_lightning.rollout import Deadlines, make_pool
+from gigpo_lightning.rollout.collector import Collector
+from tests.rollout.faulty_environment import DiesAtOnce, FaultyEnvironment, Sluggish
+from tests.rollout.players import make_collector
+
+QUICK = Deadlines(reset=1.0, step=1.0)
+
+
+def make_tasks(folder: Path, fault: str = "raises", where: str = "step", times: int = 1, faulty: int = 1) -> list[Task]:
+    """Four tasks; one strikes."""
+    return [
+        Task(
+            task_id=f"task {number}",
+            kind="any",
+            payload={
+                "file": str(folder / f"strikes {number}"),
+                "fault": fault,
+                "where": where,
+                "times": times if number == faulty else 0,
+            },
+        )
+        for number in range(4)
+    ]
+
+
+def collector(workers: int = 2, num_slots: int = 6, **options) -> Collector:
+    return make_collector("up", pool=make_pool(FaultyEnvironment(), num_slots, workers, QUICK), max_steps=5, **options)
+
+
+def play(tasks: list[Task], group_size: int = 3, **options):
+    """The groups, the counts, and the player that it took."""
+    player = collector(**options)
+    try:
+        groups, progress = player.play(tasks, group_size, noise_key=0, name="test")
+    finally:
+        player.pool.close()
+    return groups, progress, player
+
+
+def records(groups):
+    return [
+        [(step.observation, step.action, step.reward) for trajectory in group.trajectories for step in trajectory.steps]
+        for group in groups
+    ]
+
+
+FAULTS = [("raises", "reset"), ("raises", "step"), ("hangs", "reset"), ("hangs", "step"), ("dies", "reset")]
+FAULTS += [("dies", "step"), ("no string", "reset"), ("no string", "step"), ("nan", "step")]
+
+
+@pytest.mark.parametrize(("fault", "where"), FAULTS)
+def test_an_episode_is_begun_again_and_nothing_else_is_lost(tmp_path, fault, where):
+    groups, progress, _ = play(make_tasks(tmp_path, fault, where))
+    peaceful, _, _ = play(make_tasks(tmp_path, times=0), workers=0)
+    assert records(groups) == records(peaceful)
+    assert (progress.total, progress.finished, progress.dropped, progress.successes) == (12, 12, 0, 12)
+    assert progress.retried >= 1
+
+
+@pytest.mark.parametrize(("fault", "where"), FAULTS)
+def test_after_too_many_attempts_the_group_is_dropped_and_counted(tmp_path, fault, where, caplog):
+    groups, progress, _ = play(make_tasks(tmp_path, fault, where, times=100), max_retries=1)
+    assert [group.task_id for group in groups] == ["task 0", "task 2", "task 3"]
+    assert all(len(group.trajectories) == 3 for group in groups)
+    assert (progress.finished, progress.dropped) == (9, 3)
+    assert progress.total == progress.finished + progress.dropped
+    assert "task 'task 1' is dropped" in caplog.text
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_cause_of_a_dropped_group_is_in_the_log(tmp_path, workers, caplog):
+    play(make_tasks(tmp_path, times=100), workers=workers, max_retries=0)
+    assert "RuntimeError: the bridge fell down" in caplog.text
+
+
+def test_a_worker_that_died_or_hung_is_named_in_the_log(tmp_path, caplog):
+    play(make_tasks(tmp_path, "hangs", times=100), max_retries=0)
+    assert "hung: no answer to a step within 1 s" in caplog.text
+    play(make_tasks(tmp_path, "dies", times=200), max_retries=0)
+    assert "died, exit code -9" in caplog.text
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_where_every_task_fails_the_run_ends_with_the_cause(tmp_path, workers):
+    tasks = make_tasks(tmp_path, times=100)[1:2]
+    with pytest.raises(RunError, match=r"(?s)failed on every task; on task 'task 1':.*the bridge fell down"):
+        play(tasks, workers=workers)
+
+
+def test_no_retry_takes_another_noise(tmp_path):
+    _, _, struck = play(make_tasks(tmp_path), workers=0)
+    _, _, peaceful = play(make_tasks(tmp_path, times=0), workers=0)
+    assert {request.seed for request in struck.engine.requests} == {r.seed for r in peaceful.engine.requests}
+
+
+def test_no_request_is_made_twice(tmp_path):
+    _, _, player = play(make_tasks(tmp_path, "dies", times=2))
+    names = [request.request_id for request in player.engine.requests]
+    assert len(names) == len(set(names))
+
+
+def test_slots_are_all_free_again_whatever_happened(tmp_path):
+    player = collector()
+    player.play(make_tasks(tmp_path, "dies", times=100), 3, noise_key=0, name="test")
+    (task,) = make_tasks(tmp_path, times=0)[:1]
+    assert sorted(player.pool.take_slot(task) for _ in range(6)) == list(range(6))
+    assert player.pool.take_slot(task) is None
+    player.pool.close()
+
+
+def test_a_second_rollout_is_played_on_the_new_processes(tmp_path):
+    player = collector()
+    before = {process.pid for process in player.pool.processes}
+    player.play(make_tasks(tmp_path, "dies"), 3, noise_key=0, name="first")
+    after = {process.pid for process in player.pool.processes}
+    groups, progress = player.play(make_tasks(tmp_path, times=0), 3, noise_key=0, name="second")
+    player.pool.close()
+    assert len(before & after) == 1
+    assert (len(groups), progress.retried) == (4, 0)
+
+
+def test_a_dead_worker_leaves_no_temporary_files(tmp_path, monkeypatch):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    play(make_tasks(tmp_path, "dies"))
+    assert not list(tmp_path.glob("environment-*"))
+
+
+def test_a_worker_that_cannot_start_ends_the_run_at_once():
+    pool = make_pool(DiesAtOnce(), 2, 1)
+    task = Task(task_id="a", kind="any")
+    pool.reset(pool.take_slot(task), task)
+    with pytest.raises(RunError, match="environment worker 0 died, exit code 3, before it had started"):
+        pool.poll(block=True)
+    pool.close()
+
+
+def test_deterministic_rollouts_do_everything_in_order(tmp_path):
+    tasks = make_tasks(tmp_path, times=0)
+    runs = [play(tasks, workers=workers, deterministic=True)[2].engine.requests for workers in (0, 1, 2, 3)]
+    assert all([r.request_id for r in run] == [r.request_id for r in runs[0]] for run in runs)
+
+
+def test_deterministic_rollouts_do_not_depend_on_the_workers_timing(tmp_path):
+    def requests():
+        player = make_collector("up", pool=make_pool(Sluggish(), 6, 3), max_steps=5, deterministic=True)
+        player.play(make_tasks(tmp_path, times=0), 3, noise_key=0, name="test")
+        player.pool.close()
+        return [request.request_id for request in player.engine.requests]
+
+    assert requests() == requests()
+
+
+@pytest.mark.parametrize("name", ["start", "reset", "step"])
+def test_a_deadline_of_nothing_is_refused(name):
+    with pytest.raises(ValueError, match=rf"deadlines.{name} must be > 0 seconds, got 0.0"):
+        Deadlines(**{name: 0.0})
+
+
+def test_a_negative_number_of_retries_is_refused():
+    with pytest.raises(ValueError, match="max_retries must be >= 0, got -1"):
+        collector(max_retries=-1)
