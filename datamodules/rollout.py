@@ -93,16 +93,6 @@ class RolloutDataModule(LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        _check_at_least("group_size", group_size, 2, "a group of one has nothing to be compared with")
-        _check_at_least("tasks_per_epoch", tasks_per_epoch, 1)
-        _check_at_least("max_steps", max_steps, 1)
-        _check_at_least("micro_batch_tokens", micro_batch_tokens, 1)
-        _check_at_least("held_out_repeats", held_out_repeats, 1)
-        _check_at_least("workers", workers, 0)
-        _check_at_least("max_retries", max_retries, 0)
-        for name, value in (("minibatch_size", minibatch_size), ("held_out_tasks", held_out_tasks)):
-            if value is not None:
-                _check_at_least(name, value, 1)
         self.environment = environment
         self.tasks = tasks
         self.prompt = prompt
@@ -121,17 +111,28 @@ class RolloutDataModule(LightningDataModule):
         self.held_out_repeats = held_out_repeats
         self.held_out_tasks = held_out_tasks
         self.group_sampler = group_sampler
-        self.num_slots = num_slots or tasks_per_epoch * group_size
+        self.num_slots = tasks_per_epoch * group_size if num_slots is None else num_slots
         self.workers = workers
         self.deadlines = deadlines
         self.max_retries = max_retries
         self.deterministic = deterministic
         self.seed = seed
+        self._check_numbers()
         self.panels: dict[str, TaskPanel] = {}
         self.before_rollout: Callable[[], None] | None = None
         self.last_rollout: Rollout | None = None
         self._pool: EnvironmentPool | None = None
         self._minibatches: list[Minibatch] = []
+
+    def _check_numbers(self) -> None:
+        _check_at_least("group_size", self.group_size, 2, "a group of one has nothing to be compared with")
+        for name in ("tasks_per_epoch", "max_steps", "micro_batch_tokens", "held_out_repeats"):
+            _check_at_least(name, getattr(self, name), 1)
+        for name in ("minibatch_size", "held_out_tasks", "num_slots"):
+            if getattr(self, name) is not None:
+                _check_at_least(name, getattr(self, name), 1)
+        for name in ("workers", "max_retries"):
+            _check_at_least(name, getattr(self, name), 0)
 
     def prepare_data(self) -> None:
         """Make or check the data on disk."""

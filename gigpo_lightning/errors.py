@@ -28,7 +28,7 @@ def check_range(name: str, value: float, low: float = 0.0, high: float = math.in
         Traceback (most recent call last):
         ValueError: discount must be in [0, 1], got 1.5
     """
-    if math.isfinite(value) and low <= value <= high:
+    if isinstance(value, int | float) and math.isfinite(value) and low <= value <= high:
         return
     rule = f">= {low:g}" if math.isinf(high) else f"in [{low:g}, {high:g}]"
     raise ValueError(f"{name} must be {rule}{f' ({why})' if why else ''}, got {value}")

@@ -1,5 +1,6 @@
 """The nouns everyone shares: steps, trajectories, their groups, and the table that credit is computed from."""
 
+import math
 from collections import deque
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, fields
@@ -18,6 +19,8 @@ _DTYPES: dict[str, type[np.generic]] = {
     "success": np.bool_,
     "policy_version": np.int64,
 }
+_KINDS: dict[type[np.generic], str] = {np.int64: "iu", np.float64: "iuf", np.bool_: "b"}
+"""NumPy's kinds that convert to a column's type without loss."""
 
 
 class StopReason(StrEnum):
@@ -87,7 +90,7 @@ class Trajectory:
     @property
     def episode_return(self) -> float:
         """Undiscounted sum of the rewards, R(τ) of Eq. 2, without the invalid-action penalty."""
-        return float(sum(step.reward for step in self.steps))
+        return math.fsum(step.reward for step in self.steps)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,6 +159,8 @@ class StepTable:
             The sorted table, and for each of its rows the row here that it was, int64 ``(S,)``.
         """
         order = visit_order(self.trajectory_id, self.step_index)
+        if (order == np.arange(len(order))).all():
+            return self, order  # as a rollout's rows are
         table = object.__new__(StepTable)  # sorting makes no row wrong: nothing needs to be checked again
         for field in fields(self):
             object.__setattr__(table, field.name, getattr(self, field.name)[order])
@@ -238,7 +243,14 @@ def visit_order(
 def _column(name: str, values: Iterable[Any]) -> np.ndarray[Any, np.dtype[Any]]:
     """Convert one column to its type, refusing what would lose information."""
     dtype = _DTYPES[name]
-    entries = values if isinstance(values, np.ndarray) else list(values)
+    if isinstance(values, np.ma.MaskedArray):
+        raise ValueError(f"column {name} must have a value in every row, got a masked array")
+    if isinstance(values, np.ndarray) and values.ndim != 1:
+        raise ValueError(f"column {name} must be one-dimensional, got shape {values.shape}")
+    try:
+        entries: Any = values if isinstance(values, np.ndarray) else list(values)
+    except TypeError as error:
+        raise ValueError(f"column {name} must have one value a row, got {values!r}") from error
     if dtype is np.object_:
         try:
             deque(map(hash, entries), maxlen=0)
@@ -246,13 +258,15 @@ def _column(name: str, values: Iterable[Any]) -> np.ndarray[Any, np.dtype[Any]]:
             row = next(row for row, entry in enumerate(entries) if not _is_hashable(entry))
             raise ValueError(f"column {name} must be hashable, got {entries[row]!r} in row {row}") from error
         return np.fromiter(entries, dtype=object, count=len(entries))
-    column = np.asarray(entries)
-    if column.ndim != 1:
-        raise ValueError(f"column {name} must be one-dimensional, got shape {column.shape}")
-    if column.size and not np.can_cast(column.dtype, dtype, casting="same_kind"):
-        row = next((row for row, entry in enumerate(entries) if not _fits(entry, dtype)), 0)
-        raise ValueError(f"column {name} must be {dtype.__name__}, got {entries[row]!r} in row {row}")
-    return column.astype(dtype)
+    try:
+        column = np.array(entries.tolist() if isinstance(entries, np.ndarray) and entries.dtype == object else entries)
+    except (ValueError, OverflowError):  # entries of several lengths, or too large for any number
+        column = np.empty(0)
+    fits = len(column) == len(entries) and column.ndim == 1 and column.dtype.kind in _KINDS[dtype]
+    if not len(entries) or (fits and not (column.dtype == np.uint64 and (column > np.iinfo(np.int64).max).any())):
+        return column.astype(dtype)
+    row = next((row for row, entry in enumerate(entries) if not _fits(entry, dtype)), 0)
+    raise ValueError(f"column {name} must be {dtype.__name__}, got {entries[row]!r} in row {row}")
 
 
 def _is_hashable(entry: object) -> bool:
@@ -264,4 +278,13 @@ def _is_hashable(entry: object) -> bool:
 
 
 def _fits(entry: object, dtype: type[np.generic]) -> bool:
-    return np.can_cast(np.asarray(entry).dtype, dtype, casting="same_kind")
+    """Whether an entry converts to a column's type without loss."""
+    if dtype is np.bool_:
+        return isinstance(entry, bool | np.bool_)
+    if isinstance(entry, bool | np.bool_) or not isinstance(entry, int | float | np.integer | np.floating):
+        return False
+    if dtype is np.float64:
+        return True
+    if isinstance(entry, float | np.floating) and not entry.is_integer():
+        return False
+    return abs(int(entry)) <= np.iinfo(np.int64).max

@@ -6,6 +6,7 @@ import math
 import time
 from typing import Any, cast
 
+import numpy as np
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
@@ -88,9 +89,9 @@ class GiGPOModule(LightningModule):
 
     @property
     def progress(self) -> float:
-        """Share of the training that is done, from 0 to 1; not a number where the Trainer has no last epoch."""
-        epochs = self.trainer.max_epochs or 0
-        return min(1.0, self.iteration / epochs) if epochs > 0 else math.nan
+        """Share of the training that is done: 0 in its first epoch, 1 in its last, not a number where there is none."""
+        last = (self.trainer.max_epochs or 0) - 1
+        return min(1.0, self.iteration / max(1, last)) if last >= 0 else math.nan
 
     @property
     def needs_old_logprobs(self) -> bool:
@@ -104,7 +105,8 @@ class GiGPOModule(LightningModule):
         for part in minibatch.micro_batches:
             moved = part.to(self.device)
             tokens = (moved.input_ids, moved.attention_mask, moved.action_mask)
-            logprobs, _ = self.policy(*tokens, minibatch.temperature)
+            with self.trainer.precision_plugin.forward_context():  # as in training_step, or on-policy ratios miss 1
+                logprobs, _ = self.policy(*tokens, minibatch.temperature)
             micro_batches.append(dataclasses.replace(part, old_logprobs=logprobs.float().cpu()))
         return dataclasses.replace(minibatch, micro_batches=tuple(micro_batches))
 
@@ -185,7 +187,7 @@ class GiGPOModule(LightningModule):
         checkpoint["gigpo"] = {
             "policy_version": self.policy_version,
             "iteration": self.iteration,
-            "credit": self.credit.state_dict(),
+            "credit": _storable(self.credit.state_dict(), type(self.credit).__name__),
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -202,7 +204,7 @@ class GiGPOModule(LightningModule):
             raise ValueError(f"ckpt_path must name a checkpoint of this policy; in this one {other[0]} is another's")
         self.policy_version = int(checkpoint["gigpo"]["policy_version"])
         self.iteration = int(checkpoint["gigpo"]["iteration"])
-        self.credit.load_state_dict(checkpoint["gigpo"]["credit"])
+        self.credit.load_state_dict(_restored(checkpoint["gigpo"]["credit"]))
 
     def _terms(self, micro_batch: StepBatch, batch: Minibatch) -> LossTerms:
         """Loss of a micro-batch, divided by the whole minibatch's counts, so that micro-batches add up."""
@@ -236,3 +238,37 @@ class GiGPOModule(LightningModule):
             f"the {what} must be finite, got {value.item()} in epoch {self.current_epoch}, minibatch {batch_idx}, rows "
             f"{rows[0]} to {rows[-1]} of the rollout's table; the weights and the last checkpoint are unharmed"
         )
+
+
+_ARRAY = "numpy array"  # checkpoints are loaded without pickle, which knows tensors and not arrays
+
+
+def _storable(value: Any, owner: str) -> Any:
+    """What an estimator remembers, as a checkpoint can hold it.
+
+    Raises:
+        TypeError: If there is something in it that loading would refuse; better now than when it is needed.
+    """
+    if isinstance(value, dict):
+        return {key: _storable(each, owner) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_storable(each, owner) for each in value)
+    if isinstance(value, np.ndarray) and value.dtype != object:
+        return {_ARRAY: torch.from_numpy(value.copy())}
+    if value is None or isinstance(value, bool | int | float | str | Tensor):
+        return value.item() if isinstance(value, np.generic) else value
+    raise TypeError(
+        f"{owner}.state_dict must hold numbers, strings, arrays and tensors, in dictionaries, lists and tuples; got a "
+        f"{type(value).__name__}"
+    )
+
+
+def _restored(value: Any) -> Any:
+    """The inverse of ``_storable``."""
+    if isinstance(value, dict):
+        if value.keys() == {_ARRAY}:
+            return value[_ARRAY].numpy()
+        return {key: _restored(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_restored(each) for each in value)
+    return value

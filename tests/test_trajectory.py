@@ -43,6 +43,19 @@ def test_the_return_of_an_episode_is_the_sum_of_its_rewards() -> None:
     assert trajectory(step(reward=1.0), step(reward=2.5)).episode_return == 3.5
 
 
+def test_the_same_rewards_in_another_order_are_the_same_return_to_the_last_bit() -> None:
+    rewards = [0.1, 0.2, 0.3, 0.7]
+    one, other = (trajectory(*(step(reward=r) for r in order)) for order in (rewards, rewards[::-1]))
+    assert one.episode_return == other.episode_return
+
+
+def objects(*entries: Any) -> np.ndarray:
+    """An array of any objects."""
+    array = np.empty(len(entries), dtype=object)
+    array[:] = entries
+    return array
+
+
 def columns(**changes: Any) -> dict[str, Any]:
     """Two trajectories of two steps in one group, with some columns changed."""
     return {
@@ -70,7 +83,27 @@ def columns(**changes: Any) -> dict[str, Any]:
         ),
         ("step_index", np.array([0, -1, 0, 1]), "column step_index must be >= 0, got -1 in row 1"),
         ("step_index", np.array([0, 1, 1, 1]), "trajectory 1 step 1 appears again in row 3"),
-        ("step_index", np.array([0.0, 0.5, 0.0, 1.0]), r"column step_index must be int64, got .*0\.0.* in row 0"),
+        ("step_index", np.array([0.0, 0.5, 0.0, 1.0]), r"column step_index must be int64, got .*0\.5.* in row 1"),
+        ("step_index", np.array([0.0, 1.0, np.nan, 1.0]), r"column step_index must be int64, got .*nan.* in row 2"),
+        (
+            "episode_group_id",
+            np.array([0.0, 0.0, 0.0, np.nan]),
+            r"must be int64, got .*nan.* in row 3",
+        ),
+        ("episode_group_id", np.array([False, False, True, True]), r"must be int64, got .*False.* in row 0"),
+        (
+            "trajectory_id",
+            np.array([0, 0, 1, 2**63], dtype=np.uint64),
+            "must be int64, got .*775808.* row 3",
+        ),
+        ("trajectory_id", objects(0, 0, 1, 2**70), "trajectory_id must be int64, got 1180591620717411303424 in row 3"),
+        ("reward", objects(1.0, [2.0], 1.0, 1.0), r"column reward must be float64, got \[2.0\] in row 1"),
+        (
+            "reward",
+            np.ma.masked_array(np.zeros(4), [0, 1, 0, 0]),
+            "reward must have a value in every row",
+        ),
+        ("anchor_key", np.array("a", dtype=object), r"column anchor_key must be one-dimensional, got shape \(\)"),
         ("trajectory_id", np.array([0, 0, 1, -7]), "column trajectory_id must be >= 0, got -7 in row 3"),
         ("episode_group_id", np.array([0, 0, -1, -1]), "column episode_group_id must be >= 0, got -1 in row 2"),
         ("episode_group_id", np.array([0, 0, 1, None], dtype=object), "must be int64, got None in row 3"),
@@ -115,3 +148,18 @@ def test_the_caller_s_arrays_are_the_caller_s() -> None:
 def test_rows_may_come_in_any_order() -> None:
     table = StepTable(**columns(trajectory_id=np.array([1, 0, 1, 0]), step_index=np.array([1, 0, 0, 1])))
     assert len(table) == 4
+
+
+@pytest.mark.parametrize(
+    ("column", "values"),
+    [
+        ("reward", np.array([0, 1, 2, 3])),
+        ("reward", np.array([0.5, 1, 2, 3], dtype=object)),
+        ("step_index", np.array([0, 1, 0, 1], dtype=np.uint8)),
+        ("step_index", np.array([0, 1, 0, 1], dtype=object)),
+        ("valid_action", np.array([True, False, True, True], dtype=object)),
+        ("anchor_key", objects("a", 1, None, (2, "b"))),
+    ],
+)
+def test_what_converts_without_loss_is_taken(column: str, values: Any) -> None:
+    assert getattr(StepTable(**columns(**{column: values})), column).tolist() == list(values)

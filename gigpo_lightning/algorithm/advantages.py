@@ -48,7 +48,10 @@ class CreditEstimator(Protocol):
         """Compute the credit of every row of a table of complete groups."""
 
     def state_dict(self) -> dict[str, Any]:
-        """What the estimator remembers between rollouts; empty for most."""
+        """What the estimator remembers between rollouts; empty for most.
+
+        It goes into checkpoints: numbers, strings, arrays and tensors, in dictionaries, lists and tuples.
+        """
 
     def load_state_dict(self, state: Any, /) -> None:
         """Take back what ``state_dict`` gave."""
@@ -71,6 +74,8 @@ class OrderedEstimator(ABC):
             raise ValueError("table must have at least one row, got 0")
         ordered, order = table.in_visit_order()
         credit = self.estimate_in_order(ordered)
+        if ordered is table:
+            return credit
         back = np.empty(len(order), dtype=np.int64)
         back[order] = np.arange(len(order))
         return Credit(
@@ -165,19 +170,21 @@ def group_relative(
 
 
 def trajectory_advantage(
-    table: StepTable, rewards: Float64[ndarray, " S"], *, scale_by_std: bool = False
+    table: StepTable, *, invalid_action_penalty: float, scale_by_std: bool = False
 ) -> Float64[ndarray, " S"]:
     """A_E of each row: its trajectory's return against those of its episode group, each counted once (Eq. 3).
 
     Args:
         table: The rollout.
-        rewards: Of each step, penalties included, ``(S,)``.
+        invalid_action_penalty: Part of the reward of an invalid action, as a positive number.
         scale_by_std: Divide by the standard deviation of the group's returns (n - 1).
 
     Returns:
         The same advantage for every step of a trajectory, ``(S,)``; a lone trajectory gets 0.
     """
-    scores = episode_returns(rewards, table.trajectory_id)
+    # Penalties are counted, not summed: equal rewards and as many invalid actions give equal returns to the last bit.
+    num_invalid = episode_returns((~table.valid_action).astype(np.float64), table.trajectory_id)
+    scores = episode_returns(table.reward, table.trajectory_id) - invalid_action_penalty * num_invalid
     first, trajectory, group_ids = trajectories(table)
     advantage: Float64[ndarray, " S"] = group_relative(scores[first], group_ids, scale_by_std=scale_by_std)[trajectory]
     return advantage

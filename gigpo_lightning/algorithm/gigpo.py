@@ -83,7 +83,9 @@ class GiGPO(OrderedEstimator):
         rewards = table.reward - penalty if in_reward else table.reward
         returns = discounted_returns(rewards, table.trajectory_id, table.step_index, discount=self.discount)
         if self.episode_statistics == "trajectory":
-            episode = trajectory_advantage(table, rewards, scale_by_std=self.scale_by_std)
+            episode = trajectory_advantage(
+                table, invalid_action_penalty=self.invalid_action_penalty, scale_by_std=self.scale_by_std
+            )
         else:
             scores = episode_returns(rewards, table.trajectory_id)
             episode = self._over_step_rows(table, scores if in_reward else scores - penalty)

@@ -12,7 +12,6 @@ from gigpo_lightning.algorithm.advantages import (
     OrderedEstimator,
     combine,
     group_relative,
-    penalised_rewards,
     trajectory_advantage,
 )
 from gigpo_lightning.algorithm.grouping import ExactGrouping, Grouping, checked_groups
@@ -26,9 +25,9 @@ class GraphGPO(OrderedEstimator):
 
     All trajectories of an episode group are joined into one graph of states, so that a useful step counts even in an
     episode that failed. Steps from the same state are compared as in GiGPO (Eq. 7) and the episode level is added. A
-    state from which nobody succeeded is one step farther than the farthest that somebody did from; where all fail, the
-    step level says 0 of all valid actions. An invalid action's penalty is part of R(τ), and is taken from its own
-    step's worth, as in its code. Differs from its code where a failed episode ends: the table does not name the state
+    state from which nobody succeeded is one step farther than the farthest that somebody did from; where all fail, all
+    states are alike. An invalid action's penalty is part of R(τ), and is taken from its own step's worth, as in its
+    code. Differs from its code where a failed episode ends: the table does not name the state
     that its last action led to, so that action counts as leading nowhere.
 
     Args:
@@ -73,7 +72,6 @@ class GraphGPO(OrderedEstimator):
     def estimate_in_order(self, table: StepTable) -> Credit:
         """Compute both levels for every row."""
         step_group_id = checked_groups(self.grouping, table)
-        rewards = penalised_rewards(table, self.invalid_action_penalty)
         graph = state_graph(table, step_group_id)
         distance = goal_distances(graph)
         exponent = distance[graph.target]
@@ -82,7 +80,9 @@ class GraphGPO(OrderedEstimator):
         worth = self.goal_return * self.distance_discount**exponent
         worth -= self.invalid_action_penalty * ~table.valid_action
         return combine(
-            trajectory_advantage(table, rewards, scale_by_std=self.scale_by_std),
+            trajectory_advantage(
+                table, invalid_action_penalty=self.invalid_action_penalty, scale_by_std=self.scale_by_std
+            ),
             group_relative(worth, step_group_id, scale_by_std=self.scale_by_std),
             step_group_id,
             episode_advantage_weight=self.episode_advantage_weight,

@@ -76,7 +76,8 @@ class SimilarityGrouping:
 
     The ratio is 2·M/T, with M matched characters that form a common subsequence; so the longest common subsequence
     gives an upper bound, which rapidfuzz computes hundreds of times faster. difflib is asked only where that bound
-    reaches the threshold, and only once for two equal observations: the groups are difflib's own.
+    reaches the threshold, only as far as it takes to know, and only once for two equal observations: the groups are
+    difflib's own.
 
     Args:
         threshold: Smallest ratio that joins a cluster, above 0 and at most 1; the paper's search agents use .9.
@@ -122,10 +123,8 @@ class SimilarityGrouping:
     def _first_alike(self, text: str, founders: list[_Founder], new: int) -> int:
         """The first cluster whose founder the text resembles; a new one, which it founds, if there is none."""
         for founder in founders:
-            if self._may_be_alike(text, founder.text):
-                founder.matcher.set_seq1(text)
-                if founder.matcher.ratio() >= self.threshold:
-                    return founder.cluster
+            if self._may_be_alike(text, founder.text) and self._is_alike(text, founder):
+                return founder.cluster
         founders.append(_Founder(new, text))
         return new
 
@@ -133,7 +132,45 @@ class SimilarityGrouping:
         """Whether the upper bound of their ratio reaches the threshold."""
         total = len(text) + len(founder)
         needed = max(0, int(self.threshold * total / 2) - 1)  # below it rapidfuzz may stop counting, and says 0
-        matched = LCSseq.similarity(text, founder, score_cutoff=needed)
+        spare, founder_spare = len(text) - needed, len(founder) - needed  # what may stay unmatched of each
+        if min(spare, founder_spare) < 0:
+            return False
+        # So of the text's first characters at most `spare` stay unmatched, and those of the founder that match them lie
+        # within as many and `founder_spare`: most texts that are not alike show it there.
+        head = 5 * spare
+        if head < len(text) // 2:
+            matched = LCSseq.similarity(text[:head], founder[: head + founder_spare], score_cutoff=head - spare)
+            if matched < head - spare:
+                return False
+        return self._reaches(LCSseq.similarity(text, founder, score_cutoff=needed), total)
+
+    def _is_alike(self, text: str, founder: _Founder) -> bool:
+        """Whether difflib's ratio reaches the threshold, asked only as far as that takes.
+
+        As ``SequenceMatcher.get_matching_blocks`` does, it looks for the longest match, then left and right of it. What
+        is left to look at can match its longest common subsequence at most.
+        """
+        total = len(text) + len(founder.text)
+        founder.matcher.set_seq1(text)
+        whole = (0, len(text), 0, len(founder.text))
+        matched, pending, possible = 0, [whole], [min(len(text), len(founder.text))]
+        while pending and not self._reaches(matched, total):
+            if not self._reaches(matched + sum(possible), total):
+                return False
+            low, high, founder_low, founder_high = pending.pop()
+            possible.pop()
+            i, j, size = founder.matcher.find_longest_match(low, high, founder_low, founder_high)
+            if not size:
+                continue
+            matched += size
+            for region in ((low, i, founder_low, j), (i + size, high, j + size, founder_high)):
+                if region[0] < region[1] and region[2] < region[3]:
+                    pending.append(region)
+                    possible.append(LCSseq.similarity(text[region[0] : region[1]], founder.text[region[2] : region[3]]))
+        return self._reaches(matched, total)
+
+    def _reaches(self, matched: int, total: int) -> bool:
+        """Whether so many matched characters make the threshold; the ratio is computed as difflib does."""
         return not total or 2.0 * matched / total >= self.threshold
 
 
@@ -181,7 +218,7 @@ def checked_groups(grouping: Grouping, table: StepTable) -> Int64[ndarray, " S"]
         raise ValueError(f"grouping must give one id per row, but {name} gave shape {ids.shape} for {len(table)} rows")
     if not np.issubdtype(ids.dtype, np.integer):
         raise ValueError(f"grouping must give integers, but {name} gave {ids.dtype}")
-    if ids.min() < 0 or not np.bincount(ids).all():
+    if ids.min() < 0 or ids.max() >= len(ids) or not np.bincount(ids).all():
         raise ValueError(f"grouping must number its groups from 0 without gaps, but {name} gave {np.unique(ids)}")
     owner = np.empty(ids.max() + 1, dtype=np.int64)
     owner[ids] = table.episode_group_id

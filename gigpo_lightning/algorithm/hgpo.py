@@ -14,6 +14,7 @@ from gigpo_lightning.algorithm.advantages import (
     dense_ids,
     group_relative,
     penalised_rewards,
+    trajectories,
     trajectory_advantage,
 )
 from gigpo_lightning.algorithm.grouping import ExactGrouping, Grouping, checked_groups
@@ -79,21 +80,33 @@ class HGPO(OrderedEstimator):
         returns = discounted_returns(rewards, table.trajectory_id, table.step_index, discount=self.discount)
         groups = history_groups(table.trajectory_id, table.step_index, step_group_id, self.history_length)
         weighted, weights, episode = np.zeros(len(table)), np.zeros(len(table)), np.zeros(len(table))
+        longest = len(groups) + 1.0  # weights in relation to the largest: none overflows
         if self.episode_group:
-            episode = trajectory_advantage(table, rewards, scale_by_std=self.scale_by_std)
-            weights += self._counts(episode, dense_ids(table.episode_group_id))
+            episode = trajectory_advantage(
+                table, invalid_action_penalty=self.invalid_action_penalty, scale_by_std=self.scale_by_std
+            )
+            weights += longest**-self.length_weight_exponent * self._counts(episode, several_trajectories(table))
         for k, ids in enumerate(groups, start=1):
             advantage = group_relative(returns, ids, scale_by_std=self.scale_by_std, correction=0)
-            weight = self._counts(advantage, ids) * (k + 1.0) ** self.length_weight_exponent
+            weight = (
+                self._counts(advantage, np.bincount(ids)[ids] > 1) * ((k + 1) / longest) ** self.length_weight_exponent
+            )
             weighted += weight * advantage
             weights += weight
         weights[weights == 0] = 1.0  # nobody to compare with: 0 / 1
-        return combine(episode / weights, weighted / weights, step_group_id)
+        share = episode * longest**-self.length_weight_exponent
+        return combine(share / weights, weighted / weights, step_group_id)
 
-    def _counts(self, advantage: Float64[ndarray, " S"], group_ids: Int64[ndarray, " S"]) -> Bool[ndarray, " S"]:
+    def _counts(self, advantage: Float64[ndarray, " S"], in_company: Bool[ndarray, " S"]) -> Bool[ndarray, " S"]:
         """Whether a row's group says anything of it, ``(S,)``."""
-        in_company: Bool[ndarray, " S"] = np.bincount(group_ids)[group_ids] > 1
         return in_company if self.count_zeros else in_company & (advantage != 0)
+
+
+def several_trajectories(table: StepTable) -> Bool[ndarray, " S"]:
+    """Whether a row's episode group has more than one trajectory, ``(S,)``."""
+    _, trajectory, group_ids = trajectories(table)
+    several: Bool[ndarray, " S"] = (np.bincount(group_ids)[group_ids] > 1)[trajectory]
+    return several
 
 
 def history_groups(

@@ -45,7 +45,8 @@ class LossSettings:
     kl_coefficient: float = 0.0
     """β of Eq. 9; 0 keeps no reference policy at all."""
     kl_estimator: Literal["k1", "k2", "k3"] = "k3"
-    """Estimator of the KL divergence to the reference (joschu.net/blog/kl-approx.html)."""
+    """Estimator of the KL divergence to the reference (joschu.net/blog/kl-approx.html). As a term of a loss, k1 has no
+    gradient in expectation while the policy is the sampler's: it measures, and hardly restrains."""
     entropy_coefficient: float = 0.0
     """Weight of the entropy bonus; not in the paper."""
 
@@ -221,7 +222,7 @@ def token_weights(
         [[0.25, 0.25], [0.5, 0.0]]
     """
     weights = action_mask.to(row_weight.dtype) * row_weight.unsqueeze(1)
-    lengths = action_mask.sum(1, keepdim=True).clamp(min=1)
+    lengths = action_mask.sum(1, keepdim=True).clamp(min=1).to(weights.dtype)
     if aggregation == "trajectory":
         if trajectory_share is None:
             raise ValueError("trajectory_share must be given with aggregation='trajectory', got None")

@@ -47,7 +47,7 @@ class ReinforcePlusPlus(OrderedEstimator):
         step_group_id = checked_groups(ExactGrouping(), table)
         rewards = penalised_rewards(table, self.invalid_action_penalty)
         if self.group_baseline:
-            values = trajectory_advantage(table, rewards)
+            values = trajectory_advantage(table, invalid_action_penalty=self.invalid_action_penalty)
         else:
             values = discounted_returns(rewards, table.trajectory_id, table.step_index, discount=self.discount)
         batch = np.zeros(len(table), dtype=np.int64)

@@ -14,7 +14,6 @@ from gigpo_lightning.algorithm.advantages import (
     OrderedEstimator,
     combine,
     group_relative,
-    penalised_rewards,
     trajectory_advantage,
 )
 from gigpo_lightning.algorithm.grouping import ExactGrouping, Grouping, checked_groups
@@ -67,9 +66,10 @@ class RewardFlow(OrderedEstimator):
         graph = state_graph(table, step_group_id)
         value = state_values(graph, table.reward, discount=self.value_discount)
         worth = value[graph.target] - value[graph.source] - self.invalid_action_penalty * ~table.valid_action
-        rewards = penalised_rewards(table, self.invalid_action_penalty)
         return combine(
-            trajectory_advantage(table, rewards, scale_by_std=self.scale_by_std),
+            trajectory_advantage(
+                table, invalid_action_penalty=self.invalid_action_penalty, scale_by_std=self.scale_by_std
+            ),
             group_relative(worth, step_group_id, scale_by_std=self.scale_by_std),
             step_group_id,
             step_advantage_weight=self.step_advantage_weight,
@@ -80,7 +80,7 @@ def state_values(graph: StateGraph, rewards: Float64[ndarray, " S"], *, discount
     """The fixed point of V(s) = max(r(s), γ·max V(s')), found by one shortest-path search.
 
     The largest r(u)·γ^d over all u at a distance d is what the nearest exit says, where leaving at u costs
-    log(r_max / r(u)) / log(1 / γ) steps.
+    log(r_max / r(u)) / log(1 / γ) steps, with r_max the episode group's largest.
 
     Args:
         graph: Of the states.
@@ -92,11 +92,11 @@ def state_values(graph: StateGraph, rewards: Float64[ndarray, " S"], *, discount
     """
     reward = np.zeros(len(graph.group))
     np.maximum.at(reward, graph.target, rewards)
-    largest = reward.max()
-    if largest <= 0:
-        return reward
+    largest = np.zeros(graph.group.max() + 1)
+    np.maximum.at(largest, graph.group, reward)
+    largest = largest[graph.group]
     offset = np.full(len(reward), np.inf)
     paid = reward > 0
-    offset[paid] = np.log(largest / reward[paid]) / -math.log(discount)
+    offset[paid] = (np.log(largest[paid]) - np.log(reward[paid])) / -math.log(discount)
     values: Float64[ndarray, " V"] = largest * discount ** graph.distances_to(offset)
     return values

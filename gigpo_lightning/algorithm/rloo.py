@@ -6,7 +6,6 @@ from gigpo_lightning.algorithm.advantages import (
     Credit,
     OrderedEstimator,
     combine,
-    penalised_rewards,
     trajectories,
     trajectory_advantage,
 )
@@ -37,7 +36,7 @@ class RLOO(OrderedEstimator):
     def estimate_in_order(self, table: StepTable) -> Credit:
         """Compute every row's advantage."""
         step_group_id = checked_groups(ExactGrouping(), table)
-        centred = trajectory_advantage(table, penalised_rewards(table, self.invalid_action_penalty))
+        centred = trajectory_advantage(table, invalid_action_penalty=self.invalid_action_penalty)
         _, trajectory, group_ids = trajectories(table)
         size = np.bincount(group_ids)[group_ids][trajectory]
         return combine(centred * size / np.maximum(size - 1, 1), np.zeros(len(table)), step_group_id)

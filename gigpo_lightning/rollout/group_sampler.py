@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from gigpo_lightning.environments.base import Task
+from gigpo_lightning.errors import RunError
 from gigpo_lightning.rollout.progress import RolloutProgress
 from gigpo_lightning.trajectory import TrajectoryGroup
 
@@ -94,11 +95,16 @@ def play_groups(
         more = more_tasks(played, missing) if missing and sampler and rounds < sampler.max_rounds else ()
         if not more:
             break
-        groups, part = play(more)
-        progress.add(part)
         played += more
         rounds += 1
-    if missing:
+        try:
+            groups, part = play(more)
+        except RunError as error:  # no task of this round could be played; those that are kept were
+            _logger.warning("round %d gave nothing: %s", rounds, error)
+            groups = []
+            continue
+        progress.add(part)
+    if missing and sampler is not None:
         _logger.warning("%d of %d groups were kept in %d rounds", len(kept), len(tasks), rounds)
     if not kept:
         kept, discarded = discarded[: len(tasks)], discarded[len(tasks) :]

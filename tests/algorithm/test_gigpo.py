@@ -132,6 +132,14 @@ def test_episodes_that_all_went_alike_teach_nothing(size: int, column: dict[str,
     assert not credit.advantage.any()
 
 
+@pytest.mark.parametrize("num_invalid", range(1, 13))
+def test_equal_returns_by_other_steps_teach_exactly_nothing_at_episode_level(num_invalid: int) -> None:
+    early = [("a", 0.0, False)] * num_invalid + [("b", 1.0, True)]
+    late = [("a", 0.0, False)] * (num_invalid - 1) + [("c", 0.0, True), ("b", 1.0, False)]
+    credit = GiGPO(scale_by_std=True).estimate(table_of((0, early), (0, late)))
+    assert not credit.episode_advantage.any()
+
+
 @COLUMNS
 @given(table=step_tables(), task=st.sampled_from([1, 3, 5]))
 def test_what_happens_in_one_task_says_nothing_of_another(table: StepTable, task: int, column: dict[str, Any]) -> None:

@@ -74,7 +74,7 @@ def test_a_grouping_that_mixes_tasks_is_refused() -> None:
         checked_groups(FixedGrouping([0, 1, 0, 2]), TWO_TASKS)
 
 
-@pytest.mark.parametrize("ids", [[0, 1, 3, 4], [-1, 0, 1, 2]])
+@pytest.mark.parametrize("ids", [[0, 1, 3, 4], [-1, 0, 1, 2], [0, 1, 2, 10**15]])
 def test_a_grouping_with_gaps_is_refused(ids: list[int]) -> None:
     with pytest.raises(ValueError, match="without gaps"):
         checked_groups(FixedGrouping(ids), TWO_TASKS)

@@ -41,6 +41,16 @@ def test_the_episode_group_is_k_0_with_the_weight_1() -> None:
     np.testing.assert_allclose(credit.episode_advantage[IN_C], np.array([3, -1, 1, -3]) / 3, rtol=1e-14)
 
 
+def test_a_lone_episode_has_no_episode_group() -> None:
+    table = table_of((0, valid("aa", [0, 10])))
+    ours, plain = (HGPO(0, episode_group=group).estimate(table).advantage for group in (True, False))
+    np.testing.assert_array_equal(ours, plain)
+
+
+def test_no_exponent_is_too_large() -> None:
+    assert np.isfinite(HGPO(history_length=2, length_weight_exponent=1e4).estimate(MEETING).advantage).all()
+
+
 def oracle(table: StepTable, k_max: int, alpha: float, scale_by_std: bool, count_zeros: bool) -> np.ndarray:
     """One step at a time, every other step asked whether its last k states are the same."""
     rows = range(len(table))

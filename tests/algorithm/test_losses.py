@@ -134,7 +134,12 @@ def test_a_step_down_the_gradient_makes_a_good_action_likelier() -> None:
 @pytest.mark.parametrize("kl_estimator", ["k1", "k2", "k3"])
 def test_the_gradient_is_the_loss_s(aggregation: Aggregation, kl_estimator: Literal["k1", "k2", "k3"]) -> None:
     settings = LossSettings(
-        aggregation=aggregation, kl_estimator=kl_estimator, kl_coefficient=0.3, entropy_coefficient=0.2, clip_high=0.3
+        aggregation=aggregation,
+        kl_estimator=kl_estimator,
+        kl_coefficient=0.3,
+        entropy_coefficient=0.2,
+        clip_high=0.3,
+        dual_clip=1.2,
     )
     inputs = batch(spread=0.5)
     names = ("logprobs", "entropy")

@@ -72,23 +72,33 @@ def test_splitting_a_minibatch_changes_no_gradient(tmp_path, aggregation):
     torch.testing.assert_close(split, whole, rtol=1e-4, atol=1e-7)
 
 
-class CountingGiGPO(GiGPO):
-    """Remembers how many rollouts it has seen, and lets that decide."""
+class RememberingGiGPO(GiGPO):
+    """Counts its rollouts and keeps the last rewards, as users would: in an array, by a key that is a pair."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.rollouts = 0
+        self.memory = {"rollouts": 0, "rewards": {("last", 0): np.zeros(0)}, "note": ["a", None, 1.5]}
 
     def estimate(self, table: StepTable) -> Credit:
-        self.rollouts += 1
+        self.memory["rollouts"] += 1
+        self.memory["rewards"] = {("last", 0): table.reward}
         credit = super().estimate(table)
-        return replace(credit, advantage=credit.advantage / self.rollouts)
+        return replace(credit, advantage=credit.advantage / self.memory["rollouts"])
 
     def state_dict(self):
-        return {"rollouts": self.rollouts}
+        return self.memory
 
     def load_state_dict(self, state):
-        self.rollouts = state["rollouts"]
+        self.memory = state
+
+
+def test_what_an_estimator_cannot_keep_is_refused_when_it_is_saved(tmp_path):
+    estimator = RememberingGiGPO()
+    estimator.memory["graph"] = {1, 2}
+    module = make_module(estimator)
+    trainer = fit(module, tmp_path)
+    with pytest.raises(TypeError, match=r"RememberingGiGPO.state_dict must hold numbers, .* got a set"):
+        trainer.save_checkpoint(tmp_path / "never.ckpt")
 
 
 def test_what_an_estimator_remembers_goes_through_the_checkpoint(tmp_path):
@@ -99,26 +109,29 @@ def test_what_an_estimator_remembers_goes_through_the_checkpoint(tmp_path):
         trainer.fit(module, walking_data(random_walk(module)), ckpt_path=resumed)
         return trainer, module
 
-    _, whole = run(CountingGiGPO(), max_epochs=3)
-    trainer, _ = run(CountingGiGPO(), max_epochs=2)
+    _, whole = run(RememberingGiGPO(), max_epochs=3)
+    trainer, _ = run(RememberingGiGPO(), max_epochs=2)
     trainer.save_checkpoint(tmp_path / "two.ckpt")
-    estimator = CountingGiGPO()
+    estimator = RememberingGiGPO()
     run(estimator, max_epochs=3, ckpt_path=tmp_path / "two.ckpt")
-    assert estimator.rollouts == whole.credit.rollouts == 3
+    assert estimator.memory["rollouts"] == whole.credit.memory["rollouts"] == 3
+    np.testing.assert_array_equal(estimator.memory["rewards"]["last", 0], whole.credit.memory["rewards"]["last", 0])
+    assert estimator.memory["note"] == ["a", None, 1.5]
 
 
-def test_the_importance_correction_takes_ratios_to_the_trainer_s_own_probabilities(tmp_path):
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_the_importance_correction_takes_ratios_to_the_trainer_s_own_probabilities(tmp_path, precision):
     module = make_module(loss=LossSettings(importance_correction=TruncatedCorrection(2.0)))
     seen = []
 
     class Look(Callback):
         def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
-            with torch.no_grad():
+            with torch.no_grad(), trainer.precision_plugin.forward_context():
                 for part in batch.micro_batches:
                     logprobs, _ = module.policy(part.input_ids, part.attention_mask, part.action_mask, 1.0)
                     seen.append((logprobs, part.old_logprobs, part.engine_logprobs))
 
-    trainer = fit(module, tmp_path, Look())
+    trainer = fit(module, tmp_path, Look(), precision=precision)
     for logprobs, old, engine in seen:
         torch.testing.assert_close(old, logprobs)
         assert not torch.equal(old, engine)  # the script claims certainty
@@ -141,7 +154,7 @@ def test_a_scheduled_ratio_follows_the_training(tmp_path):
             return super().log_ratio(log_ratio, action_mask, progress)
 
     fit(make_module(loss=LossSettings(ratio=Noting(1.0, -1.0))), tmp_path, max_epochs=4)
-    assert sorted(set(seen), reverse=True) == [1.0, 0.5, 0.0, -0.5]
+    assert sorted(set(seen), reverse=True) == pytest.approx([1.0, 1 / 3, -1 / 3, -1.0])
 
 
 def test_gradients_are_scaled_down_to_their_largest_norm(tmp_path):

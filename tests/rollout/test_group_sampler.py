@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import pytest
 
 from gigpo_lightning.environments.base import Task
+from gigpo_lightning.errors import RunError
 from gigpo_lightning.rollout import DynamicSampling, GroupSampler
 from gigpo_lightning.rollout.group_sampler import play_groups
 from gigpo_lightning.rollout.progress import RolloutProgress
@@ -79,6 +80,22 @@ def test_one_round_only_discards():
     player = Player(0, 2)
     result = player.run(DynamicSampling(max_rounds=1))
     assert (len(player.rounds), names(result.groups)) == (1, ["task 0", "task 2"])
+
+
+def test_a_round_of_which_nothing_can_be_played_loses_nothing_else():
+    player = Player(1, 4, 5)
+    play = player.play
+
+    def failing(tasks):
+        played = play(tasks)
+        if len(player.rounds) == 2:
+            raise RunError("the environment failed on every task")
+        return played
+
+    player.play = failing
+    result = player.run(DynamicSampling())
+    assert player.rounds[1:] == [["task 3", "task 4"], ["task 5", "task 6"], ["task 7"], ["task 8"]]
+    assert names(result.groups) == ["task 1", "task 5"]
 
 
 def test_without_a_sampler_everything_is_kept():
