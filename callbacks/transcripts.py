@@ -7,6 +7,7 @@ from typing import Any, cast
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from gigpo_lightning.algorithm import Credit
 from gigpo_lightning.rollout.record import HeldOutEpisodes, Rollout
 from gigpo_lightning.rollout.store import write_trajectories
 from gigpo_lightning.trajectory import Trajectory, TrajectoryGroup
@@ -31,7 +32,7 @@ class Transcripts(Callback):
         rollout = cast("Rollout | None", cast("Any", trainer).datamodule.last_rollout)
         due = self.every_n_epochs and rollout is not None and rollout.epoch % self.every_n_epochs == 0
         if due and rollout is not None and trainer.log_dir is not None:
-            self._write(trainer, f"epoch_{rollout.epoch}", rollout.groups, rollout)
+            self._write(trainer, f"epoch_{rollout.epoch}", rollout.groups, rollout.credit, rollout.temperature)
 
     def on_validation_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *args: Any
@@ -54,14 +55,21 @@ class Transcripts(Callback):
     ) -> None:
         """Write the played episodes."""
         if isinstance(batch, HeldOutEpisodes):
-            path = self._write(trainer, f"predict_{batch.split}", batch.groups, None)
+            path = self._write(trainer, f"predict_{batch.split}", batch.groups, None, batch.temperature)
             _logger.info("episodes written to %s", path)
 
-    def _write(self, trainer: Trainer, name: str, groups: Sequence[TrajectoryGroup], rollout: Rollout | None) -> Path:
+    def _write(
+        self,
+        trainer: Trainer,
+        name: str,
+        groups: Sequence[TrajectoryGroup],
+        credit: Credit | None,
+        temperature: float,
+    ) -> Path:
         folder = Path(trainer.log_dir or trainer.default_root_dir) / "trajectories"
         rank = f".{trainer.global_rank}" if trainer.world_size > 1 else ""
         path = folder / f"{name}{rank}.parquet"
-        write_trajectories(path, groups, None if rollout is None else rollout.credit)
+        write_trajectories(path, groups, credit, temperature=temperature)
         return path
 
 

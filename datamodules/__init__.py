@@ -1,6 +1,7 @@
-"""LightningDataModules: fresh rollouts, and demonstrations for a warm start."""
+"""LightningDataModules: fresh rollouts, rollouts played before, and demonstrations for a warm start."""
 
 from datamodules.demonstrations import DemonstrationDataModule
+from datamodules.replay import ReplayDataModule
 from datamodules.rollout import RolloutDataModule
 
-__all__ = ["DemonstrationDataModule", "RolloutDataModule"]
+__all__ = ["DemonstrationDataModule", "ReplayDataModule", "RolloutDataModule"]

@@ -216,8 +216,9 @@ class RolloutDataModule(LightningDataModule):
             progress=played.progress,
             rollout_seconds=ended - started,
             credit_seconds=time.perf_counter() - ended,
+            temperature=self.sampling.temperature,
         )
-        self._minibatches = make_minibatches(
+        minibatches = make_minibatches(
             played.groups,
             credit,
             pad_token_id=module.policy.tokenizer.pad_token_id,
@@ -226,8 +227,7 @@ class RolloutDataModule(LightningDataModule):
             micro_batch_tokens=self.micro_batch_tokens,
             seed=noise_seed(self.seed, epoch, "minibatches"),
         )
-        if module.needs_old_logprobs:
-            self._minibatches = [module.with_old_logprobs(minibatch) for minibatch in self._minibatches]
+        self._minibatches = module.prepare(minibatches)
         return self.last_rollout
 
     def _played_groups(self, epoch: int, rank: int, world_size: int) -> PlayedGroups:

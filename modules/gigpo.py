@@ -63,7 +63,7 @@ class GiGPOModule(LightningModule):
         self.reference: Policy | None = None
         self._update_seconds = 0.0
         self._logged = ["policy", "kl", "entropy", "clip_fraction", "approximate_kl"]
-        if self.needs_old_logprobs:
+        if loss.importance_correction is not None:
             self._logged += ["engine_kl", "correction_weight", "corrected_fraction"]
 
     def setup(self, stage: str) -> None:
@@ -93,13 +93,14 @@ class GiGPOModule(LightningModule):
         last = (self.trainer.max_epochs or 0) - 1
         return min(1.0, self.iteration / max(1, last)) if last >= 0 else math.nan
 
-    @property
-    def needs_old_logprobs(self) -> bool:
-        """Whether minibatches must go through ``with_old_logprobs`` before the first update."""
-        return self.loss_settings.importance_correction is not None
+    def prepare(self, minibatches: list[Minibatch]) -> list[Minibatch]:
+        """What a rollout's minibatches need of this module before the first of them updates it."""
+        if self.loss_settings.importance_correction is None:
+            return minibatches
+        return [self._with_old_logprobs(minibatch) for minibatch in minibatches]
 
     @torch.no_grad()
-    def with_old_logprobs(self, minibatch: Minibatch) -> Minibatch:
+    def _with_old_logprobs(self, minibatch: Minibatch) -> Minibatch:
         """The same minibatch, with ratios taken to this module's probabilities and no more to the engine's."""
         micro_batches = []
         for part in minibatch.micro_batches:

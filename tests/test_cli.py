@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -197,6 +198,20 @@ def test_the_warm_start_writes_a_policy_that_the_quickstart_could_load(few_scene
     shapes = [{name: value.shape for name, value in policy.state_dict().items()} for policy in (made, shipped)]
     assert shapes[0] == shapes[1]
     assert made.tokenizer.tokenizer.get_vocab() == shipped.tokenizer.tokenizer.get_vocab()
+
+
+@pytest.mark.slow
+@pytest.mark.vllm
+def test_replaying_a_run_s_episodes_gives_its_weights_to_the_last_bit(run_folder: Path, tmp_path: Path):
+    options = ["--trainer.max_epochs", "2", "--data.init_args.folder", str(run_folder / "trajectories")]
+    result = gigpo(tmp_path, "fit", "--config", "configs/gridworld_replay.yaml", *options)
+    assert result.returncode == 0, result.stderr[-4000:]
+    ours, theirs = (
+        torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+        for folder in (tmp_path / "gridworld_replay" / "version_0", run_folder)
+    )
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
 def test_the_parsed_defaults_are_those_of_the_paper():

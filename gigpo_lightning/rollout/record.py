@@ -25,6 +25,7 @@ class Rollout:
         progress: Counts and times of the collector.
         rollout_seconds: Time from the first request to the last episode's end.
         credit_seconds: Time of the table and its credit.
+        temperature: That replies were drawn at.
     """
 
     epoch: int
@@ -35,6 +36,7 @@ class Rollout:
     progress: RolloutProgress
     rollout_seconds: float
     credit_seconds: float
+    temperature: float = 1.0
     discarded: tuple[TrajectoryGroup, ...] = ()
     rounds: int = 1
 

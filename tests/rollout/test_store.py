@@ -1,11 +1,14 @@
 """Episodes on disk, for any tool that reads Parquet."""
 
+from dataclasses import replace
+
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from gigpo_lightning.algorithm import GiGPO
-from gigpo_lightning.rollout.store import write_trajectories
+from gigpo_lightning.rollout.store import read_trajectories, write_trajectories
 from gigpo_lightning.trajectory import StepTable
 from tests.episodes import group, step, trajectory
 
@@ -50,3 +53,21 @@ def test_a_file_is_there_whole_or_not_at_all(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="no space"):
         write_trajectories(path, GROUPS)
     assert path.read_bytes() == before
+
+
+def test_what_was_written_is_read_back(tmp_path):
+    groups = [
+        group(
+            trajectory(step((1, 2), (3, 4), prompt_truncated=True), step((1,), (5,), reward=0.1 + 0.2), success=True),
+            replace(trajectory(step((9,), (), valid_action=False)), final_observation="the end"),
+        ),
+        group(trajectory(step((7,), (8,), policy_version=3, anchor_key="a hall"))),
+    ]
+    write_trajectories(tmp_path / "epoch.parquet", groups, temperature=0.7)
+    assert read_trajectories(tmp_path / "epoch.parquet") == (groups, 0.7)
+
+
+def test_a_file_without_the_columns_of_a_rollout_is_refused(tmp_path):
+    pq.write_table(pa.table({"episode_group_id": [0], "trajectory_id": [0]}), tmp_path / "other.parquet")
+    with pytest.raises(ValueError, match=r"other.parquet must hold trajectories, but has no column 'task_id'"):
+        read_trajectories(tmp_path / "other.parquet")

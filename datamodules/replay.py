@@ -1,0 +1,128 @@
+"""The DataModule that trains from rollouts that were played before, without an engine or an environment."""
+
+import re
+import time
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any, cast
+
+from lightning.pytorch import LightningDataModule
+from torch.utils.data import DataLoader, IterableDataset
+
+from gigpo_lightning.batch import Minibatch, make_minibatches
+from gigpo_lightning.rollout.episode import noise_seed
+from gigpo_lightning.rollout.progress import RolloutProgress
+from gigpo_lightning.rollout.record import Rollout
+from gigpo_lightning.rollout.store import read_trajectories
+from gigpo_lightning.trajectory import StepTable
+from modules import GiGPOModule
+
+_NAME = re.compile(r"epoch_(\d+)\.parquet")
+
+
+class ReplayDataModule(LightningDataModule):
+    """Trains on the episodes that a run's ``Transcripts`` wrote: its epoch N on the file of epoch N.
+
+    Credit is assigned anew, by the module's own estimator. With the settings of the run that wrote the files every
+    update is that run's, to the last bit; with another estimator or loss it shows what that would have made of them.
+    From the second update on such episodes are another policy's, which the importance ratio corrects as far as it is
+    not clipped.
+
+    Args:
+        folder: Holds ``epoch_0.parquet``, ``epoch_1.parquet`` and so on.
+        minibatch_size: Steps of one optimizer step; default: all steps of the epoch.
+        micro_batch_tokens: Longest micro-batch, rows times longest row, in tokens.
+        seed: Of the minibatches.
+
+    Raises:
+        ValueError: If the folder holds no epoch.
+    """
+
+    def __init__(
+        self, folder: str, minibatch_size: int | None = None, micro_batch_tokens: int = 16384, seed: int = 0
+    ) -> None:
+        super().__init__()
+        self.folder = Path(folder)
+        self.minibatch_size = minibatch_size
+        self.micro_batch_tokens = micro_batch_tokens
+        self.seed = seed
+        self.last_rollout: Rollout | None = None
+        self._minibatches: list[Minibatch] = []
+        if not self.files:
+            raise ValueError(f"folder must hold epoch_0.parquet and so on, found none in {str(folder)!r}")
+
+    @cached_property
+    def files(self) -> dict[int, Path]:
+        """The file of each epoch."""
+        found = ((_NAME.fullmatch(path.name), path) for path in self.folder.glob("epoch_*.parquet"))
+        return {int(match[1]): path for match, path in found if match}
+
+    def setup(self, stage: str) -> None:
+        """Refuse what the files cannot serve.
+
+        Raises:
+            ValueError: If an epoch that the run wants has no file, or the stage is not ``fit``.
+        """
+        if stage != "fit":
+            raise ValueError(f"ReplayDataModule only trains; {stage} plays episodes and needs RolloutDataModule")
+        epochs = self._trainer().max_epochs
+        missing = [epoch for epoch in range(epochs) if epoch not in self.files]
+        if epochs < 0 or missing:
+            raise ValueError(
+                f"trainer.max_epochs must be at most the epochs in {str(self.folder)!r}, got {epochs}: there is no "
+                f"file of epoch {missing[0] if missing else max(self.files) + 1}"
+            )
+
+    def train_dataloader(self) -> DataLoader[Minibatch]:
+        """One epoch's minibatches, read when first asked for."""
+        return DataLoader(_Replay(self), batch_size=None, num_workers=0)
+
+    def minibatches(self) -> list[Minibatch]:
+        """The current epoch's; read once, however often Lightning asks."""
+        module = cast("GiGPOModule", self._trainer().lightning_module)
+        if self.last_rollout is not None and self.last_rollout.epoch == module.iteration:
+            return self._minibatches
+        epoch, started = module.iteration, time.perf_counter()
+        groups, temperature = read_trajectories(self.files[epoch])
+        read = time.perf_counter()
+        table = StepTable.from_groups(groups)
+        credit = module.credit.estimate(table)
+        self.last_rollout = Rollout(
+            epoch=epoch,
+            policy_version=int(table.policy_version.max()),
+            groups=tuple(groups),
+            table=table,
+            credit=credit,
+            progress=RolloutProgress(name=f"epoch {epoch}", total=sum(len(group.trajectories) for group in groups)),
+            rollout_seconds=read - started,
+            credit_seconds=time.perf_counter() - read,
+            temperature=temperature,
+        )
+        self._minibatches = module.prepare(
+            make_minibatches(
+                groups,
+                credit,
+                pad_token_id=module.policy.tokenizer.pad_token_id,
+                temperature=temperature,
+                minibatch_size=self.minibatch_size,
+                micro_batch_tokens=self.micro_batch_tokens,
+                seed=noise_seed(self.seed, epoch, "minibatches"),
+            )
+        )
+        return self._minibatches
+
+    def _trainer(self) -> Any:
+        if self.trainer is None:
+            raise RuntimeError("ReplayDataModule trains only under a Trainer")
+        return self.trainer
+
+
+class _Replay(IterableDataset[Minibatch]):
+    """An epoch's minibatches, anew for every epoch."""
+
+    def __init__(self, data: ReplayDataModule) -> None:
+        self._data = data
+
+    def __iter__(self) -> Iterator[Minibatch]:
+        yield from self._data.minibatches()
