@@ -1,4 +1,4 @@
-"""Playing episodes: engines, environment pools and the collector. vLLM is imported when an engine starts."""
+"""Playing episodes: engines, environment pools and the collector. An engine imports its library when it starts."""
 
 from gigpo_lightning.rollout.collector import Collector
 from gigpo_lightning.rollout.engine import Completion, GenerationRequest, RolloutEngine, SamplingParameters
@@ -6,6 +6,7 @@ from gigpo_lightning.rollout.environment_pool import EnvironmentPool, make_pool
 from gigpo_lightning.rollout.group_sampler import DynamicSampling, GroupSampler
 from gigpo_lightning.rollout.record import HeldOutEpisodes, Rollout
 from gigpo_lightning.rollout.scripted_engine import ScriptedEngine
+from gigpo_lightning.rollout.transformers_engine import TransformersEngine
 from gigpo_lightning.rollout.vllm_engine import VLLMEngine
 from gigpo_lightning.rollout.worker_pool import Deadlines
 
@@ -22,6 +23,7 @@ __all__ = [
     "RolloutEngine",
     "SamplingParameters",
     "ScriptedEngine",
+    "TransformersEngine",
     "VLLMEngine",
     "make_pool",
 ]

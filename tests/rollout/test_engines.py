@@ -1,26 +1,38 @@
-"""Real vLLM, on whatever device there is; one start serves all tests of an architecture."""
+"""What every engine keeps, on real weights; one start serves all tests of an engine and an architecture."""
 
 import pytest
 import torch
 
 from callbacks.weight_sync import WeightSync, probe_error
 from gigpo_lightning.algorithm import GiGPO
-from gigpo_lightning.rollout import GenerationRequest, SamplingParameters, VLLMEngine
+from gigpo_lightning.rollout import (
+    GenerationRequest,
+    RolloutEngine,
+    SamplingParameters,
+    TransformersEngine,
+    VLLMEngine,
+)
 from modules import GiGPOModule, TinyPolicy
 
-pytestmark = [pytest.mark.vllm, pytest.mark.slow]
+ENGINES = {"vllm": lambda: VLLMEngine(kv_cache_gib=0.125), "transformers": TransformersEngine}
+CASES = [
+    pytest.param((engine, ties), id=f"{engine} {ties}", marks=marks)
+    for engine, marks in (("vllm", [pytest.mark.vllm, pytest.mark.slow]), ("transformers", []))
+    for ties in ("tied", "untied")
+]
 
 
 def words() -> list[str]:
     return [f"w{number}" for number in range(60)]
 
 
-@pytest.fixture(scope="module", params=["tied", "untied"])
+@pytest.fixture(scope="module", params=CASES)
 def synced(request):
     """A module and an engine that has its weights."""
-    source = TinyPolicy([words], hidden_size=64, max_length=512, tie_embeddings=request.param == "tied")
+    name, ties = request.param
+    source = TinyPolicy([words], hidden_size=64, max_length=512, tie_embeddings=ties == "tied")
     module = GiGPOModule(source, GiGPO())
-    engine = VLLMEngine(kv_cache_gib=0.125)
+    engine = ENGINES[name]()
     WeightSync().sync(module, engine)
     yield module, engine
     engine.close()
@@ -33,7 +45,7 @@ def change(module: GiGPOModule) -> None:
     module.policy_version += 1
 
 
-def ask(engine: VLLMEngine, seeds: list[int], temperature: float = 1.0, prompt=(5, 6, 7, 8)) -> dict:
+def ask(engine: RolloutEngine, seeds: list[int], temperature: float = 1.0, prompt=(5, 6, 7, 8)) -> dict:
     for seed in seeds:
         engine.submit(
             GenerationRequest(
@@ -110,6 +122,92 @@ def test_a_reply_depends_on_its_seed_and_not_on_its_company(synced):
 def test_temperature_0_takes_the_most_likely_token(synced):
     _, engine = synced
     assert len({completion.token_ids for completion in ask(engine, [1, 2, 3], temperature=0.0).values()}) == 1
+
+
+def test_the_most_likely_tokens_are_the_trainer_s(synced):
+    module, engine = synced
+    prompts = [(5, 6, 7, 8), (9,), tuple(range(10, 30))]
+    for prompt in prompts:
+        (reply,) = ask(engine, [1], temperature=0.0, prompt=prompt).values()
+        written = list(prompt)
+        for token in reply.token_ids:
+            with torch.no_grad():
+                logits = module.policy.model(input_ids=torch.tensor([written])).logits[0, -1]
+            assert token == int(logits.argmax())
+            written.append(token)
+
+
+def test_replies_to_prompts_of_different_lengths_do_not_disturb_each_other(synced):
+    _, engine = synced
+    prompts = {"1": (5, 6, 7, 8), "2": (9,), "3": tuple(range(10, 30)), "4": (40, 41)}
+    alone = {name: ask(engine, [int(name)], prompt=prompt)[name] for name, prompt in prompts.items()}
+    for name, prompt in prompts.items():
+        sampling = SamplingParameters(temperature=1.0, max_tokens=8)
+        engine.submit(
+            GenerationRequest(
+                request_id=name, prompt_ids=prompt, sampling=sampling, stop_token_ids=(2,), seed=int(name)
+            )
+        )
+    together = {}
+    while len(together) < len(prompts):
+        together |= {completion.request_id: completion for completion in engine.poll()}
+    assert {name: each.token_ids for name, each in together.items()} == {n: each.token_ids for n, each in alone.items()}
+
+
+def test_a_stop_token_ends_a_reply_and_is_kept_in_it(synced):
+    _, engine = synced
+    (free,) = ask(engine, [3]).values()
+    assert (len(free.token_ids), free.finish_reason) == (8, "length")
+    third = free.token_ids[2]
+    engine.submit(
+        GenerationRequest(
+            request_id="stopped",
+            prompt_ids=(5, 6, 7, 8),
+            sampling=SamplingParameters(max_tokens=8),
+            stop_token_ids=(third,),
+            seed=3,
+        )
+    )
+    (stopped,) = engine.poll()
+    assert stopped.finish_reason == "stop"
+    assert stopped.token_ids == free.token_ids[: free.token_ids.index(third) + 1]
+
+
+def test_nothing_under_way_gives_nothing(synced):
+    assert synced[1].poll() == []
+
+
+def test_weights_that_break_off_half_way_leave_an_engine_that_admits_it(synced):
+    module, engine = synced
+
+    def broken():
+        for number, named in enumerate(module.policy.named_weights()):
+            if number == 5:
+                raise ConnectionError("the network is gone")
+            yield named
+
+    change(module)
+    with pytest.raises(ConnectionError, match="the network is gone"):
+        engine.load_weights(broken(), module.policy_version)
+    assert engine.policy_version == -1
+    WeightSync().sync(module, engine)
+    assert engine.policy_version == module.policy_version
+
+
+def test_new_weights_wait_for_an_idle_engine(synced):
+    module, engine = synced
+    engine.submit(
+        GenerationRequest(
+            request_id="under way",
+            prompt_ids=(5,),
+            sampling=SamplingParameters(max_tokens=2),
+            stop_token_ids=(2,),
+            seed=0,
+        )
+    )
+    with pytest.raises(RuntimeError, match="load_weights needs an idle engine"):
+        engine.load_weights(module.policy.named_weights(), 99)
+    engine.poll()
 
 
 def test_a_reply_carries_the_version_that_wrote_it(synced):
