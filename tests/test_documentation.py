@@ -56,6 +56,13 @@ def test_every_config_in_the_documents_exists() -> None:
     assert sorted(name for name in named if not (ROOT / name).is_file()) == []
 
 
+def test_every_test_that_a_document_names_exists() -> None:
+    named = {name for document in DOCUMENTS for name in re.findall(r"`(test_[a-z_0-9]+)`", document.read_text())}
+    sources = "\n".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
+    assert len(named) > 10
+    assert sorted(name for name in named if f"def {name}(" not in sources) == []
+
+
 def test_every_config_is_in_the_documents() -> None:
     texts = "\n".join(document.read_text() for document in DOCUMENTS)
     assert [str(config) for config in CONFIGS if config.relative_to(ROOT).as_posix() not in texts] == []

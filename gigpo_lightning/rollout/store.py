@@ -38,20 +38,22 @@ def write_trajectories(
                         "task_id": trajectory.task_id,
                         "kind": trajectory.kind,
                         "episode_index": trajectory.episode_index,
-                        "observation": step.observation,
-                        "anchor_key": str(step.anchor_key),
+                        "observation": _text(step.observation),
+                        "anchor_key": _text(str(step.anchor_key)),
                         "prompt_ids": list(step.prompt_ids),
                         "completion_ids": list(step.completion_ids),
                         "logprobs": list(step.logprobs),
-                        "response": step.response,
-                        "action": step.action,
+                        "response": _text(step.response),
+                        "action": _text(step.action),
                         "valid_action": step.valid_action,
                         "reward": step.reward,
                         "policy_version": step.policy_version,
                         "success": trajectory.success,
                         "stop_reason": str(trajectory.stop_reason),
                         "prompt_truncated": step.prompt_truncated,
-                        "final_observation": trajectory.final_observation if step is trajectory.steps[-1] else None,
+                        "final_observation": _text(trajectory.final_observation)
+                        if step is trajectory.steps[-1]
+                        else None,
                     }
                 )
             trajectory_id += 1
@@ -64,6 +66,11 @@ def write_trajectories(
     partial = path.with_suffix(".partial")
     pq.write_table(table, partial, compression="zstd")
     partial.replace(path)
+
+
+def _text(text: str) -> str:
+    """The text without what UTF-8 cannot say: half a surrogate pair must not cost an epoch's record."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def read_trajectories(path: Path) -> tuple[list[TrajectoryGroup], float]:

@@ -7,6 +7,8 @@ import pytest
 from lightning.pytorch import Callback
 
 from datamodules import RolloutDataModule
+from gigpo_lightning.environments.gridworld import GridworldEnvironment, GridworldTasks
+from gigpo_lightning.errors import RunError
 from gigpo_lightning.rollout import DynamicSampling
 from tests.scripted_run import ScriptedSync, quiet_trainer, random_walk, tiny_module, walking_data
 
@@ -165,6 +167,24 @@ def test_after_a_broken_rollout_the_next_begins_with_new_environments(tmp_path):
     data.engine = second
     quiet_trainer(tmp_path, ScriptedSync(), max_epochs=1, limit_val_batches=0).fit(module, data)
     assert len(second.requests) == len(data.last_rollout.table)
+
+
+class FarEndIsBroken(GridworldEnvironment):
+    """One held-out task cannot be played."""
+
+    def reset(self, *, seed=None, options=None):
+        task = options["task"]
+        if task.task_id == GridworldTasks(size=3, num_walls=0).panel("valid_seen").tasks[1].task_id:
+            raise RuntimeError("no such place")
+        return super().reset(seed=seed, options=options)
+
+
+def test_an_evaluation_without_every_task_is_no_evaluation(tmp_path):
+    module = tiny_module()
+    data = walking_data(random_walk(module), held_out_splits=["valid_seen"])
+    data.environment = FarEndIsBroken()
+    with pytest.raises(RunError, match=r"must play every task of split 'valid_seen', .* again and again on 1 of \d+"):
+        quiet_trainer(tmp_path, ScriptedSync()).validate(module, data, verbose=False)
 
 
 def test_without_a_trainer_nothing_is_played():

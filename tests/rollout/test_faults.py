@@ -8,6 +8,7 @@ from gigpo_lightning.environments.base import Task
 from gigpo_lightning.errors import RunError
 from gigpo_lightning.rollout import Deadlines, make_pool
 from gigpo_lightning.rollout.collector import Collector
+from gigpo_lightning.rollout.store import read_trajectories, write_trajectories
 from tests.rollout.faulty_environment import DiesAtOnce, FaultyEnvironment, Sluggish
 from tests.rollout.players import make_collector
 
@@ -168,3 +169,48 @@ def test_a_deadline_of_nothing_is_refused(name):
 def test_a_negative_number_of_retries_is_refused():
     with pytest.raises(ValueError, match="max_retries must be >= 0, got -1"):
         collector(max_retries=-1)
+
+
+class Babbler:
+    """A script for replies that no parser likes, and a tokenizer's worst text."""
+
+    def __init__(self, token_ids: list[int], text: str) -> None:
+        self.token_ids = token_ids
+        self.text = text
+
+    def player(self) -> Collector:
+        player = make_collector("up", pool=make_pool(FaultyEnvironment(), 6, 0), max_steps=3)
+        player.engine.script = lambda request: self.token_ids
+        player.player.tokenizer.decode = lambda ids: self.text
+        return player
+
+
+@pytest.mark.parametrize(
+    ("token_ids", "text"),
+    [([1, 1, 1, 1, 1, 1], "up up up up"), ([], ""), ([0], ""), ([1, 0], "\ufffd\ufffd"), ([1, 0], "\x00\ud800")],
+    ids=["no end", "no token", "empty", "invalid UTF-8", "lone surrogate"],
+)
+def test_whatever_the_model_writes_is_an_action(tmp_path, token_ids, text):
+    player = Babbler(token_ids, text).player()
+    groups, progress = player.play(make_tasks(tmp_path, times=0), 2, noise_key=0, name="test")
+    assert (progress.finished, progress.dropped, progress.retried) == (8, 0, 0)
+    steps = [step for group in groups for trajectory in group.trajectories for step in trajectory.steps]
+    assert len(steps) == 24
+    assert {step.valid_action for step in steps} == {text.startswith("up")}
+    assert {len(step.completion_ids) for step in steps} == {min(len(token_ids), 4)}  # max_tokens is 4
+    write_trajectories(tmp_path / "written.parquet", groups)
+    assert len(read_trajectories(tmp_path / "written.parquet")[0]) == 4
+
+
+def test_what_an_engine_raises_ends_the_rollout_unchanged(tmp_path):
+    player = collector(workers=0)
+    script = player.engine.script
+
+    def breaking(request):
+        if len(player.engine.requests) > 5:
+            raise ConnectionError("the engine is gone")
+        return script(request)
+
+    player.engine.script = breaking
+    with pytest.raises(ConnectionError, match="the engine is gone"):
+        player.play(make_tasks(tmp_path, times=0), 3, noise_key=0, name="test")
