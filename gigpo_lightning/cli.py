@@ -114,18 +114,23 @@ def main() -> None:
         logging.getLogger(noisy).setLevel(logging.WARNING)
     for message in _KNOWN_WARNINGS:
         warnings.filterwarnings("ignore", message=message)
-    # oneDNN compiles every new shape of a matrix product, and keeps 1024 of them: half a GiB, seldom used again.
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")
-    threads = os.environ.get("OMP_NUM_THREADS")
-    if threads is None:
-        # Contended, two threads are several times slower than one; environment workers want the other core.
-        torch.set_num_threads(max(1, (os.cpu_count() or 2) // 2))
+    share_the_machine()
     try:
         build_cli()
     except _MENDABLE as error:
         _logger.debug("the whole story:", exc_info=True)
         _logger.error("error: %s\n(GIGPO_LOG_LEVEL=DEBUG shows where it was raised)", _what_is_wrong(error))
         raise SystemExit(2) from error
+
+
+def share_the_machine() -> None:
+    """Settings of the process that leave memory and cores to the rest of a run, unless the user has said otherwise."""
+    # oneDNN compiles every new shape of a matrix product, and keeps 1024 of them: half a GiB, seldom used again.
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")
+    threads = os.environ.get("OMP_NUM_THREADS")
+    if threads is None:
+        # Contended, two threads are several times slower than one; environment workers want the other core.
+        torch.set_num_threads(max(1, (os.cpu_count() or 2) // 2))
 
 
 def _what_is_wrong(error: BaseException) -> str:

@@ -2,6 +2,8 @@
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
+from itertools import pairwise
 
 from gigpo_lightning.prompts.base import EncodedPrompt, ParsedAction, Tokenizer, TurnView
 from gigpo_lightning.prompts.fitting import fit_prompt, well_formed
@@ -129,7 +131,7 @@ class CompactAlfworldPrompt:
             ValueError: If task and commands alone are longer than ``max_tokens``.
         """
         task = _words(view.instruction)
-        turns = _turns(view, frozenset(task))
+        turns = _turns(view, frozenset(task), self.history_length)
         tried = frozenset(action for _, action in view.history) if self.mark_tried else frozenset()
         commands = _compact_offer(view.admissible_actions or (), tried)
 
@@ -138,7 +140,7 @@ class CompactAlfworldPrompt:
             words = (TASK, *task, *did, NOW, *_without_echo(_words(observation)), CAN, *commands, ACT)
             return tokenizer.encode(" ".join(words))
 
-        return fit_prompt(write, min(self.history_length, len(turns)), _last_news(view), max_tokens)
+        return fit_prompt(write, len(turns), _last_news(view), max_tokens)
 
     def parse(self, response: str, view: TurnView) -> ParsedAction:
         """Take the whole reply, stripped, as the action; it is valid if it is one of the admissible ones.
@@ -157,9 +159,10 @@ def compact_markers() -> tuple[str, ...]:
     return CompactAlfworldPrompt.markers
 
 
-def _words(text: str) -> list[str]:
+@lru_cache(maxsize=1 << 14)  # a game says and offers the same things again and again
+def _words(text: str) -> tuple[str, ...]:
     """The words that say something."""
-    return [word for word in _WORD.findall(_ASIDE.sub(" ", text.lower())) if word not in _FILLER]
+    return tuple(word for word in _WORD.findall(_ASIDE.sub(" ", text.lower())) if word not in _FILLER)
 
 
 def _without_echo(words: Sequence[str]) -> list[str]:
@@ -178,24 +181,25 @@ def _last_news(view: TurnView) -> str:
     return next((each for each in said if each.lower() != _NOTHING_HAPPENED), "")
 
 
-def _turns(view: TurnView, task: frozenset[str]) -> list[list[str]]:
-    """What was done at each earlier turn, and what came of it."""
-    said = [observation for observation, _ in view.history] + [view.observation]
+def _turns(view: TurnView, task: frozenset[str], num_turns: int) -> list[list[str]]:
+    """What was done at each of the last turns, and what came of it."""
+    history = view.history[max(0, len(view.history) - num_turns) :]
+    said = [observation for observation, _ in history] + [view.observation]
     turns = []
-    for (_, action), answer in zip(view.history, said[1:], strict=True):
+    for (_, action), answer in zip(history, said[1:], strict=True):
         words = _words(action)[:_LONGEST_ACTION]
         if answer.lower() == _NOTHING_HAPPENED:
             turns.append([*words, NOTHING])
             continue
         seen = _named_things(_words(answer), task, frozenset(words))
-        turns.append([*words, SAW, *seen] if seen else words)
+        turns.append([*words, SAW, *seen] if seen else list(words))
     return turns
 
 
 def _named_things(answer: Sequence[str], task: frozenset[str], known: frozenset[str]) -> list[str]:
     """Things of an answer that the task names and the action did not, with their numbers."""
     seen = []
-    for word, number in zip(answer, (*answer[1:], ""), strict=True):
+    for word, number in pairwise((*answer, "")):
         if word in task and word not in known:
             seen += [word, number] if number.isdigit() else [word]
     return seen

@@ -200,6 +200,14 @@ class TestTheCompactPrompt:
         view = TurnView(instruction="x", observation="Nothing happens.", admissible_actions=(), history=())
         assert shown(CompactAlfworldPrompt(), view) == "<task> x <now> <can> <act>"
 
+    @pytest.mark.parametrize("answer", ["", "You are.", "-= =-"])
+    def test_an_answer_that_says_nothing_is_left_out(self, answer: str) -> None:
+        history = (("You arrive at desk 1.", "go to desk 1"), (answer, "examine desk 1"))
+        view = TurnView(instruction="a cd", observation="On it is a cd 2.", admissible_actions=(), history=history)
+        assert shown(CompactAlfworldPrompt(), view) == (
+            "<task> cd <did> go desk 1 <did> examine desk 1 <saw> cd 2 <now> cd 2 <can> <act>"
+        )
+
     def test_commands_tried_before_need_not_come_last(self) -> None:
         text = shown(CompactAlfworldPrompt(mark_tried=False), LATER)
         assert text.endswith("<can> go desk 1 take cd 2 drawer 1 <act>")
