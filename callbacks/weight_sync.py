@@ -10,7 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from gigpo_lightning.errors import RunError
-from gigpo_lightning.rollout.engine import RolloutEngine
+from gigpo_lightning.rollout.engine import RolloutEngine, Scorer
 from modules import GiGPOModule, Policy
 
 _logger = logging.getLogger(__name__)
@@ -69,7 +69,8 @@ class WeightSync(Callback):
         started = time.perf_counter()
         engine.wake()
         engine.load_weights(policy.named_weights(), module.policy_version)
-        error = probe_error(policy, engine, self._probes(policy))
+        probes = self._probes(policy)
+        error = max(probe_error(policy, replica, probes) for replica in getattr(engine, "replicas", (engine,)))
         self.metrics = {"sync/max_abs_logprob_error": error, "sync/seconds": time.perf_counter() - started}
         dtype = next(policy.parameters()).dtype
         tolerance = self.tolerance if self.tolerance is not None else _TOLERANCE.get(dtype, 0.5)
@@ -93,12 +94,12 @@ class WeightSync(Callback):
 
 
 @torch.no_grad()
-def probe_error(policy: Policy, engine: RolloutEngine, probes: list[list[int]]) -> float:
+def probe_error(policy: Policy, engine: Scorer, probes: list[list[int]]) -> float:
     """Largest difference between trainer and engine over the probes' tokens, in nats; NaN counts as infinite.
 
     Args:
         policy: The trainer's weights.
-        engine: The engine's.
+        engine: The engine's, or those of one of its replicas.
         probes: Token ids, all of one length; the first token is the prompt.
     """
     device = next(policy.parameters()).device

@@ -25,9 +25,11 @@ class ScriptedSync(Callback):
         data.before_rollout = lambda: data.engine.load_weights([], pl_module.policy_version)
 
 
-def tiny_module() -> GiGPOModule:
+def tiny_module(hidden_size: int = 16) -> GiGPOModule:
     """A module with a policy that knows the gridworld's words."""
-    return GiGPOModule(TinyPolicy([gridworld_words, gridworld_markers], hidden_size=16, max_length=64), GiGPO())
+    return GiGPOModule(
+        TinyPolicy([gridworld_words, gridworld_markers], hidden_size=hidden_size, max_length=64), GiGPO()
+    )
 
 
 def random_walk(module: GiGPOModule) -> ScriptedEngine:

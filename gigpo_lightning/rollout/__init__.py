@@ -7,7 +7,9 @@ from gigpo_lightning.rollout.group_sampler import DynamicSampling, GroupSampler
 from gigpo_lightning.rollout.record import HeldOutEpisodes, Rollout
 from gigpo_lightning.rollout.scripted_engine import ScriptedEngine
 from gigpo_lightning.rollout.transformers_engine import TransformersEngine
+from gigpo_lightning.rollout.vllm_client import ServerTimeouts
 from gigpo_lightning.rollout.vllm_engine import VLLMEngine
+from gigpo_lightning.rollout.vllm_server_engine import VLLMServerEngine
 from gigpo_lightning.rollout.worker_pool import Deadlines
 
 __all__ = [
@@ -23,7 +25,9 @@ __all__ = [
     "RolloutEngine",
     "SamplingParameters",
     "ScriptedEngine",
+    "ServerTimeouts",
     "TransformersEngine",
     "VLLMEngine",
+    "VLLMServerEngine",
     "make_pool",
 ]

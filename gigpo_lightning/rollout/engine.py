@@ -65,8 +65,19 @@ class Completion:
 
 
 @runtime_checkable
-class RolloutEngine(Protocol):
-    """Writes replies with a copy of the policy."""
+class Scorer(Protocol):
+    """Says how likely tokens are under the weights that it has."""
+
+    def score(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[list[float]]:
+        """Log-probability, at temperature 1, of each token of each completion after its prompt."""
+
+
+@runtime_checkable
+class RolloutEngine(Scorer, Protocol):
+    """Writes replies with a copy of the policy.
+
+    One that keeps several copies has a property ``replicas``, a Scorer each, so that the weight sync proves them all.
+    """
 
     @property
     def policy_version(self) -> int:
@@ -87,9 +98,6 @@ class RolloutEngine(Protocol):
 
     def load_weights(self, named_tensors: Iterable[tuple[str, torch.Tensor]], version: int) -> None:
         """Replace the weights and forget every cached prefix."""
-
-    def score(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[list[float]]:
-        """Log-probability, at temperature 1, of each token of each completion after its prompt."""
 
     def sleep(self) -> None:
         """Free what can be freed until ``wake``."""

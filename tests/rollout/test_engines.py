@@ -1,5 +1,7 @@
 """What every engine keeps, on real weights; one start serves all tests of an engine and an architecture."""
 
+from contextlib import ExitStack
+
 import pytest
 import torch
 
@@ -11,13 +13,15 @@ from gigpo_lightning.rollout import (
     SamplingParameters,
     TransformersEngine,
     VLLMEngine,
+    VLLMServerEngine,
 )
 from modules import GiGPOModule, TinyPolicy
+from tests.rollout.real_server import real_server
 
-ENGINES = {"vllm": lambda: VLLMEngine(kv_cache_gib=0.125), "transformers": TransformersEngine}
+REAL = [pytest.mark.vllm, pytest.mark.slow]
 CASES = [
     pytest.param((engine, ties), id=f"{engine} {ties}", marks=marks)
-    for engine, marks in (("vllm", [pytest.mark.vllm, pytest.mark.slow]), ("transformers", []))
+    for engine, marks in (("vllm", REAL), ("server", REAL), ("transformers", []))
     for ties in ("tied", "untied")
 ]
 
@@ -27,15 +31,23 @@ def words() -> list[str]:
 
 
 @pytest.fixture(scope="module", params=CASES)
-def synced(request):
+def synced(request, tmp_path_factory):
     """A module and an engine that has its weights."""
     name, ties = request.param
     source = TinyPolicy([words], hidden_size=64, max_length=512, tie_embeddings=ties == "tied")
     module = GiGPOModule(source, GiGPO())
-    engine = ENGINES[name]()
-    WeightSync().sync(module, engine)
-    yield module, engine
-    engine.close()
+    with ExitStack() as stack:
+        if name == "vllm":
+            engine: RolloutEngine = VLLMEngine(kv_cache_gib=0.125)
+        elif name == "server":
+            folder = tmp_path_factory.mktemp("model")
+            module.policy.model.config.save_pretrained(folder)
+            engine = VLLMServerEngine([stack.enter_context(real_server(folder)).url])
+        else:
+            engine = TransformersEngine()
+        WeightSync().sync(module, engine)
+        yield module, engine
+        engine.close()
 
 
 def change(module: GiGPOModule) -> None:

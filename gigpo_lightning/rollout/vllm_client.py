@@ -1,0 +1,178 @@
+"""HTTP to vLLM servers, from a thread that does nothing else: what is asked for in the meantime is not held up."""
+
+import asyncio
+import atexit
+import ipaddress
+import os
+import threading
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+import aiohttp
+
+from gigpo_lightning.errors import RunError, check_range
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, kw_only=True)  # no slots: the command line reads defaults with vars()
+class ServerTimeouts:
+    """How long a server may take, in seconds."""
+
+    start: float = 600.0
+    """To answer at all when the run begins: it may be starting too."""
+    connect: float = 10.0
+    """To accept a connection."""
+    reply: float = 600.0
+    """To write a reply, once it has the request."""
+    weights: float = 600.0
+    """To take in one part of the weights."""
+
+    def __post_init__(self) -> None:
+        for name in ("start", "connect", "reply", "weights"):
+            check_range(f"timeouts.{name}", getattr(self, name), 1e-3, why="seconds")
+
+
+class ServerError(Exception):
+    """A server is not there, is too slow, or says no.
+
+    Args:
+        url: The server's.
+        reason: What it did.
+        status: Of its answer; 0 where there was none.
+    """
+
+    def __init__(self, url: str, reason: str, status: int = 0) -> None:
+        super().__init__(f"the vLLM server {url} {reason}")
+        self.url = url
+        self.status = status
+
+
+class ServerClient:
+    """Talks to some servers at once.
+
+    The secret that a server asks for is read from the environment variable ``VLLM_API_KEY``, as the server does: it is
+    never part of a configuration, which is written down.
+
+    Args:
+        timeouts: Of every call.
+        max_connections: Calls under way at the same time, to each server.
+    """
+
+    def __init__(self, timeouts: ServerTimeouts, max_connections: int) -> None:
+        self.timeouts = timeouts
+        self._max_connections = max_connections
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="vllm-servers", daemon=True)
+        self._thread.start()
+        self._session = self._wait(self._open())
+        atexit.register(self.close)  # a run that ends by an error closes nothing
+
+    async def call(self, method: str, url: str, path: str, payload: Any = None, *, seconds: float) -> Any:
+        """One call; runs in the client's own thread.
+
+        Raises:
+            ServerError: If there is no answer in time, or one that is not a success.
+        """
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=self.timeouts.connect, sock_read=seconds)
+        try:
+            async with self._session.request(method, url + path, json=payload, timeout=timeout) as response:
+                if response.status == 200:
+                    return await response.json()
+                text = (await response.text())[:500]
+                response.close()  # vLLM's server closes a connection that it answered with an error, a little later
+        except TimeoutError as error:
+            raise ServerError(url, f"has not answered {method} {path} within {seconds:g} s") from error
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            raise ServerError(url, f"cannot be asked ({type(error).__name__}: {error})") from error
+        raise ServerError(url, f"answered {method} {path} with {response.status}: {text}", response.status)
+
+    def begin(self, coroutine: Coroutine[Any, Any, _T], done: Callable[["Future[_T]"], None]) -> None:
+        """Start a coroutine; ``done`` is called from the client's thread."""
+        asyncio.run_coroutine_threadsafe(coroutine, self._loop).add_done_callback(done)
+
+    def get(self, url: str, path: str, *, seconds: float) -> Any:
+        """Ask one server and wait for the answer."""
+        return self._wait(self.call("GET", url, path, seconds=seconds))
+
+    def post(self, url: str, path: str, payload: Any = None, *, seconds: float) -> Any:
+        """Tell one server something and wait for the answer."""
+        return self._wait(self.call("POST", url, path, payload, seconds=seconds))
+
+    def post_all(self, urls: Sequence[str], path: str, payloads: Any = None, *, seconds: float) -> list[Any]:
+        """Tell every server something at once; a list of payloads has one for each.
+
+        Raises:
+            ServerError: If one of them fails; the others have been waited for.
+        """
+        each = payloads if isinstance(payloads, list) else [payloads] * len(urls)
+        calls = [
+            self.call("POST", url, path, payload, seconds=seconds) for url, payload in zip(urls, each, strict=True)
+        ]
+        return self._wait(_all(calls))
+
+    def wait_for(self, url: str) -> None:
+        """Wait until a server answers.
+
+        Raises:
+            RunError: If it does not within ``timeouts.start``.
+        """
+        deadline = time.monotonic() + self.timeouts.start
+        while True:
+            try:
+                self.get(url, "/v1/models", seconds=self.timeouts.connect)
+                return
+            except ServerError as error:
+                if error.status in (401, 403):
+                    raise RunError(f"{error}; set VLLM_API_KEY to the secret that it was started with") from error
+                if time.monotonic() > deadline:
+                    raise RunError(
+                        f"{error}; it has been waited for {self.timeouts.start:g} s. Start one: gigpo-server MODEL "
+                        f"--port {urlsplit(url).port or 80}"
+                    ) from error
+            time.sleep(0.5)
+
+    def close(self) -> None:
+        """Break off every call and end the thread; a second call does nothing."""
+        if self._loop.is_closed():
+            return
+        atexit.unregister(self.close)
+        self._wait(self._session.close())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    async def _open(self) -> aiohttp.ClientSession:
+        secret = os.environ.get("VLLM_API_KEY")
+        return aiohttp.ClientSession(
+            headers={"Authorization": f"Bearer {secret}"} if secret else {},
+            # vLLM's server closes what has been idle for 5 s; reusing it just then would look like a lost server.
+            connector=aiohttp.TCPConnector(limit=0, limit_per_host=self._max_connections, keepalive_timeout=2.0),
+        )
+
+    def _wait(self, coroutine: Coroutine[Any, Any, _T]) -> _T:
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+
+
+async def _all(calls: Sequence[Coroutine[Any, Any, Any]]) -> list[Any]:
+    """Wait for all, then raise what the first that failed raised."""
+    answers = await asyncio.gather(*calls, return_exceptions=True)
+    for answer in answers:
+        if isinstance(answer, BaseException):
+            raise answer
+    return answers
+
+
+def is_loopback(url: str) -> bool:
+    """Whether a URL names this machine, and nothing that others could reach."""
+    host = urlsplit(url).hostname or ""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

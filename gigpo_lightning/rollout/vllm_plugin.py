@@ -1,0 +1,120 @@
+"""What a `vllm serve` process gets from this package: the routes of training, and weights that come through a folder.
+
+vLLM loads both by the entry points in pyproject.toml; the routes only where ``VLLM_PLUGINS`` names them, as
+``gigpo-server`` does.
+"""
+
+import importlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from safetensors import safe_open
+
+PREFIX = "/inference/gigpo"
+"""Of the routes: below ``/inference``, which vLLM guards with its API key."""
+
+
+class Endpoints:
+    """Adds vLLM's weight-transfer routes to its server, without the dev mode that would open everything else.
+
+    Dev mode also answers ``/collective_rpc``, which runs what it is told to. These routes pause and resume the server,
+    replace its weights, and say what it serves.
+    """
+
+    name = "gigpo"
+    required_tasks = ("generate",)
+
+    def attach_router(self, app: Any) -> None:
+        """Add the routes."""
+        routes = importlib.import_module("vllm.entrypoints.rl.online.api_router")
+        app.include_router(routes.router, prefix=PREFIX)
+        app.add_route(f"{PREFIX}/info", _info, methods=["GET"])
+
+    async def init_state(self, engine_client: Any, state: Any, args: Any) -> None:
+        """Keep nothing: the routes find the engine where vLLM's own do."""
+
+
+@dataclass
+class FolderInfo:
+    """Needs no beginning: a folder is there."""
+
+
+@dataclass
+class FolderUpdate:
+    """Part of the weights.
+
+    Attributes:
+        file: A safetensors file that this process can read.
+    """
+
+    file: str
+
+
+def register_folder_transfer() -> None:
+    """Make ``folder`` a backend of vLLM's weight transfer: it has none for CPUs."""
+    base = importlib.import_module("vllm.distributed.weight_transfer.base")
+    factory = importlib.import_module("vllm.distributed.weight_transfer.factory").WeightTransferEngineFactory
+    if "folder" not in factory._registry:
+        factory.register_engine("folder", _folder_transfer(base.WeightTransferEngine))
+
+
+def _folder_transfer(base: Any) -> Any:
+    """The worker's side of the backend; its base class is vLLM's, which this module can be read without."""
+    reload = importlib.import_module("vllm.model_executor.model_loader.reload")
+
+    class FolderWeightTransferEngine(base):  # type: ignore[misc]
+        """Loads files of checkpoint tensors, one a call, into the model that runs."""
+
+        init_info_cls = FolderInfo
+        update_info_cls = FolderUpdate
+
+        def init_transfer_engine(self, init_info: FolderInfo) -> None:
+            """Nothing to agree on."""
+
+        def start_weight_update(self) -> None:
+            reload.initialize_layerwise_reload(self.model)
+
+        def update_weights(self, update_info: dict[str, Any]) -> None:
+            if not update_info:
+                self.finish_weight_update()  # layers that are waiting for their other half would break the next update
+                raise ValueError("the weight update was given up")
+            self.receive_weights(self.parse_update_info(update_info))
+
+        def receive_weights(self, update_info: FolderUpdate) -> None:
+            self.model.load_weights(_tensors(update_info.file))
+
+        def finish_weight_update(self) -> None:
+            reload.finalize_layerwise_reload(self.model, self.model_config)
+
+        def shutdown(self) -> None:
+            """Nothing to close."""
+
+    return FolderWeightTransferEngine
+
+
+def _tensors(file: str) -> Iterator[tuple[str, torch.Tensor]]:
+    with safe_open(file, framework="pt") as tensors:
+        for name in tensors.keys():  # noqa: SIM118  not a dictionary
+            yield name, tensors.get_tensor(name)
+
+
+async def _info(request: Any) -> Any:
+    """What a trainer must know before it trusts a server's tokens."""
+    responses = importlib.import_module("starlette.responses")
+    config = request.app.state.engine_client.vllm_config
+    model, transfer = config.model_config, config.weight_transfer_config
+    described = model.hf_config.to_dict()
+    content = {
+        "architecture": {name: described.get(name) for name in ARCHITECTURE},
+        "max_model_len": model.max_model_len,
+        "logprobs_mode": model.logprobs_mode,
+        "weight_transfer": None if transfer is None else transfer.backend,
+        "world_size": config.parallel_config.world_size_across_dp,
+    }
+    return responses.JSONResponse(content)
+
+
+ARCHITECTURE = ("model_type", "hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
+"""Entries of a model's configuration that trainer and server must agree on."""

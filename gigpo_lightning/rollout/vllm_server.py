@@ -1,0 +1,106 @@
+"""The command `gigpo-server`: `vllm serve` with what training needs, bound to loopback unless told otherwise."""
+
+import argparse
+import importlib.metadata
+import importlib.util
+import ipaddress
+import os
+import sys
+from collections.abc import Sequence
+
+import torch
+
+_CPU_ENVIRONMENT = {
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    # vLLM compiles small functions such as the gathering of logprobs anew for every shape: minutes of a CPU.
+    "TORCHDYNAMO_DISABLE": "1",
+}
+_CPU_OPTIONS = (
+    *("--dtype", "float32", "--enforce-eager", "--no-async-scheduling"),
+    # vLLM rewinds the random state of a request whose prefill was cut, which a CPU generator cannot do.
+    *("--no-enable-chunked-prefill", "--max-num-batched-tokens", "16384"),
+)
+_OPTIONS = (
+    *("--skip-tokenizer-init", "--tokens-only", "--load-format", "dummy", "--generation-config", "vllm"),
+    *("--logprobs-mode", "processed_logprobs", "--enable-prefix-caching"),
+    *("--disable-access-log-for-endpoints", "/inference/v1/generate"),
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Become a vLLM server that `VLLMServerEngine` can train with."""
+    command, environment = server_command(sys.argv[1:] if arguments is None else arguments)
+    os.execve(command[0], command, environment)
+
+
+def server_command(arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """The command and the environment of a server.
+
+    Args:
+        arguments: The model, our options, and any others of ``vllm serve``, which come last and so win.
+
+    Returns:
+        The program with its arguments, and all environment variables.
+    """
+    parser = argparse.ArgumentParser(
+        prog="gigpo-server",
+        description="Start a vLLM server for rollout.VLLMServerEngine. Options that are not listed are vLLM's own. The "
+        "server's weights are made up until a trainer brings its own.",
+    )
+    parser.add_argument("model", help="folder or hub name of the policy's checkpoint; only its configuration is read")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: loopback)")
+    parser.add_argument("--port", type=int, default=8000, help="port to listen on (default: 8000)")
+    parser.add_argument(
+        "--weight-transfer",
+        choices=("folder", "nccl"),
+        default="nccl" if torch.cuda.is_available() else "folder",
+        help="how weights arrive: through a folder that both sides see, or from GPU to GPU (default: by the device)",
+    )
+    ours, theirs = parser.parse_known_args(arguments)
+    environment = dict(os.environ)
+    _refuse_open_doors(parser, ours.host, environment)
+    plugins = [name for name in environment.get("VLLM_PLUGINS", "").split(",") if name]
+    environment["VLLM_PLUGINS"] = ",".join(dict.fromkeys([*plugins, "gigpo"]))
+    environment.setdefault("VLLM_NO_USAGE_STATS", "1")
+    on_cpu = not torch.cuda.is_available()
+    if on_cpu:
+        environment = _CPU_ENVIRONMENT | environment
+    options = ["--host", ours.host, "--port", str(ours.port), *_OPTIONS, *(_CPU_OPTIONS if on_cpu else ())]
+    options += ["--weight-transfer-config", f'{{"backend": "{ours.weight_transfer}"}}', *theirs]
+    return [*_vllm_serve(parser), ours.model, *options], environment
+
+
+def _refuse_open_doors(parser: argparse.ArgumentParser, host: str, environment: dict[str, str]) -> None:
+    """A server that others can reach must ask who they are, and must not run what they send."""
+    if _is_loopback(host):
+        return
+    if not environment.get("VLLM_API_KEY"):
+        parser.error(
+            f"--host {host} can be reached from other machines: set VLLM_API_KEY to a secret, here and for the trainer"
+        )
+    for name in ("VLLM_SERVER_DEV_MODE", "VLLM_ALLOW_INSECURE_SERIALIZATION"):
+        if environment.get(name, "0") != "0":
+            parser.error(f"--host {host} can be reached from other machines: {name} must not be set, got a value")
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _vllm_serve(parser: argparse.ArgumentParser) -> list[str]:
+    """`vllm serve`, up to its model.
+
+    The package for CPUs has another name, which vLLM's command cannot live with; there its server's module serves.
+    """
+    if importlib.util.find_spec("vllm") is None:
+        parser.error("vLLM is not installed: make install (CPU) or make install EXTRA=cuda")
+    try:
+        importlib.metadata.version("vllm")
+    except importlib.metadata.PackageNotFoundError:
+        return [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model"]
+    return [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve"]

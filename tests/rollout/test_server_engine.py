@@ -1,0 +1,266 @@
+"""What becomes of a rollout when its vLLM servers misbehave: stand-ins that do so to order."""
+
+import json
+
+import pytest
+import torch
+
+from gigpo_lightning.errors import RunError
+from gigpo_lightning.rollout import GenerationRequest, SamplingParameters, ServerTimeouts, VLLMServerEngine
+from gigpo_lightning.rollout.vllm_server import server_command
+from tests.rollout.fake_server import ARCHITECTURE, FakeServer
+
+WEIGHTS = {f"layer.{number}.weight": torch.full((3, 4), float(number)) for number in range(5)}
+
+
+@pytest.fixture
+def serve():
+    servers = []
+
+    def start(*faults, **info):
+        servers.extend(FakeServer(fault, **info) for fault in faults)
+        return servers
+
+    yield start
+    for server in servers:
+        server.close()
+
+
+@pytest.fixture
+def engine_for(tmp_path):
+    engines = []
+    (tmp_path / "config.json").write_text(json.dumps(ARCHITECTURE))
+
+    def make(servers, load=True, **arguments):
+        arguments = {"timeouts": ServerTimeouts(start=2.0, connect=2.0, reply=0.5, weights=0.5)} | arguments
+        engine = VLLMServerEngine([server.url for server in servers], **arguments)
+        engines.append(engine)
+        engine.start(str(tmp_path))
+        if load:
+            engine.load_weights(WEIGHTS.items(), 7)
+        return engine
+
+    yield make
+    for engine in engines:
+        engine.close()
+
+
+def nothing(path, count):
+    return None
+
+
+def at(path, fault, first=1, last=10**9):
+    return lambda asked, count: fault if asked == path and first <= count <= last else None
+
+
+def play(engine, number):
+    for index in range(number):
+        engine.submit(
+            GenerationRequest(
+                request_id=str(index),
+                prompt_ids=(5, 6),
+                sampling=SamplingParameters(max_tokens=4),
+                stop_token_ids=(2,),
+                seed=index,
+            )
+        )
+    completions = []
+    while len(completions) < number:
+        completions += engine.poll()
+    assert engine.poll() == []
+    return completions
+
+
+def test_requests_are_shared_out_and_each_is_answered_once(serve, engine_for):
+    servers = serve(nothing, nothing, nothing)
+    completions = play(engine_for(servers), 30)
+    assert sorted(int(completion.request_id) for completion in completions) == list(range(30))
+    assert [len(server.requests) for server in servers] == [10, 10, 10]
+    assert {(c.token_ids, c.logprobs, c.policy_version) for c in completions} == {((3, 4, 2), (-1.0,) * 3, 7)}
+
+
+def test_what_a_server_is_asked_for_is_what_the_request_says(serve, engine_for):
+    (server,) = serve(nothing)
+    play(engine_for([server]), 1)
+    (asked,) = server.requests
+    assert asked["token_ids"] == [5, 6]
+    assert asked["sampling_params"] == {
+        "temperature": 1.0,
+        "max_tokens": 4,
+        "seed": 0,
+        "stop_token_ids": [2],
+        "logprobs": 0,
+        "detokenize": False,
+    }
+
+
+def test_weights_reach_every_server_in_parts_and_leave_nothing_behind(serve, engine_for, tmp_path):
+    servers = serve(nothing, nothing)
+    engine = engine_for(servers, load=False, weights_folder=str(tmp_path / "weights"))
+    engine._transfer._part_bytes = 100
+    engine.load_weights(WEIGHTS.items(), 3)
+    for server in servers:
+        assert server.asked["/update_weights"] == 2  # 5 tensors of 48 bytes, 3 to a part
+        assert all(torch.equal(server.weights[name], WEIGHTS[name]) for name in WEIGHTS)
+        assert server.label.endswith(":3")
+    assert not list((tmp_path / "weights").rglob("*.safetensors"))
+    engine.close()
+    assert not list((tmp_path / "weights").iterdir())
+
+
+@pytest.mark.parametrize("fault", [500, "drop", 5.0], ids=["error", "dropped connection", "no answer"])
+def test_the_other_servers_write_what_a_lost_one_should_have(serve, engine_for, fault, caplog):
+    good, bad = serve(nothing, at("/inference/v1/generate", fault, first=3))
+    engine = engine_for([good, bad])
+    completions = play(engine, 20)
+    assert sorted(int(completion.request_id) for completion in completions) == list(range(20))
+    assert [server.url for server in engine.replicas] == [good.url]
+    assert caplog.text.count("its requests go to the other servers") == 1
+
+
+@pytest.mark.parametrize("fault", [500, "drop", 5.0], ids=["error", "dropped connection", "no answer"])
+def test_the_last_server_s_loss_ends_the_run_with_the_cause(serve, engine_for, fault):
+    (server,) = serve(at("/inference/v1/generate", fault, first=3))
+    with pytest.raises(RunError, match=f"no vLLM server is left: the vLLM server {server.url}"):
+        play(engine_for([server]), 20)
+
+
+def test_a_lost_server_is_taken_back_with_the_next_weights(serve, engine_for):
+    good, bad = serve(nothing, at("/inference/v1/generate", 500, last=8))
+    engine = engine_for([good, bad])
+    play(engine, 16)
+    engine.load_weights(WEIGHTS.items(), 8)
+    assert len(engine.replicas) == 2
+    before = len(bad.requests)
+    play(engine, 16)
+    assert len(bad.requests) == before + 8
+
+
+def test_a_server_that_was_started_anew_is_never_sampled_from(serve, engine_for):
+    good, bad = serve(nothing, nothing)
+    engine = engine_for([good, bad])
+    bad.label = "default"
+    assert len(play(engine, 8)) == 8
+    assert "it was started anew, or something else trains with it" in engine._servers[1].lost
+    good.label = "another run:7"
+    with pytest.raises(RunError, match="got \\['another run:7'\\]"):
+        play(engine, 8)
+
+
+def test_a_request_that_a_server_refuses_is_not_the_server_s_loss(serve, engine_for):
+    servers = serve(at("/inference/v1/generate", 400), nothing)
+    with pytest.raises(RunError, match="answered POST /inference/v1/generate with 400"):
+        play(engine_for(servers), 4)
+
+
+@pytest.mark.parametrize(
+    "step", ["/pause", "/start_weight_update", "/update_weights", "/finish_weight_update", "/resume"]
+)
+@pytest.mark.parametrize("fault", [500, "drop", 5.0], ids=["error", "dropped connection", "no answer"])
+def test_weights_that_do_not_arrive_end_the_run_and_no_version_is_claimed(serve, engine_for, step, fault):
+    good, bad = serve(nothing, at(step, fault))
+    engine = engine_for([good, bad], load=False)
+    with pytest.raises(
+        RunError, match=f"the weights of version 7 did not reach every server: the vLLM server {bad.url}"
+    ):
+        engine.load_weights(WEIGHTS.items(), 7)
+    assert engine.policy_version == -1
+
+
+def test_an_update_that_another_run_left_open_is_given_up_first(serve, engine_for):
+    (server,) = serve(at("/start_weight_update", 500, last=1))
+    engine = engine_for([server])
+    assert engine.policy_version == 7
+    assert server.asked["/update_weights"] == 2  # the one that gives up, and the weights
+
+
+def test_the_secret_is_told_to_the_server_and_to_nobody_else(serve, engine_for, monkeypatch):
+    monkeypatch.setenv("VLLM_API_KEY", "s3cret")
+    (server,) = serve(nothing)
+    engine = engine_for([server])
+    play(engine, 1)
+    assert {headers.get("Authorization") for headers in server.headers} == {"Bearer s3cret"}
+    assert "s3cret" not in repr(vars(engine))
+
+
+def test_a_server_that_wants_a_secret_says_so(serve, engine_for, monkeypatch):
+    monkeypatch.delenv("VLLM_API_KEY", raising=False)
+    (server,) = serve(at("/v1/models", 401))
+    with pytest.raises(RunError, match="set VLLM_API_KEY to the secret"):
+        engine_for([server])
+
+
+def test_a_server_may_start_later_than_the_run(serve, engine_for):
+    (server,) = serve(at("/v1/models", 503, last=2))
+    assert engine_for([server]).max_model_len == 512
+
+
+def test_a_server_that_never_answers_is_not_waited_for_for_ever(tmp_path, engine_for, serve):
+    (server,) = serve(nothing)
+    server.close()
+    with pytest.raises(RunError, match=r"it has been waited for 2 s. Start one: gigpo-server MODEL --port \d+"):
+        engine_for([server])
+
+
+@pytest.mark.parametrize(
+    ("info", "message"),
+    [
+        ({"logprobs_mode": "raw_logprobs"}, "must be started with gigpo-server"),
+        ({"weight_transfer": None}, "must be started with gigpo-server"),
+        ({"architecture": ARCHITECTURE | {"hidden_size": 65}}, "must serve the policy's architecture"),
+    ],
+)
+def test_a_server_that_is_not_fit_is_refused_before_anything_is_played(serve, engine_for, info, message):
+    servers = serve(nothing, **info)
+    with pytest.raises(RunError, match=message):
+        engine_for(servers)
+
+
+def test_a_server_without_our_routes_is_named(serve, engine_for):
+    servers = serve(at("/info", 404))
+    with pytest.raises(RunError, match="start it with gigpo-server"):
+        engine_for(servers)
+
+
+@pytest.mark.parametrize("urls", [[], ["127.0.0.1:8000"], ["ftp://x:1"], ["http://127.0.0.1:8000/v1"]])
+def test_urls_that_are_none_are_refused(urls):
+    with pytest.raises(ValueError, match="urls must"):
+        VLLMServerEngine(urls)
+
+
+def test_servers_elsewhere_need_a_folder_that_both_sides_read(serve, engine_for, monkeypatch):
+    servers = serve(nothing)
+    monkeypatch.setattr("gigpo_lightning.rollout.vllm_server_engine.is_loopback", lambda url: False)
+    with pytest.raises(RunError, match=r"weights_folder must be a folder that http://127.0.0.1:.* reads too"):
+        engine_for(servers)
+
+
+def test_the_command_binds_to_loopback_and_opens_no_dev_mode(monkeypatch):
+    for name in ("VLLM_API_KEY", "VLLM_SERVER_DEV_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    command, environment = server_command(["some/model", "--max-model-len", "99"])
+    assert command[command.index("--host") + 1] == "127.0.0.1"
+    assert command[-2:] == ["--max-model-len", "99"]
+    assert environment["VLLM_PLUGINS"] == "gigpo"
+    assert "VLLM_SERVER_DEV_MODE" not in environment
+
+
+def test_other_plugins_that_were_asked_for_stay(monkeypatch):
+    monkeypatch.setenv("VLLM_PLUGINS", "theirs")
+    assert server_command(["some/model"])[1]["VLLM_PLUGINS"] == "theirs,gigpo"
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.1.2.3", "node7"])
+def test_a_host_that_others_reach_needs_a_secret_and_no_dev_mode(host, monkeypatch, capsys):
+    monkeypatch.delenv("VLLM_API_KEY", raising=False)
+    with pytest.raises(SystemExit):
+        server_command(["some/model", "--host", host])
+    assert "set VLLM_API_KEY to a secret" in capsys.readouterr().err
+    monkeypatch.setenv("VLLM_API_KEY", "s3cret")
+    assert host in server_command(["some/model", "--host", host])[0]
+    for name in ("VLLM_SERVER_DEV_MODE", "VLLM_ALLOW_INSECURE_SERIALIZATION"):
+        with monkeypatch.context() as patch:
+            patch.setenv(name, "1")
+            with pytest.raises(SystemExit):
+                server_command(["some/model", "--host", host])
+            assert f"{name} must not be set" in capsys.readouterr().err
