@@ -14,15 +14,17 @@ from gigpo_lightning.batch import Minibatch, make_minibatches
 from gigpo_lightning.environments.base import Task, TaskPanel, TaskSource
 from gigpo_lightning.errors import RunError
 from gigpo_lightning.prompts.base import Prompt
+from gigpo_lightning.rollout.carry_over import CarriedEpisodes, CarryOver
 from gigpo_lightning.rollout.collector import Collector
 from gigpo_lightning.rollout.engine import RolloutEngine, SamplingParameters
 from gigpo_lightning.rollout.environment_pool import EnvironmentPool, make_pool
 from gigpo_lightning.rollout.episode import noise_seed
 from gigpo_lightning.rollout.group_sampler import GroupSampler, PlayedGroups, play_groups
+from gigpo_lightning.rollout.progress import RolloutProgress
 from gigpo_lightning.rollout.record import HeldOutEpisodes, Rollout
 from gigpo_lightning.rollout.tasks import epoch_tasks, more_tasks
 from gigpo_lightning.rollout.worker_pool import Deadlines
-from gigpo_lightning.trajectory import StepTable
+from gigpo_lightning.trajectory import StepTable, TrajectoryGroup
 from modules import GiGPOModule
 
 _logger = logging.getLogger(__name__)
@@ -53,7 +55,9 @@ class RolloutDataModule(LightningDataModule):
         held_out_repeats: Times that an evaluation plays each task.
         held_out_tasks: Play only this many of a split's tasks, its first; default: all.
         group_sampler: Which groups an epoch trains on; default: all that it plays.
-        num_slots: Episodes that run at the same time; default: all of an epoch.
+        carry_over: Stop a rollout once ``tasks_per_epoch`` groups are complete, and go on with the others in the next
+            epoch; default: wait for all. A resumed run begins new ones: checkpoints do not hold unfinished episodes.
+        num_slots: Episodes that run at the same time; default: all that may be under way.
         workers: Processes that step environments; 0 steps them in this one.
         deadlines: How long an environment in a worker may take before the process is replaced.
         max_retries: Times that an episode is begun again after its environment has failed, before its group is dropped.
@@ -85,6 +89,7 @@ class RolloutDataModule(LightningDataModule):
         held_out_repeats: int = 1,
         held_out_tasks: int | None = None,
         group_sampler: GroupSampler | None = None,
+        carry_over: CarryOver | None = None,
         num_slots: int | None = None,
         workers: int = 1,
         deadlines: Deadlines = Deadlines(),  # noqa: B008  frozen
@@ -111,7 +116,9 @@ class RolloutDataModule(LightningDataModule):
         self.held_out_repeats = held_out_repeats
         self.held_out_tasks = held_out_tasks
         self.group_sampler = group_sampler
-        self.num_slots = tasks_per_epoch * group_size if num_slots is None else num_slots
+        self.carry_over = carry_over
+        extra_groups = carry_over.extra_groups if carry_over else 0
+        self.num_slots = (tasks_per_epoch + extra_groups) * group_size if num_slots is None else num_slots
         self.workers = workers
         self.deadlines = deadlines
         self.max_retries = max_retries
@@ -121,8 +128,12 @@ class RolloutDataModule(LightningDataModule):
         self.panels: dict[str, TaskPanel] = {}
         self.before_rollout: Callable[[], None] | None = None
         self.last_rollout: Rollout | None = None
-        self._pool: EnvironmentPool | None = None
         self._minibatches: list[Minibatch] = []
+        self._forget_episodes()
+
+    def _forget_episodes(self) -> None:
+        self._pools: dict[str, EnvironmentPool] = {}
+        self._carried = CarriedEpisodes()
 
     def _check_numbers(self) -> None:
         _check_at_least("group_size", self.group_size, 2, "a group of one has nothing to be compared with")
@@ -133,6 +144,11 @@ class RolloutDataModule(LightningDataModule):
                 _check_at_least(name, getattr(self, name), 1)
         for name in ("workers", "max_retries"):
             _check_at_least(name, getattr(self, name), 0)
+        if self.carry_over is not None and self.carry_over.extra_groups > self.tasks_per_epoch:
+            raise ValueError(
+                f"carry_over.extra_groups must be <= tasks_per_epoch {self.tasks_per_epoch}, got "
+                f"{self.carry_over.extra_groups}: groups would be complete for longer than an epoch before their update"
+            )
 
     def prepare_data(self) -> None:
         """Make or check the data on disk."""
@@ -182,16 +198,16 @@ class RolloutDataModule(LightningDataModule):
 
     def teardown(self, stage: str) -> None:
         """End the environments; the engine stays for a next stage."""
-        self._close_pool()
+        self._close_pools()
 
     def on_exception(self, exception: BaseException) -> None:
         """End the environments of a broken rollout: a next one begins with new ones."""
-        self._close_pool()
+        self._close_pools()
 
-    def _close_pool(self) -> None:
-        if self._pool is not None:
-            self._pool.close()
-            self._pool = None
+    def _close_pools(self) -> None:
+        for pool in self._pools.values():
+            pool.close()
+        self._forget_episodes()
 
     def rollout(self) -> Rollout:
         """Play the current epoch's rollout, or return it if it has been played."""
@@ -233,9 +249,20 @@ class RolloutDataModule(LightningDataModule):
     def _played_groups(self, epoch: int, rank: int, world_size: int) -> PlayedGroups:
         """Play the epoch's tasks, and others for the groups that the sampler discards."""
         panel = self.panels[self.train_split]
-        collector = self._collector(self.sampling)
+        collector = self._collector(self.sampling, "rollout")
+        if self.carry_over is not None:
+            self._carried.oldest = epoch - self.carry_over.max_staleness + 1
+
+        def play(tasks: Sequence[Task]) -> tuple[list[TrajectoryGroup], RolloutProgress]:
+            wanted = len(tasks)
+            extra = 0 if self.carry_over is None else self.carry_over.extra_groups - len(self._carried.groups)
+            tasks = [*tasks, *more_tasks(panel, tasks, max(0, extra), epoch, self.seed)]
+            return collector.play(
+                tasks, self.group_size, noise_key=epoch, name=f"epoch {epoch}", carried=self._carried, wanted=wanted
+            )
+
         return play_groups(
-            lambda tasks: collector.play(tasks, self.group_size, noise_key=epoch, name=f"epoch {epoch}"),
+            play,
             epoch_tasks(panel, self.tasks_per_epoch, epoch, self.seed)[rank::world_size],
             lambda played, missing: more_tasks(panel, played, missing, epoch, self.seed),
             self.group_sampler,
@@ -250,7 +277,8 @@ class RolloutDataModule(LightningDataModule):
         trainer, module = self._trainer(), self._module()
         tasks: Sequence[Task] = self.panels[split].tasks[: self.held_out_tasks]
         shard = tasks[trainer.global_rank :: trainer.world_size]
-        collector = self._collector(self.held_out_sampling)
+        # Carried episodes keep their slots: an evaluation has environments of its own beside them.
+        collector = self._collector(self.held_out_sampling, "rollout" if self.carry_over is None else "evaluation")
         groups, progress = collector.play(shard, self.held_out_repeats, noise_key=f"held-out/{split}", name=split)
         if progress.dropped:
             raise RunError(
@@ -265,7 +293,7 @@ class RolloutDataModule(LightningDataModule):
             seconds=progress.seconds,
         )
 
-    def _collector(self, sampling: SamplingParameters) -> Collector:
+    def _collector(self, sampling: SamplingParameters, pool: str) -> Collector:
         """A collector on an engine that is proved to have the module's weights.
 
         Raises:
@@ -281,11 +309,11 @@ class RolloutDataModule(LightningDataModule):
                 f"a rollout needs the module's weights, version {module.policy_version}, but the engine has version "
                 f"{self.engine.policy_version}; add callbacks.WeightSync to trainer.callbacks"
             )
-        if self._pool is None:
-            self._pool = make_pool(self.environment, self.num_slots, self.workers, self.deadlines)
+        if pool not in self._pools:
+            self._pools[pool] = make_pool(self.environment, self.num_slots, self.workers, self.deadlines)
         return Collector(
             engine=self.engine,
-            pool=self._pool,
+            pool=self._pools[pool],
             prompt=self.prompt,
             tokenizer=module.policy.tokenizer,
             sampling=sampling,

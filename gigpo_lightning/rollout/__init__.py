@@ -1,5 +1,6 @@
 """Playing episodes: engines, environment pools and the collector. An engine imports its library when it starts."""
 
+from gigpo_lightning.rollout.carry_over import CarryOver
 from gigpo_lightning.rollout.collector import Collector
 from gigpo_lightning.rollout.engine import Completion, GenerationRequest, RolloutEngine, SamplingParameters
 from gigpo_lightning.rollout.environment_pool import EnvironmentPool, make_pool
@@ -13,6 +14,7 @@ from gigpo_lightning.rollout.vllm_server_engine import VLLMServerEngine
 from gigpo_lightning.rollout.worker_pool import Deadlines
 
 __all__ = [
+    "CarryOver",
     "Collector",
     "Completion",
     "Deadlines",

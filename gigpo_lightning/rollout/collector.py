@@ -8,6 +8,7 @@ from gigpo_lightning.environments.base import Task
 from gigpo_lightning.environments.slots import EnvironmentEvent
 from gigpo_lightning.errors import RunError
 from gigpo_lightning.prompts.base import Prompt, Tokenizer
+from gigpo_lightning.rollout.carry_over import CarriedEpisodes
 from gigpo_lightning.rollout.engine import RolloutEngine, SamplingParameters
 from gigpo_lightning.rollout.environment_pool import EnvironmentPool
 from gigpo_lightning.rollout.episode import Episode, EpisodePlayer, Group
@@ -79,7 +80,14 @@ class Collector:
         self.display = display or ProgressDisplay()
 
     def play(
-        self, tasks: Sequence[Task], group_size: int, *, noise_key: object, name: str
+        self,
+        tasks: Sequence[Task],
+        group_size: int,
+        *,
+        noise_key: object,
+        name: str,
+        carried: CarriedEpisodes | None = None,
+        wanted: int | None = None,
     ) -> tuple[list[TrajectoryGroup], RolloutProgress]:
         """Play ``group_size`` episodes of every task.
 
@@ -88,23 +96,30 @@ class Collector:
             group_size: Episodes of a group.
             noise_key: What else the sampling noise depends on, such as the epoch.
             name: Shown with the progress.
+            carried: What the last rollout has left unfinished, to go on with; afterwards, what this one has left.
+            wanted: Groups after which to stop; default: all.
 
         Returns:
-            The complete groups in the order of ``tasks``, and the rollout's counts.
+            The complete groups, the oldest first and no more than ``wanted``, and the rollout's counts.
 
         Raises:
             RunError: If every group was dropped; the message names a task and what failed.
             ValueError: If a task's shortest prompt has no room in the context.
         """
-        progress = RolloutProgress(name=name, total=len(tasks) * group_size)
-        groups = [Group(task=task, index=index) for index, task in enumerate(tasks)]
-        queue = [Episode(group=group, index=index) for group in groups for index in range(group_size)]
+        state = CarriedEpisodes() if carried is None else carried
+        state.begin(tasks, group_size, noise_key)
+        progress = RolloutProgress(name=name, total=len(state.groups) * group_size)
+        for group in state.groups:
+            progress.finished += len(group.finished)
+            progress.successes += sum(trajectory.success for trajectory in group.finished.values())
         with self.display.showing(progress):
-            _Rollout(self, queue, group_size, noise_key, progress).play()
-        complete = [group for group in groups if not group.dropped]
-        if groups and not complete:
+            _Rollout(self, state, group_size, len(state.groups) if wanted is None else wanted, progress).play()
+        dropped = [group for group in state.groups if group.dropped]
+        complete = state.take(group_size, wanted)
+        progress.carried = sum(group_size - len(group.finished) for group in state.groups)
+        if dropped and not complete:
             raise RunError(
-                f"the environment failed on every task; on task {groups[-1].task.task_id!r}:\n{groups[-1].dropped}"
+                f"the environment failed on every task; on task {dropped[-1].task.task_id!r}:\n{dropped[-1].dropped}"
             )
         return [
             TrajectoryGroup(
@@ -116,7 +131,7 @@ class Collector:
 
 
 class _Rollout:
-    """One rollout's state: where each of its episodes is.
+    """One rollout under way.
 
     An episode under way is in exactly one place: stepping (its slot has a command), waiting (its next request is
     written) or generating (the engine has it). Requests of episodes that were begun again, or whose group was dropped,
@@ -126,31 +141,37 @@ class _Rollout:
     def __init__(
         self,
         collector: Collector,
-        queue: list[Episode],
+        state: CarriedEpisodes,
         group_size: int,
-        noise_key: object,
+        wanted: int,
         progress: RolloutProgress,
     ) -> None:
         self.collector = collector
         self.pool = collector.pool
-        self.queue = queue[::-1]
+        self.state = state
+        self.queue = state.queue
+        self.running = state.running
+        self.stepping = state.stepping
+        self.waiting = state.waiting
         self.group_size = group_size
-        self.noise_key = noise_key
+        self.wanted = wanted
         self.progress = progress
-        self.running: dict[int, Episode] = {}  # by slot, wherever it is
-        self.stepping: set[int] = set()
-        self.waiting: dict[int, Episode] = {}  # by slot, oldest first
         self.generating: dict[str, Episode] = {}  # by request
         self.abandoned: set[str] = set()  # requests that the engine has and nobody wants
 
     def play(self) -> None:
-        """Play until every episode has ended or its group was dropped, and the engine has nothing left."""
-        while self.queue or self.running or self.abandoned:
-            self._begin_episodes()
-            self._hear_environments()
+        """Play until enough groups are complete and the engine has nothing left.
+
+        What environments are doing then is heard in the next rollout: they step while the policy is updated.
+        """
+        while not self.state.enough(self.group_size, self.wanted):
             self._submit()
             self._hear_engine()
+            self._begin_episodes()
+            self._hear_environments()
             self.collector.display.update(self.progress)
+        while self.generating or self.abandoned:
+            self._hear_engine()
 
     def _enough(self) -> bool:
         """Whether what waits is worth a batch."""
@@ -191,7 +212,7 @@ class _Rollout:
             self._end(episode)
         elif (trajectory := self.collector.player.observe(episode, event)) is None:
             self.stepping.remove(event.slot)
-            episode.request = self.collector.player.request(episode, self.noise_key)
+            episode.request = self.collector.player.request(episode)
             self.waiting[event.slot] = episode
         else:
             self._end(episode)
@@ -208,6 +229,7 @@ class _Rollout:
             self.abandoned.add(episode.request.request_id)
         del self.running[episode.slot]
         self.pool.free_slot(episode.slot)
+        self.state.changed = True
 
     def _fail(self, episode: Episode, failure: str) -> None:
         """Begin an episode again, or drop its group."""
@@ -225,7 +247,7 @@ class _Rollout:
         """Give a group up: its other episodes end where they are, or when their environment has answered."""
         _logger.warning("task %r is dropped, its environment failed again:\n%s", group.task.task_id, failure)
         group.dropped = failure
-        self.queue = [episode for episode in self.queue if episode.group is not group]
+        self.queue[:] = [episode for episode in self.queue if episode.group is not group]
         for episode in [each for each in self.running.values() if each.group is group]:
             if episode.slot not in self.stepping:
                 self._end(episode)
@@ -242,7 +264,7 @@ class _Rollout:
             assert episode.request is not None
             self.generating[episode.request.request_id] = episode
             self.collector.engine.submit(episode.request)
-        self.waiting = {}
+        self.waiting.clear()
 
     def _hear_engine(self) -> None:
         clock = time.perf_counter()

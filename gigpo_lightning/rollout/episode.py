@@ -22,6 +22,8 @@ class Group:
 
     task: Task
     index: int
+    noise_key: object = 0
+    """What else its sampling noise depends on, such as the epoch that began it."""
     finished: dict[int, Trajectory] = field(default_factory=dict)
     dropped: str = ""
 
@@ -119,7 +121,7 @@ class EpisodePlayer:
             return StopReason.TRUNCATED
         return StopReason.MAX_STEPS if len(episode.steps) >= self.max_steps else None
 
-    def request(self, episode: Episode, noise_key: object) -> GenerationRequest:
+    def request(self, episode: Episode) -> GenerationRequest:
         """Write the prompt of an episode's next turn."""
         episode.view = TurnView(
             instruction=episode.instruction,
@@ -142,7 +144,7 @@ class EpisodePlayer:
             prompt_ids=encoded.ids,
             sampling=self.sampling,
             stop_token_ids=self.tokenizer.stop_token_ids,
-            seed=noise_seed(self.seed, noise_key, episode.task.task_id, episode.index, step),
+            seed=noise_seed(self.seed, episode.group.noise_key, episode.task.task_id, episode.index, step),
         )
 
     def act(self, episode: Episode, completion: Completion) -> str:

@@ -18,10 +18,12 @@ class RolloutProgress:
 
     Attributes:
         name: What is played, such as ``"epoch 3"``.
-        total: Number of episodes to be played: in the end, those that have finished and those that were dropped.
+        total: Number of episodes to be played, with those of the groups that were carried over to this rollout: in the
+            end, those that have finished, those that were dropped and those that are carried on.
         finished: Episodes that have ended, but for those whose group was dropped.
         successes: Episodes among them that ended in success.
         dropped: Episodes whose group was dropped, finished or not.
+        carried: Episodes that are not finished, and go on in the next rollout.
         retried: Times that an episode was begun again after its environment had failed.
         steps: Environment steps taken.
         tokens: Tokens sampled.
@@ -37,6 +39,7 @@ class RolloutProgress:
     finished: int = 0
     successes: int = 0
     dropped: int = 0
+    carried: int = 0
     retried: int = 0
     steps: int = 0
     tokens: int = 0
@@ -53,7 +56,7 @@ class RolloutProgress:
 
     def add(self, other: "RolloutProgress") -> None:
         """Count what another part of the same rollout did."""
-        for name in ("total", "finished", "successes", "dropped", "retried", "steps", "tokens"):
+        for name in ("total", "finished", "successes", "dropped", "carried", "retried", "steps", "tokens"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.engine_seconds += other.engine_seconds
         self.environment_seconds += other.environment_seconds

@@ -52,12 +52,16 @@ class Rollout:
         """
         episodes = [episode for group in (*self.groups, *self.discarded) for episode in group.trajectories]
         invalid = [np.mean([not step.valid_action for step in episode.steps]) for episode in episodes]
+        staleness = [[self.policy_version - step.policy_version for step in episode.steps] for episode in episodes]
         return {
             "rollout/success_rate": float(np.mean([episode.success for episode in episodes])),
             "rollout/return": float(np.mean([episode.episode_return for episode in episodes])),
             "rollout/episode_length": float(np.mean([len(episode.steps) for episode in episodes])),
             "rollout/invalid_action_rate": float(np.mean(invalid)),
             "rollout/truncated_prompts": float(sum(s.prompt_truncated for e in episodes for s in e.steps)),
+            "rollout/staleness_mean": float(np.mean([np.mean(of_steps) for of_steps in staleness])),
+            "rollout/staleness_max": float(max(map(max, staleness))),
+            "rollout/carried_episodes": float(self.progress.carried),
             "rollout/dropped_episodes": float(self.progress.dropped),
             "rollout/retried_episodes": float(self.progress.retried),
             "rollout/discarded_groups": float(len(self.discarded)),

@@ -1,15 +1,18 @@
 """Fresh rollouts, each played exactly once, and never on an engine with other weights."""
 
 from collections import Counter
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 from lightning.pytorch import Callback
 
 from datamodules import RolloutDataModule
+from gigpo_lightning.algorithm.corrections import TruncatedCorrection
+from gigpo_lightning.algorithm.losses import LossSettings
 from gigpo_lightning.environments.gridworld import GridworldEnvironment, GridworldTasks
 from gigpo_lightning.errors import RunError
-from gigpo_lightning.rollout import DynamicSampling
+from gigpo_lightning.rollout import CarryOver, DynamicSampling
 from tests.scripted_run import ScriptedSync, quiet_trainer, random_walk, tiny_module, walking_data
 
 
@@ -191,3 +194,70 @@ def test_without_a_trainer_nothing_is_played():
     data: RolloutDataModule = walking_data(random_walk(tiny_module()))
     with pytest.raises(RuntimeError, match="under a Trainer"):
         data.rollout()
+
+
+CARRY = {"carry_over": CarryOver(extra_groups=2), "max_steps": 12, "held_out_splits": ["valid_seen"]}
+
+
+def test_carried_groups_are_trained_on_once_and_an_epoch_never_has_more_than_its_share(tmp_path):
+    _, _, keeper = fit(tmp_path, max_epochs=6, limit_val_batches=1.0, data=dict(CARRY))
+    assert [len(rollout.groups) for rollout in keeper.rollouts] == [4] * 6
+    assert all(len(group.trajectories) == 4 for rollout in keeper.rollouts for group in rollout.groups)
+    assert 0 < keeper.rollouts[-1].progress.carried <= 2 * 4
+    metrics = [rollout.metrics() for rollout in keeper.rollouts]
+    assert [each["rollout/staleness_max"] for each in metrics[:1]] == [0.0]
+    assert max(each["rollout/staleness_max"] for each in metrics) == 1.0  # one update an epoch, one epoch at most
+    assert 0.0 < max(each["rollout/staleness_mean"] for each in metrics) < 1.0
+    for rollout in keeper.rollouts:
+        progress = rollout.progress
+        assert progress.finished + progress.carried + progress.dropped == progress.total
+
+
+def test_evaluations_beside_carried_episodes_are_whole_and_the_same_as_without(tmp_path):
+    def held_out(**data):
+        module = tiny_module()
+        engine = random_walk(module)
+        seen = []
+
+        class Watch(Callback):
+            def on_validation_batch_end(self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0):
+                seen.append([[step.action for step in episode.steps] for episode in batch.trajectories()])
+
+        trainer = quiet_trainer(tmp_path, ScriptedSync(), Watch(), max_epochs=3)
+        trainer.fit(module, walking_data(engine, **(CARRY | data)))
+        return seen
+
+    with_carried = held_out(num_slots=5)
+    assert len(with_carried) == 3
+    assert with_carried == held_out(carry_over=None)
+
+
+def test_the_correction_of_a_stale_step_is_by_the_probabilities_that_it_was_written_with(tmp_path):
+    """A carried step keeps its engine's log-probabilities; the ratio is to the policy that is about to be updated."""
+    module = tiny_module()
+    module.loss_settings = LossSettings(importance_correction=TruncatedCorrection())
+    engine = random_walk(module)
+    answer = engine._answer
+    engine._answer = lambda request: replace(
+        (completion := answer(request)),
+        logprobs=tuple(-1.0 - engine.policy_version for _ in completion.logprobs),
+    )
+    stale = []
+
+    class Watch(Callback):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            table = trainer.datamodule.last_rollout.table
+            for part in batch.micro_batches:
+                for row, engine_logprobs, written in zip(part.row, part.engine_logprobs, part.action_mask, strict=True):
+                    version = int(table.policy_version[int(row)])
+                    assert set(engine_logprobs[written].tolist()) == {-1.0 - version}
+                    stale.append(pl_module.policy_version - version)
+
+    trainer = quiet_trainer(tmp_path, ScriptedSync(), Watch(), max_epochs=4, limit_val_batches=0)
+    trainer.fit(module, walking_data(engine, **CARRY))
+    assert set(stale) == {0, 1}
+
+
+def test_more_groups_beside_an_epoch_than_it_trains_on_are_refused():
+    with pytest.raises(ValueError, match=r"carry_over.extra_groups must be <= tasks_per_epoch 4, got 5"):
+        walking_data(random_walk(tiny_module()), carry_over=CarryOver(extra_groups=5))

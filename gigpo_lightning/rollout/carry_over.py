@@ -1,0 +1,85 @@
+"""Episodes that outlast a rollout."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from gigpo_lightning.environments.base import Task
+from gigpo_lightning.rollout.episode import Episode, Group
+
+
+@dataclass(frozen=True, kw_only=True)  # no slots: the command line reads defaults with vars()
+class CarryOver:
+    """Stops a rollout as soon as an epoch's groups are complete, and goes on with the others in the next epoch.
+
+    More groups are under way than an epoch trains on, so that it need not wait for the last of them; nothing that was
+    begun is thrown away. The price is that a carried episode's first steps were written by older weights. Each step
+    says which (``policy_version``); ``loss.importance_correction`` corrects for the difference by each step's own
+    log-probabilities.
+
+    Attributes:
+        extra_groups: Groups under way beyond those that an epoch trains on; at most as many as it does.
+        max_staleness: Epochs that a group may be carried over; a rollout waits for those that have been so often.
+    """
+
+    extra_groups: int
+    max_staleness: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("extra_groups", "max_staleness"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"carry_over.{name} must be >= 1, got {getattr(self, name)}")
+
+
+@dataclass(slots=True, kw_only=True)
+class CarriedEpisodes:
+    """Where the episodes of a rollout are; what is left of it when the rollout stops goes on in the next.
+
+    Attributes:
+        groups: Every group that was begun and neither given away nor dropped, oldest first.
+        queue: Episodes to be begun, the next one last.
+        running: Episodes under way, by slot.
+        stepping: Slots that have a command.
+        waiting: Episodes whose next request is written, by slot, oldest first.
+        oldest: Key of the oldest groups that need not be complete when a rollout stops; None waits for no group.
+        changed: Whether a group may have been completed or dropped since ``enough`` looked.
+    """
+
+    groups: list[Group] = field(default_factory=list)
+    queue: list[Episode] = field(default_factory=list)
+    running: dict[int, Episode] = field(default_factory=dict)
+    stepping: set[int] = field(default_factory=set)
+    waiting: dict[int, Episode] = field(default_factory=dict)
+    oldest: int | None = None
+    changed: bool = True
+    _begun: int = 0
+
+    def begin(self, tasks: Sequence[Task], group_size: int, noise_key: object) -> None:
+        """Add a group of each task; those that were begun before go first."""
+        added = [Group(task=task, index=self._begun + place, noise_key=noise_key) for place, task in enumerate(tasks)]
+        self._begun += len(added)
+        self.groups += added
+        episodes = [Episode(group=group, index=index) for group in added for index in range(group_size)]
+        self.queue[:0] = episodes[::-1]
+        self.changed = True
+
+    def enough(self, group_size: int, wanted: int) -> bool:
+        """Whether so many groups are complete, and all that may not be carried on; or nothing is left to play."""
+        if not self.changed:
+            return False
+        self.changed = False
+        unfinished = [group for group in self.groups if not group.dropped and len(group.finished) < group_size]
+        if not unfinished:
+            return not self.running  # of dropped groups, whose environments have not answered yet
+        if any(self._is_too_old(group) for group in unfinished):
+            return False
+        return sum(not group.dropped for group in self.groups) - len(unfinished) >= wanted
+
+    def take(self, group_size: int, wanted: int | None) -> list[Group]:
+        """Give away the complete groups, the oldest first, and forget the dropped ones."""
+        complete = [group for group in self.groups if not group.dropped and len(group.finished) == group_size][:wanted]
+        given = {id(group) for group in complete}
+        self.groups = [group for group in self.groups if not group.dropped and id(group) not in given]
+        return complete
+
+    def _is_too_old(self, group: Group) -> bool:
+        return self.oldest is not None and isinstance(group.noise_key, int) and group.noise_key < self.oldest
