@@ -1,5 +1,6 @@
 """Playing episodes: engines, environment pools and the collector. An engine imports its library when it starts."""
 
+from gigpo_lightning.rollout.adapter import Adapter, LoadsAdapters
 from gigpo_lightning.rollout.carry_over import CarryOver
 from gigpo_lightning.rollout.collector import Collector
 from gigpo_lightning.rollout.engine import Completion, GenerationRequest, RolloutEngine, SamplingParameters
@@ -14,6 +15,7 @@ from gigpo_lightning.rollout.vllm_server_engine import VLLMServerEngine
 from gigpo_lightning.rollout.worker_pool import Deadlines
 
 __all__ = [
+    "Adapter",
     "CarryOver",
     "Collector",
     "Completion",
@@ -23,6 +25,7 @@ __all__ = [
     "GenerationRequest",
     "GroupSampler",
     "HeldOutEpisodes",
+    "LoadsAdapters",
     "Rollout",
     "RolloutEngine",
     "SamplingParameters",

@@ -4,6 +4,7 @@ Shape letters: B = replies of a cohort, V = vocabulary.
 """
 
 import importlib
+import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -11,6 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from gigpo_lightning.rollout.adapter import Adapter
 from gigpo_lightning.rollout.engine import Completion, GenerationRequest
 
 
@@ -84,6 +86,7 @@ class TransformersEngine:
         self._transformers: Any = None
         self._waiting: list[GenerationRequest] = []
         self._cohorts: list[_Cohort] = []
+        self._has_adapter = False
         self._version = -1
 
     @property
@@ -146,11 +149,24 @@ class TransformersEngine:
         Raises:
             RuntimeError: If requests are under way, or a tensor is missing, unknown or of another shape.
         """
+        self._check_idle("load_weights")
+        self._forget_adapter()
+        self._started().load_state_dict(dict(named_tensors))
+        self._version = version
+
+    def load_adapter(self, adapter: Adapter, version: int) -> None:
+        """Put a LoRA adapter in front of the weights that were loaded last, in place of any other; needs PEFT.
+
+        Raises:
+            RuntimeError: If requests are under way, or the adapter does not fit the model.
+        """
+        self._check_idle("load_adapter")
+        self._forget_adapter()
         model = self._started()
-        if self._waiting or self._cohorts:
-            raise RuntimeError("load_weights needs an idle engine, but requests are under way")
-        self._version = -1  # neither the old weights nor, until the end, the new ones
-        model.load_state_dict(dict(named_tensors))
+        with tempfile.TemporaryDirectory(prefix="gigpo-adapter-") as folder:
+            adapter.save(folder)
+            self._model = importlib.import_module("peft").PeftModel.from_pretrained(model, folder).eval()
+        self._has_adapter = True
         self._version = version
 
     @torch.no_grad()
@@ -175,6 +191,16 @@ class TransformersEngine:
     def close(self) -> None:
         """End for good; a second call does nothing."""
         self._model, self._waiting, self._cohorts = None, [], []
+
+    def _check_idle(self, what: str) -> None:
+        if self._waiting or self._cohorts:
+            raise RuntimeError(f"{what} needs an idle engine, but requests are under way")
+        self._version = -1  # neither the old weights nor, until the end, the new ones
+
+    def _forget_adapter(self) -> None:
+        if self._has_adapter:
+            self._model = self._model.unload()
+            self._has_adapter = False
 
     def _started(self) -> Any:
         if self._model is None:

@@ -4,12 +4,14 @@ import importlib
 import logging
 import math
 import os
+import tempfile
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 import torch
 import torch._dynamo
 
+from gigpo_lightning.rollout.adapter import Adapter
 from gigpo_lightning.rollout.engine import Completion, GenerationRequest
 
 _ENVIRONMENT = {
@@ -39,6 +41,7 @@ class VLLMEngine:
         tensor_parallel_size: Devices that share one engine.
         enforce_eager: Leave out compilation and CUDA graphs: a quicker start, slower tokens on a GPU.
         trust_remote_code: Run code that the checkpoint brings along. Never unless you ask for it.
+        max_lora_rank: Largest rank of a LoRA adapter; 0 takes none.
         options: More arguments of ``vllm.LLM``, by their names there.
     """
 
@@ -54,6 +57,7 @@ class VLLMEngine:
         tensor_parallel_size: int = 1,
         enforce_eager: bool = False,
         trust_remote_code: bool = False,
+        max_lora_rank: int = 0,
         options: dict[str, Any] | None = None,
     ) -> None:
         self._model = model
@@ -66,11 +70,15 @@ class VLLMEngine:
             "tensor_parallel_size": tensor_parallel_size,
             "enforce_eager": enforce_eager,
             "trust_remote_code": trust_remote_code,
+            **({"enable_lora": True, "max_lora_rank": max_lora_rank, "max_loras": 1} if max_lora_rank else {}),
             **(options or {}),
         }
         self._kv_cache_bytes = int(kv_cache_gib * (1 << 30))
         self._llm: Any = None
         self._vllm: Any = None
+        self._adapters = 0
+        self._adapter: Any = None  # vLLM's request for it, which every request of ours then names
+        self._adapter_folder: tempfile.TemporaryDirectory[str] | None = None
         self._version = -1
         self._closed = False
 
@@ -158,12 +166,30 @@ class VLLMEngine:
         Raises:
             RuntimeError: If requests are under way: their next tokens would come from other weights.
         """
-        llm = self._started()
-        if llm.llm_engine.has_unfinished_requests():
-            raise RuntimeError("load_weights needs an idle engine, but requests are under way")
-        self._version = -1  # neither the old weights nor, until the end, the new ones
+        llm = self._idle("load_weights")
+        self._forget_adapter()
         llm.collective_rpc("reload_weights", kwargs={"weights_iterator": list(named_tensors)})
         llm.reset_prefix_cache()
+        self._version = version
+
+    def load_adapter(self, adapter: Adapter, version: int) -> None:
+        """Put a LoRA adapter in front of the weights that were loaded last, in place of any other.
+
+        Raises:
+            RuntimeError: If requests are under way, or ``max_lora_rank`` is less than the adapter's rank.
+        """
+        rank, most = int(adapter.config["r"]), int(self._options.get("max_lora_rank", 0))
+        if rank > most:
+            raise RuntimeError(f"an adapter's rank must be <= the engine's max_lora_rank {most}, got {rank}")
+        llm = self._idle("load_adapter")
+        self._forget_adapter()
+        self._adapters += 1
+        folder = tempfile.TemporaryDirectory(prefix="gigpo-adapter-")  # vLLM may read it again
+        adapter.save(folder.name)
+        name = f"adapter-{self._adapters}"  # another name every time: vLLM's prefix cache goes by it
+        request = importlib.import_module("vllm.lora.request").LoRARequest(name, self._adapters, folder.name)
+        llm.llm_engine.add_lora(request)
+        self._adapter, self._adapter_folder = request, folder
         self._version = version
 
     def score(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[list[float]]:
@@ -199,6 +225,7 @@ class VLLMEngine:
         """End for good; a second call does nothing."""
         self._closed = True
         if self._llm is not None:
+            self._forget_adapter()
             self._llm.llm_engine.engine_core.shutdown()
             self._llm = None
 
@@ -209,13 +236,29 @@ class VLLMEngine:
             self.start(self._model)
         return self._llm
 
+    def _idle(self, what: str) -> Any:
+        """The engine, which from now on has neither the old weights nor yet the new ones."""
+        llm = self._started()
+        if llm.llm_engine.has_unfinished_requests():
+            raise RuntimeError(f"{what} needs an idle engine, but requests are under way")
+        self._version = -1
+        return llm
+
+    def _forget_adapter(self) -> None:
+        if self._adapter is not None:
+            self._llm.llm_engine.remove_lora(self._adapter.lora_int_id)
+            self._adapter = None
+        if self._adapter_folder is not None:
+            self._adapter_folder.cleanup()
+            self._adapter_folder = None
+
     def _on_cpu(self) -> bool:
         self._started()
         return bool(self._vllm.platforms.current_platform.is_cpu())
 
     def _add(self, request_id: str, prompt_ids: Sequence[int], sampling: Any) -> None:
         tokens = self._vllm.inputs.engine.tokens_input(list(prompt_ids))
-        self._started().llm_engine.add_request(request_id, tokens, sampling)
+        self._started().llm_engine.add_request(request_id, tokens, sampling, lora_request=self._adapter)
 
     def _step_until_finished(self) -> list[Any]:
         engine = self._started().llm_engine

@@ -31,6 +31,7 @@ class Endpoints:
         routes = importlib.import_module("vllm.entrypoints.rl.online.api_router")
         app.include_router(routes.router, prefix=PREFIX)
         app.add_route(f"{PREFIX}/info", _info, methods=["GET"])
+        app.add_route(f"{PREFIX}/load_adapter", _load_adapter, methods=["POST"])
 
     async def init_state(self, engine_client: Any, state: Any, args: Any) -> None:
         """Keep nothing: the routes find the engine where vLLM's own do."""
@@ -111,9 +112,26 @@ async def _info(request: Any) -> Any:
         "max_model_len": model.max_model_len,
         "logprobs_mode": model.logprobs_mode,
         "weight_transfer": None if transfer is None else transfer.backend,
+        "max_lora_rank": 0 if config.lora_config is None else config.lora_config.max_lora_rank,
         "world_size": config.parallel_config.world_size_across_dp,
     }
     return responses.JSONResponse(content)
+
+
+async def _load_adapter(request: Any) -> Any:
+    """Load the adapter in a folder by a name, and none instead if the name is empty; forget all others."""
+    protocol = importlib.import_module("vllm.entrypoints.serve.lora.protocol")
+    responses = importlib.import_module("starlette.responses")
+    models, wanted = request.app.state.openai_serving_models, await request.json()
+    others = [name for name in models.lora_requests if name != wanted["name"]]
+    answers = [await models.unload_lora_adapter(protocol.UnloadLoRAAdapterRequest(lora_name=name)) for name in others]
+    if wanted["name"]:
+        new = protocol.LoadLoRAAdapterRequest(lora_name=wanted["name"], lora_path=wanted["folder"])
+        answers.append(await models.load_lora_adapter(new))
+    for answer in answers:
+        if not isinstance(answer, str):
+            return responses.JSONResponse(answer.model_dump(), status_code=500)
+    return responses.JSONResponse({})
 
 
 ARCHITECTURE = ("model_type", "hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size")

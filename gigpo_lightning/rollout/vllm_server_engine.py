@@ -5,6 +5,7 @@ import logging
 import math
 import queue
 import secrets
+import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from urllib.parse import urlsplit
 import torch
 
 from gigpo_lightning.errors import RunError
+from gigpo_lightning.rollout.adapter import Adapter
 from gigpo_lightning.rollout.engine import Completion, GenerationRequest
 from gigpo_lightning.rollout.vllm_client import ServerClient, ServerError, ServerTimeouts, is_loopback
 from gigpo_lightning.rollout.vllm_plugin import ARCHITECTURE, PREFIX
@@ -89,6 +91,8 @@ class VLLMServerEngine:
         self._client: ServerClient | None = None
         self._transfer: WeightTransfer | None = None
         self._max_model_len = 0
+        self._max_lora_rank = 0
+        self._adapter = ""
         self._version = -1
         self._requests: dict[str, GenerationRequest] = {}
         self._answers: queue.SimpleQueue[tuple[str, VLLMServer, Any]] = queue.SimpleQueue()
@@ -121,6 +125,7 @@ class VLLMServerEngine:
         wanted = json.loads((Path(model_folder) / "config.json").read_text())
         infos = [self._checked_info(server.url, wanted) for server in self._servers]
         self._max_model_len = min(info["max_model_len"] for info in infos)
+        self._max_lora_rank = min(info["max_lora_rank"] for info in infos)
         backends = {info["weight_transfer"] for info in infos}
         if len(backends) > 1:
             raise RunError(f"all vLLM servers must be started with one --weight-transfer, got {sorted(backends)}")
@@ -161,20 +166,65 @@ class VLLMServerEngine:
             RuntimeError: If requests are under way.
             RunError: If a server fails.
         """
-        client = self._started()
-        assert self._transfer is not None
-        if self._requests:
-            raise RuntimeError("load_weights needs an idle engine, but requests are under way")
-        self._version = -1  # neither the old weights nor, until the end, the new ones
-        self._take_back_servers(client)
-        urls = [server.url for server in self.replicas]
+        transfer = self._transfer
+        assert transfer is not None
+        client, urls = self._idle("load_weights")
         try:
+            if self._max_lora_rank:
+                self._name_adapter(client, urls, "", "")
             client.post_all(urls, f"{PREFIX}/pause?mode=abort&clear_cache=true", seconds=self._timeouts.weights)
-            self._transfer.send(urls, named_tensors, self._label(version))
+            transfer.send(urls, named_tensors, self._label(version))
             client.post_all(urls, f"{PREFIX}/resume", seconds=self._timeouts.weights)
         except ServerError as error:
             raise RunError(f"the weights of version {version} did not reach every server: {error}") from error
         self._version = version
+
+    def load_adapter(self, adapter: Adapter, version: int) -> None:
+        """Put a LoRA adapter in front of the weights that were loaded last, in place of any other.
+
+        A server that is lost afterwards does not come back: it has lost the weights below the adapter.
+
+        Raises:
+            RuntimeError: If requests are under way, or a server's ``--max-lora-rank`` is less than the adapter's rank.
+            RunError: If a server fails.
+        """
+        rank = int(adapter.config["r"])
+        if rank > self._max_lora_rank:
+            raise RuntimeError(
+                f"an adapter's rank must be <= the servers' {self._max_lora_rank}, got {rank}: start them with "
+                "--enable-lora --max-lora-rank"
+            )
+        client, urls = self._idle("load_adapter", take_back=False)
+        with tempfile.TemporaryDirectory(prefix="gigpo-adapter-", dir=self._weights_folder) as folder:
+            adapter.save(folder)
+            try:
+                self._name_adapter(client, urls, self._label(version), folder)
+                payload = {"new_version": self._label(version)}
+                client.post_all(urls, f"{PREFIX}/update_weight_version", payload, seconds=self._timeouts.weights)
+            except ServerError as error:
+                raise RunError(f"the adapter of version {version} did not reach every server: {error}") from error
+        self._version = version
+
+    def _name_adapter(self, client: ServerClient, urls: Sequence[str], name: str, folder: str) -> None:
+        """Have the servers load an adapter by a name, which requests then ask for; an empty one asks for none."""
+        payload = {"name": name, "folder": folder}
+        client.post_all(urls, f"{PREFIX}/load_adapter", payload, seconds=self._timeouts.weights)
+        self._adapter = name
+
+    def _idle(self, what: str, take_back: bool = True) -> tuple[ServerClient, list[str]]:
+        """The servers that take part, which from now on have neither the old weights nor yet the new ones.
+
+        Raises:
+            RuntimeError: If requests are under way.
+            RunError: If no server is left.
+        """
+        client = self._started()
+        if self._requests:
+            raise RuntimeError(f"{what} needs an idle engine, but requests are under way")
+        self._version = -1
+        if take_back:
+            self._take_back_servers(client)
+        return client, [server.url for server in self.replicas]
 
     def score(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[list[float]]:
         """Log-probability, at temperature 1, of each token of each completion after its prompt, by the first server."""
@@ -266,6 +316,7 @@ class VLLMServerEngine:
         server.running.add(request.request_id)
         payload = {
             "request_id": f"{self._run}/{request.request_id}",
+            "model": self._adapter or None,
             "token_ids": list(request.prompt_ids),
             "sampling_params": {
                 "temperature": request.sampling.temperature,
@@ -335,7 +386,7 @@ class VLLMServerEngine:
         scores = []
         for prompt, completion in pairs:
             ids = [*prompt, *completion]
-            payload = {"token_ids": ids, "sampling_params": sampling}
+            payload = {"model": self._adapter or None, "token_ids": ids, "sampling_params": sampling}
             try:
                 answer = self._started().post(url, _GENERATE, payload, seconds=self._timeouts.reply)
             except ServerError as error:

@@ -21,6 +21,7 @@ INFO = {
     "logprobs_mode": "processed_logprobs",
     "weight_transfer": "folder",
     "world_size": 1,
+    "max_lora_rank": 0,
 }
 
 

@@ -1,13 +1,16 @@
 """What every engine keeps, on real weights; one start serves all tests of an engine and an architecture."""
 
+import copy
 from contextlib import ExitStack
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
 
 from callbacks.weight_sync import WeightSync, probe_error
 from gigpo_lightning.algorithm import GiGPO
 from gigpo_lightning.rollout import (
+    Adapter,
     GenerationRequest,
     RolloutEngine,
     SamplingParameters,
@@ -32,17 +35,19 @@ def words() -> list[str]:
 
 @pytest.fixture(scope="module", params=CASES)
 def synced(request, tmp_path_factory):
-    """A module and an engine that has its weights."""
+    """A module and an engine that has its weights; those of untied models take adapters, too."""
     name, ties = request.param
+    rank = 8 if ties == "untied" else 0
     source = TinyPolicy([words], hidden_size=64, max_length=512, tie_embeddings=ties == "tied")
     module = GiGPOModule(source, GiGPO())
     with ExitStack() as stack:
         if name == "vllm":
-            engine: RolloutEngine = VLLMEngine(kv_cache_gib=0.125)
+            engine: RolloutEngine = VLLMEngine(kv_cache_gib=0.125, max_lora_rank=rank)
         elif name == "server":
             folder = tmp_path_factory.mktemp("model")
             module.policy.model.config.save_pretrained(folder)
-            engine = VLLMServerEngine([stack.enter_context(real_server(folder)).url])
+            options = ("--enable-lora", "--max-lora-rank", str(rank)) if rank else ()
+            engine = VLLMServerEngine([stack.enter_context(real_server(folder, *options)).url])
         else:
             engine = TransformersEngine()
         WeightSync().sync(module, engine)
@@ -253,3 +258,54 @@ def test_a_prompt_longer_than_the_context_is_refused_before_it_is_queued(synced)
             GenerationRequest(request_id="x", prompt_ids=(5,) * 100, sampling=sampling, stop_token_ids=(2,), seed=0)
         )
     assert engine.poll() == []
+
+
+def adapted(module: GiGPOModule, rank: int = 8, seed: int = 0):
+    """The module's model with a LoRA adapter, which is not nothing, and the adapter."""
+    config = LoraConfig(r=rank, lora_alpha=16, target_modules=["q_proj", "v_proj", "up_proj"], task_type="CAUSAL_LM")
+    model = get_peft_model(copy.deepcopy(module.policy.model), config)
+    noise = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_" in name:
+                parameter.add_(torch.randn(parameter.shape, generator=noise), alpha=0.2)
+    tensors = get_peft_model_state_dict(model)
+    return model.eval(), Adapter(config=model.peft_config["default"].to_dict(), tensors=tensors)
+
+
+def likelihood(model, prompt, completion, temperature=1.0):
+    with torch.no_grad():
+        logits = model(input_ids=torch.tensor([[*prompt, *completion]])).logits[0, len(prompt) - 1 : -1]
+    return torch.log_softmax(logits / temperature, -1).gather(-1, torch.tensor(completion)[:, None])[:, 0].tolist()
+
+
+def test_an_adapter_speaks_instead_of_the_weights_below_it_until_they_are_replaced(synced):
+    module, engine = synced
+    if not module.policy.model.config.tie_word_embeddings:
+        WeightSync().sync(module, engine)
+        sequence = ((5, 6, 7), (8, 9, 10, 11))
+        plain = engine.score([sequence])[0]
+        for version in (100, 101):  # the second takes the place of the first
+            model, adapter = adapted(module, seed=version)
+            engine.load_adapter(adapter, version)
+            assert engine.policy_version == version
+            assert engine.score([sequence])[0] == pytest.approx(likelihood(model, *sequence), abs=1e-4)
+            assert engine.score([sequence])[0] != pytest.approx(plain, abs=1e-2)
+            for reply in ask(engine, [1, 2, 3], temperature=0.7).values():
+                expected = likelihood(model, (5, 6, 7, 8), reply.token_ids, 0.7)
+                assert reply.logprobs == pytest.approx(expected, abs=1e-4)
+                assert reply.policy_version == version
+        change(module)
+        WeightSync().sync(module, engine)
+        assert engine.score([sequence])[0] == pytest.approx(likelihood(module.policy.model, *sequence), abs=1e-4)
+
+
+def test_an_adapter_that_the_engine_has_no_room_for_is_refused(synced):
+    module, engine = synced
+    if isinstance(engine, TransformersEngine):
+        pytest.skip("Transformers takes adapters of any rank")
+    with pytest.raises(
+        RuntimeError, match=r"an adapter's rank must be <= the (engine's max_lora_rank|servers') \d, got 9"
+    ):
+        engine.load_adapter(adapted(module, rank=9)[1], 100)
+    assert engine.policy_version == module.policy_version

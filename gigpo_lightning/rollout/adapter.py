@@ -1,0 +1,48 @@
+"""LoRA adapters on their way to an engine, in the format of PEFT's folders."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+from safetensors.torch import save_file
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Adapter:
+    """A LoRA adapter.
+
+    Attributes:
+        config: What PEFT writes to ``adapter_config.json``.
+        tensors: What it writes to ``adapter_model.safetensors``, by the same names.
+    """
+
+    config: Mapping[str, Any]
+    tensors: Mapping[str, Tensor]
+
+    def save(self, folder: str | Path) -> None:
+        """Write a folder that PEFT and vLLM load."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        config = {
+            name: sorted(value) if isinstance(value, set | frozenset) else value for name, value in self.config.items()
+        }
+        (folder / "adapter_config.json").write_text(json.dumps(config, default=str))
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.tensors.items()}
+        save_file(tensors, folder / "adapter_model.safetensors")
+
+
+@runtime_checkable
+class LoadsAdapters(Protocol):
+    """An engine that takes a LoRA adapter instead of the whole weights."""
+
+    def load_adapter(self, adapter: Adapter, version: int) -> None:
+        """Put an adapter in front of the weights that were loaded last, in place of any other.
+
+        ``load_weights`` takes it away again.
+
+        Raises:
+            RuntimeError: If requests are under way, or the engine was not made for adapters.
+        """
