@@ -31,12 +31,16 @@ class WeightSync(Callback):
             float32, 0.5 for bfloat16, 0.1 for float16.
         num_probes: Number of probe sequences.
         probe_tokens: Tokens of each.
+        sleep: Put the engine to sleep while the policy is updated, and load the weights anew when it wakes: where both
+            share a GPU, each has the other's memory in its turn. ``VLLMEngine`` then needs ``allow_sleep: true``.
 
     Raises:
         RunError: Before a rollout, if trainer and engine differ by more than the tolerance.
     """
 
-    def __init__(self, tolerance: float | None = None, num_probes: int = 4, probe_tokens: int = 24) -> None:
+    def __init__(
+        self, tolerance: float | None = None, num_probes: int = 4, probe_tokens: int = 24, sleep: bool = False
+    ) -> None:
         if tolerance is not None and not tolerance > 0:
             raise ValueError(f"tolerance must be > 0, got {tolerance}")
         if num_probes < 1 or probe_tokens < 2:
@@ -44,6 +48,8 @@ class WeightSync(Callback):
         self.tolerance = tolerance
         self.num_probes = num_probes
         self.probe_tokens = probe_tokens
+        self.sleep = sleep
+        self._asleep = False
         self.metrics: dict[str, float] = {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -61,13 +67,15 @@ class WeightSync(Callback):
     def sync(self, module: GiGPOModule, engine: RolloutEngine) -> None:
         """Bring the engine to the module's version, unless it is there."""
         policy = module.policy
+        if self._asleep:
+            engine.wake()
+            self._asleep = False
         if engine.policy_version == module.policy_version:
             return
         with tempfile.TemporaryDirectory(prefix="gigpo-engine-") as folder:
             policy.model.config.save_pretrained(folder)
             engine.start(folder)
         started = time.perf_counter()
-        engine.wake()
         engine.load_weights(policy.named_weights(), module.policy_version)
         probes = self._probes(policy)
         error = max(probe_error(policy, replica, probes) for replica in getattr(engine, "replicas", (engine,)))
@@ -81,6 +89,12 @@ class WeightSync(Callback):
                 "have the trainer's weights, or computes with them otherwise (check both dtypes)"
             )
         _logger.debug("weights synced to version %d, error %.2g", module.policy_version, error)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Put the engine to sleep before the first update: the epoch's episodes have been played."""
+        if self.sleep and not self._asleep:
+            cast("Any", trainer).datamodule.engine.sleep()
+            self._asleep = True
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the latest sync."""

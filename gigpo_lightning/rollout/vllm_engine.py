@@ -41,6 +41,7 @@ class VLLMEngine:
         tensor_parallel_size: Devices that share one engine.
         enforce_eager: Leave out compilation and CUDA graphs: a quicker start, slower tokens on a GPU.
         trust_remote_code: Run code that the checkpoint brings along. Never unless you ask for it.
+        allow_sleep: Let ``sleep`` free a GPU's memory; vLLM must know from the start.
         max_lora_rank: Largest rank of a LoRA adapter; 0 takes none.
         options: More arguments of ``vllm.LLM``, by their names there.
     """
@@ -57,6 +58,7 @@ class VLLMEngine:
         tensor_parallel_size: int = 1,
         enforce_eager: bool = False,
         trust_remote_code: bool = False,
+        allow_sleep: bool = False,
         max_lora_rank: int = 0,
         options: dict[str, Any] | None = None,
     ) -> None:
@@ -74,6 +76,8 @@ class VLLMEngine:
             **(options or {}),
         }
         self._kv_cache_bytes = int(kv_cache_gib * (1 << 30))
+        self._allow_sleep = allow_sleep
+        self._asleep = False
         self._llm: Any = None
         self._vllm: Any = None
         self._adapters = 0
@@ -108,7 +112,7 @@ class VLLMEngine:
             return
         self._vllm = _import_vllm()
         on_cpu = bool(self._vllm.platforms.current_platform.is_cpu())
-        device_options: dict[str, Any] = {}
+        device_options: dict[str, Any] = {"enable_sleep_mode": self._allow_sleep}
         if on_cpu:
             # vLLM compiles small functions such as the gathering of logprobs anew for every shape: minutes of a CPU.
             torch._dynamo.config.disable = True
@@ -211,15 +215,28 @@ class VLLMEngine:
         return [scores[f"score-{index}"][len(prompt) :] for index, (prompt, _) in enumerate(pairs)]
 
     def sleep(self) -> None:
-        """Free the weights and the key-value cache until ``wake``; a CPU has nothing to free."""
+        """Free the weights and the key-value cache until ``wake``; a CPU has nothing to free.
+
+        Raises:
+            RuntimeError: If requests are under way, or a GPU's engine was not made with ``allow_sleep``.
+        """
+        if self._asleep:
+            return
+        if self._started().llm_engine.has_unfinished_requests():
+            raise RuntimeError("sleep needs an idle engine, but requests are under way")
         if not self._on_cpu():
+            if not self._allow_sleep:
+                raise RuntimeError("sleep needs a VLLMEngine with allow_sleep: true")
+            self._forget_adapter()
             self._llm.sleep(level=2)
             self._version = -1
+        self._asleep = True
 
     def wake(self) -> None:
-        """Take the memory back; the next ``load_weights`` fills it."""
-        if not self._on_cpu():
+        """Take the memory back, which the next ``load_weights`` fills; nothing if it is awake."""
+        if self._asleep and not self._on_cpu():
             self._llm.wake_up()
+        self._asleep = False
 
     def close(self) -> None:
         """End for good; a second call does nothing."""
@@ -234,6 +251,8 @@ class VLLMEngine:
             if self._model is None:
                 raise RuntimeError("the VLLMEngine has not been started; the WeightSync callback does that")
             self.start(self._model)
+        if self._asleep:
+            raise RuntimeError("the VLLMEngine is asleep: wake it first")
         return self._llm
 
     def _idle(self, what: str) -> Any:
@@ -253,7 +272,6 @@ class VLLMEngine:
             self._adapter_folder = None
 
     def _on_cpu(self) -> bool:
-        self._started()
         return bool(self._vllm.platforms.current_platform.is_cpu())
 
     def _add(self, request_id: str, prompt_ids: Sequence[int], sampling: Any) -> None:

@@ -309,3 +309,15 @@ def test_an_adapter_that_the_engine_has_no_room_for_is_refused(synced):
     ):
         engine.load_adapter(adapted(module, rank=9)[1], 100)
     assert engine.policy_version == module.policy_version
+
+
+def test_an_engine_that_has_slept_speaks_as_before(synced):
+    module, engine = synced
+    before = ask(engine, [1, 2])
+    engine.sleep()
+    engine.wake()
+    WeightSync().sync(module, engine)
+    assert {name: each.token_ids for name, each in ask(engine, [1, 2]).items()} == {
+        name: each.token_ids for name, each in before.items()
+    }
+    engine.wake()  # a second call does nothing

@@ -1,0 +1,70 @@
+"""An engine that sleeps while the policy is updated."""
+
+import pytest
+
+from callbacks import WeightSync
+from gigpo_lightning.rollout import ScriptedEngine
+from tests.scripted_run import quiet_trainer, random_walk, tiny_module, walking_data
+
+
+class Sleeper(ScriptedEngine):
+    """Forgets its weights in its sleep, as vLLM does, and does nothing else until it wakes."""
+
+    def __init__(self, module):
+        super().__init__(random_walk(module).script)
+        self.module = module
+        self.asleep = False
+        self.log = []
+
+    def sleep(self):
+        assert not self.asleep
+        self.asleep, self._version = True, -1
+        self.log.append("sleep")
+
+    def wake(self):
+        assert self.asleep
+        self.asleep = False
+        self.log.append("wake")
+
+    def submit(self, request):
+        assert not self.asleep
+        super().submit(request)
+
+    def load_weights(self, named_tensors, version):
+        assert not self.asleep
+        super().load_weights(named_tensors, version)
+        self.log.append(version)
+
+    def score(self, pairs):
+        return [[float("nan")] * len(completion) for _, completion in pairs]
+
+
+@pytest.fixture
+def trusting(monkeypatch):
+    """A script has no weights to compare."""
+    monkeypatch.setattr("callbacks.weight_sync.probe_error", lambda *_: 0.0)
+
+
+def run(folder, sync, **options):
+    module = tiny_module()
+    engine = Sleeper(module)
+    quiet_trainer(folder, sync, max_epochs=2, **options).fit(module, walking_data(engine, minibatch_size=1000))
+    return engine.log
+
+
+def test_it_wakes_before_each_rollout_and_is_given_the_weights_anew(tmp_path, trusting):
+    assert run(tmp_path, WeightSync(sleep=True), limit_val_batches=0) == [0, "sleep", "wake", 1, "sleep"]
+
+
+def test_an_evaluation_wakes_it_and_the_rollout_after_it_finds_it_awake(tmp_path, trusting):
+    log = run(tmp_path, WeightSync(sleep=True))
+    assert log == [0, "sleep", "wake", 1, "sleep", "wake", 2]
+
+
+def test_unless_it_is_asked_to_it_never_sleeps(tmp_path, trusting):
+    assert run(tmp_path, WeightSync(), limit_val_batches=0) == [0, 1]
+
+
+def test_new_weights_are_proved_after_every_sleep(tmp_path):
+    with pytest.raises(RuntimeError, match="differ by inf"):
+        run(tmp_path, WeightSync(sleep=True))
