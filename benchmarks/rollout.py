@@ -17,6 +17,7 @@ from typing import Any
 
 import gymnasium
 import numpy as np
+from alfworld_engine import measure
 from rich.console import Console
 from rich.table import Table
 
@@ -71,7 +72,7 @@ def lock_step(collector: Collector, tasks: Sequence[Task], *, keep_finished: boo
     for number, task in enumerate(tasks):
         slot = collector.pool.take_slot(task)
         assert slot is not None
-        episodes.append(Episode(group=Group(task=task, index=number), index=0, slot=slot))
+        episodes.append(Episode(group=Group(task=task, index=number, noise_key="lock-step"), index=0, slot=slot))
         collector.pool.reset(slot, task)
     going = {episode.slot: episode for episode in episodes}
     turn = 0
@@ -101,7 +102,7 @@ def write_all(collector: Collector, episodes: Sequence[Episode], turn: int) -> l
     """Ask for a reply to every episode, and wait for the last."""
     asked = {}
     for number, episode in enumerate(episodes):
-        episode.request = replace(collector.player.request(episode, "lock-step"), request_id=f"{number}/{turn}")
+        episode.request = replace(collector.player.request(episode), request_id=f"{number}/{turn}")
         asked[episode.request.request_id] = episode
         collector.engine.submit(episode.request)
     replies: list[tuple[Episode, Completion]] = []
@@ -146,11 +147,17 @@ def forget_prefixes(cli: Any) -> None:
     cli.datamodule.engine.load_weights(cli.model.policy.named_weights(), cli.model.policy_version)
 
 
-def against_lock_step(cli: Any, tasks: Sequence[Task], group: int, cap: int, repeats: int) -> list[Task]:
-    """The table of variants by length; returns the last tasks."""
+def against_the_stock_environment(tasks: Sequence[Task]) -> None:
+    """ALFWorld's steps on one core, the fast engine's against the unmodified one's."""
+    seconds = {name: measure(tasks, 30, fast)[2] for name, fast in (("stock", False), ("fast", True))}
+    ratio = seconds["stock"] / seconds["fast"]
+    OUT.print(f"ALFWorld: {1 / seconds['fast']:.0f} steps/s, {1 / seconds['stock']:.0f} unmodified: {ratio:.0f} times")
+
+
+def against_lock_step(cli: Any, tasks: Sequence[Task], group: int, cap: int, repeats: int) -> None:
+    """The table of variants by length."""
     environment = CutEnvironment(cli.datamodule.environment)
     report = Table("mean length", "variant", "episodes/s", "ours is faster by", title=f"{len(tasks) * group} episodes")
-    played: list[Task] = []
     for share in (0.25, 0.5, 0.75):
         played = cut_tasks(tasks, group, cap, share)
         mean = np.mean([task.payload["length"] for task in played])
@@ -176,7 +183,6 @@ def against_lock_step(cli: Any, tasks: Sequence[Task], group: int, cap: int, rep
             ratio = time_taken / seconds["ours"]
             report.add_row(f"{mean:.1f} of {cap}", name, f"{len(played) / time_taken:.1f}", f"{ratio:.2f}")
     OUT.print(report)
-    return played
 
 
 def against_the_engine(cli: Any, tasks: Sequence[Task], cap: int, repeats: int) -> None:
@@ -222,8 +228,8 @@ def against_the_engine(cli: Any, tasks: Sequence[Task], cap: int, repeats: int) 
         best["saturated"] = max(best["saturated"], tokens / (time.perf_counter() - started))
     share = best["rollout"] / best["saturated"]
     OUT.print(
-        f"scripted environment, {len(requests):,} requests: {best['rollout']:.0f} tokens/s in a rollout, "
-        f"{best['saturated']:.0f} tokens/s all at once: {share:.0%}"
+        f"scripted environment, {len(tasks)} episodes, {len(requests):,} requests: {best['rollout']:.0f} tokens/s in "
+        f"a rollout, {best['saturated']:.0f} tokens/s all at once: {share:.0%}"
     )
 
 
@@ -241,9 +247,12 @@ def main() -> None:
     cli.datamodule.prepare_data()
     cli.model.configure_model()
     WeightSync().sync(cli.model, cli.datamodule.engine)
-    tasks = cli.datamodule.tasks.panel("train").tasks[: arguments.tasks]
-    played = against_lock_step(cli, tasks, arguments.group, arguments.cap, arguments.repeats)
-    against_the_engine(cli, played, arguments.cap, arguments.repeats)
+    tasks = cli.datamodule.tasks.panel("train").tasks
+    against_the_stock_environment(tasks[:7])
+    against_lock_step(cli, tasks[: arguments.tasks], arguments.group, arguments.cap, arguments.repeats)
+    for number in (arguments.tasks, 2 * arguments.tasks):
+        played = cut_tasks(tasks[:number], arguments.group, arguments.cap, 0.75)
+        against_the_engine(cli, played, arguments.cap, arguments.repeats)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """The callback that keeps the episodes: in files, and a few to read in TensorBoard."""
 
+import copy
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +11,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from gigpo_lightning.algorithm import Credit
 from gigpo_lightning.rollout.record import HeldOutEpisodes, Rollout
 from gigpo_lightning.rollout.store import write_trajectories
-from gigpo_lightning.trajectory import Trajectory, TrajectoryGroup
+from gigpo_lightning.trajectory import StepTable, Trajectory, TrajectoryGroup
+from modules import GiGPOModule
 
 _logger = logging.getLogger(__name__)
 
@@ -32,7 +34,8 @@ class Transcripts(Callback):
         rollout = cast("Rollout | None", cast("Any", trainer).datamodule.last_rollout)
         due = self.every_n_epochs and rollout is not None and rollout.epoch % self.every_n_epochs == 0
         if due and rollout is not None and trainer.log_dir is not None:
-            self._write(trainer, f"epoch_{rollout.epoch}", rollout.groups, rollout.credit, rollout.temperature)
+            groups, credit = rollout.groups, rollout.credit
+            self._write(trainer, pl_module, f"epoch_{rollout.epoch}", groups, credit, rollout.temperature)
 
     def on_validation_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *args: Any
@@ -53,23 +56,31 @@ class Transcripts(Callback):
     def on_predict_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *args: Any
     ) -> None:
-        """Write the played episodes."""
+        """Write the played episodes, with the credit that their steps would have had.
+
+        One episode of a task has none to be compared with: ``held_out_repeats`` says how many there are.
+        """
         if isinstance(batch, HeldOutEpisodes):
-            path = self._write(trainer, f"predict_{batch.split}", batch.groups, None, batch.temperature)
+            estimator = copy.deepcopy(cast("GiGPOModule", pl_module).credit)  # one that remembers must not learn of it
+            credit = estimator.estimate(StepTable.from_groups(batch.groups))
+            name = f"predict_{batch.split}"
+            path = self._write(trainer, pl_module, name, batch.groups, credit, batch.temperature)
             _logger.info("episodes written to %s", path)
 
     def _write(
         self,
         trainer: Trainer,
+        pl_module: LightningModule,
         name: str,
         groups: Sequence[TrajectoryGroup],
-        credit: Credit | None,
+        credit: Credit,
         temperature: float,
     ) -> Path:
         folder = Path(trainer.log_dir or trainer.default_root_dir) / "trajectories"
         rank = f".{trainer.global_rank}" if trainer.world_size > 1 else ""
         path = folder / f"{name}{rank}.parquet"
-        write_trajectories(path, groups, credit, temperature=temperature)
+        prompt_text = cast("GiGPOModule", pl_module).policy.tokenizer.exact_text
+        write_trajectories(path, groups, credit, temperature=temperature, prompt_text=prompt_text)
         return path
 
 

@@ -112,8 +112,12 @@ class Collector:
         for group in state.groups:
             progress.finished += len(group.finished)
             progress.successes += sum(trajectory.success for trajectory in group.finished.values())
-        with self.display.showing(progress):
-            _Rollout(self, state, group_size, len(state.groups) if wanted is None else wanted, progress).play()
+        try:
+            with self.display.showing(progress):
+                _Rollout(self, state, group_size, len(state.groups) if wanted is None else wanted, progress).play()
+        except BaseException:
+            getattr(self.engine, "cancel", lambda: None)()
+            raise
         dropped = [group for group in state.groups if group.dropped]
         complete = state.take(group_size, wanted)
         progress.carried = sum(group_size - len(group.finished) for group in state.groups)

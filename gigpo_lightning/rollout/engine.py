@@ -76,7 +76,8 @@ class Scorer(Protocol):
 class RolloutEngine(Scorer, Protocol):
     """Writes replies with a copy of the policy.
 
-    One that keeps several copies has a property ``replicas``, a Scorer each, so that the weight sync proves them all.
+    One that keeps several copies has a property ``replicas``, a Scorer each: the weight sync proves them all. One
+    that can drop what is under way has a method ``cancel()``, called when a rollout breaks off: the next finds it idle.
     """
 
     @property

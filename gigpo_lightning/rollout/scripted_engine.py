@@ -48,6 +48,10 @@ class ScriptedEngine:
         count = min(self.completions_per_poll, len(self._queue))
         return [self._answer(self._queue.popleft()) for _ in range(count)]
 
+    def cancel(self) -> None:
+        """Drop every request that is under way."""
+        self._queue.clear()
+
     def load_weights(self, named_tensors: Iterable[tuple[str, torch.Tensor]], version: int) -> None:
         """Remember the version."""
         self._version = version

@@ -1,6 +1,6 @@
 """Trajectories on disk: Parquet files that any tool opens, one row a step."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,12 @@ _TEMPERATURE = b"gigpo.temperature"
 
 
 def write_trajectories(
-    path: Path, groups: Sequence[TrajectoryGroup], credit: Credit | None = None, *, temperature: float = 1.0
+    path: Path,
+    groups: Sequence[TrajectoryGroup],
+    credit: Credit | None = None,
+    *,
+    temperature: float = 1.0,
+    prompt_text: Callable[[Sequence[int]], str] | None = None,
 ) -> None:
     """Write groups of episodes, one row a step; the file appears whole or not at all.
 
@@ -24,6 +29,7 @@ def write_trajectories(
         groups: The episodes.
         credit: Adds the advantage's parts; its rows are those of ``StepTable.from_groups(groups)``.
         temperature: That replies were drawn at.
+        prompt_text: Adds the prompts as text; makes it of their token ids.
     """
     rows: list[dict[str, object]] = []
     trajectory_id = 0
@@ -61,6 +67,9 @@ def write_trajectories(
     if credit is not None:
         for name in ("advantage", "episode_advantage", "step_advantage", "step_group_id"):
             table = table.append_column(name, pa.array(getattr(credit, name)))
+    if prompt_text is not None:
+        prompts = [_text(prompt_text(ids)) for ids in table["prompt_ids"].to_pylist()]
+        table = table.append_column("prompt", pa.array(prompts))
     table = table.replace_schema_metadata({_TEMPERATURE: repr(temperature).encode()})
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")

@@ -143,6 +143,10 @@ class TransformersEngine:
             self._cohorts = [cohort for cohort in self._cohorts if cohort.replies]
         return finished
 
+    def cancel(self) -> None:
+        """Drop every request that is under way."""
+        self._waiting, self._cohorts = [], []
+
     def load_weights(self, named_tensors: Iterable[tuple[str, Tensor]], version: int) -> None:
         """Replace the weights.
 

@@ -6,7 +6,7 @@ import ipaddress
 import os
 import threading
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 import aiohttp
 
 from gigpo_lightning.errors import RunError, check_range
+from gigpo_lightning.rollout.vllm_plugin import ARCHITECTURE, PREFIX
 
 _T = TypeVar("_T")
 
@@ -165,6 +166,36 @@ async def _all(calls: Sequence[Coroutine[Any, Any, Any]]) -> list[Any]:
         if isinstance(answer, BaseException):
             raise answer
     return answers
+
+
+def checked_info(client: ServerClient, url: str, wanted: Mapping[str, Any]) -> dict[str, Any]:
+    """Wait for a server, and ask what it is.
+
+    Args:
+        client: Talks to it.
+        url: Its address.
+        wanted: The policy's own configuration, as in ``config.json``.
+
+    Returns:
+        What the route ``info`` of ``vllm_plugin`` says.
+
+    Raises:
+        RunError: If it is not fit for this run; the message says what to do.
+    """
+    client.wait_for(url)
+    try:
+        info: dict[str, Any] = client.get(url, f"{PREFIX}/info", seconds=client.timeouts.connect)
+    except ServerError as error:
+        raise RunError(f"{error}; start it with gigpo-server, which adds what training needs") from error
+    if info["logprobs_mode"] != "processed_logprobs" or info["weight_transfer"] not in ("folder", "nccl"):
+        raise RunError(
+            f"the vLLM server {url} must be started with gigpo-server, which sets logprobs_mode and weight_transfer; "
+            f"got {info['logprobs_mode']!r} and {info['weight_transfer']!r}"
+        )
+    ours = {name: wanted.get(name) for name in ARCHITECTURE}
+    if info["architecture"] != ours:
+        raise RunError(f"the vLLM server {url} must serve the policy's architecture {ours}, got {info['architecture']}")
+    return info
 
 
 def is_loopback(url: str) -> bool:

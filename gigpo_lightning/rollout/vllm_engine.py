@@ -80,6 +80,7 @@ class VLLMEngine:
         self._asleep = False
         self._llm: Any = None
         self._vllm: Any = None
+        self._under_way: set[str] = set()
         self._adapters = 0
         self._adapter: Any = None  # vLLM's request for it, which every request of ours then names
         self._adapter_folder: tempfile.TemporaryDirectory[str] | None = None
@@ -159,6 +160,13 @@ class VLLMEngine:
             output_kind=self._vllm.sampling_params.RequestOutputKind.FINAL_ONLY,
         )
         self._add(request.request_id, request.prompt_ids, sampling)
+        self._under_way.add(request.request_id)
+
+    def cancel(self) -> None:
+        """Drop every request that is under way."""
+        if self._llm is not None and self._under_way:
+            self._llm.llm_engine.abort_request(list(self._under_way))
+        self._under_way.clear()
 
     def poll(self) -> list[Completion]:
         """Return what has finished, blocking until at least one has; empty only if nothing is under way."""
@@ -287,6 +295,7 @@ class VLLMEngine:
 
     def _completion(self, output: Any) -> Completion:
         reply = output.outputs[0]
+        self._under_way.discard(output.request_id)
         return Completion(
             request_id=output.request_id,
             token_ids=tuple(reply.token_ids),

@@ -19,8 +19,8 @@ import torch
 from gigpo_lightning.errors import RunError
 from gigpo_lightning.rollout.adapter import Adapter
 from gigpo_lightning.rollout.engine import Completion, GenerationRequest
-from gigpo_lightning.rollout.vllm_client import ServerClient, ServerError, ServerTimeouts, is_loopback
-from gigpo_lightning.rollout.vllm_plugin import ARCHITECTURE, PREFIX
+from gigpo_lightning.rollout.vllm_client import ServerClient, ServerError, ServerTimeouts, checked_info, is_loopback
+from gigpo_lightning.rollout.vllm_plugin import PREFIX
 from gigpo_lightning.rollout.weight_transfer import FolderTransfer, NCCLTransfer, WeightTransfer
 
 _logger = logging.getLogger(__name__)
@@ -95,7 +95,7 @@ class VLLMServerEngine:
         self._adapter = ""
         self._version = -1
         self._requests: dict[str, GenerationRequest] = {}
-        self._answers: queue.SimpleQueue[tuple[str, VLLMServer, Any]] = queue.SimpleQueue()
+        self._answers: queue.SimpleQueue[tuple[GenerationRequest, VLLMServer, Any]] = queue.SimpleQueue()
 
     @property
     def policy_version(self) -> int:
@@ -123,7 +123,7 @@ class VLLMServerEngine:
             return
         self._client = ServerClient(self._timeouts, self._max_connections)
         wanted = json.loads((Path(model_folder) / "config.json").read_text())
-        infos = [self._checked_info(server.url, wanted) for server in self._servers]
+        infos = [checked_info(self._client, server.url, wanted) for server in self._servers]
         self._max_model_len = min(info["max_model_len"] for info in infos)
         self._max_lora_rank = min(info["max_lora_rank"] for info in infos)
         backends = {info["weight_transfer"] for info in infos}
@@ -158,6 +158,12 @@ class VLLMServerEngine:
             if completion is not None:
                 completions.append(completion)
         return completions
+
+    def cancel(self) -> None:
+        """Drop every request that is under way; the servers end them when the next weights come."""
+        self._requests = {}
+        for server in self._servers:
+            server.running.clear()
 
     def load_weights(self, named_tensors: Iterable[tuple[str, torch.Tensor]], version: int) -> None:
         """Replace the weights of every server and forget every cached prefix.
@@ -254,30 +260,6 @@ class VLLMServerEngine:
     def _label(self, version: int) -> str:
         return f"{self._run}:{version}"
 
-    def _checked_info(self, url: str, wanted: dict[str, Any]) -> dict[str, Any]:
-        """What a server says of itself.
-
-        Raises:
-            RunError: If it is not fit for this run; the message says what to do.
-        """
-        client = self._started()
-        client.wait_for(url)
-        try:
-            info: dict[str, Any] = client.get(url, f"{PREFIX}/info", seconds=self._timeouts.connect)
-        except ServerError as error:
-            raise RunError(f"{error}; start it with gigpo-server, which adds what training needs") from error
-        if info["logprobs_mode"] != "processed_logprobs" or info["weight_transfer"] not in ("folder", "nccl"):
-            raise RunError(
-                f"the vLLM server {url} must be started with gigpo-server, which sets logprobs_mode and "
-                f"weight_transfer; got {info['logprobs_mode']!r} and {info['weight_transfer']!r}"
-            )
-        ours = {name: wanted.get(name) for name in ARCHITECTURE}
-        if info["architecture"] != ours:
-            raise RunError(
-                f"the vLLM server {url} must serve the policy's architecture {ours}, got {info['architecture']}"
-            )
-        return info
-
     def _make_transfer(self, backend: str, world_sizes: Sequence[int]) -> WeightTransfer:
         client = self._started()
         urls = [server.url for server in self._servers]
@@ -329,23 +311,22 @@ class VLLMServerEngine:
         }
         client = self._started()
         call = client.call("POST", server.url, _GENERATE, payload, seconds=self._timeouts.reply)
-        client.begin(call, partial(self._answered, request.request_id, server))
+        client.begin(call, partial(self._answered, request, server))
 
-    def _answered(self, request_id: str, server: VLLMServer, answer: "Future[Any]") -> None:
+    def _answered(self, request: GenerationRequest, server: VLLMServer, answer: "Future[Any]") -> None:
         """Runs in the client's thread."""
         if not answer.cancelled():
-            self._answers.put((request_id, server, answer.exception() or answer.result()))
+            self._answers.put((request, server, answer.exception() or answer.result()))
 
-    def _take(self, request_id: str, server: VLLMServer, answer: Any) -> Completion | None:
+    def _take(self, request: GenerationRequest, server: VLLMServer, answer: Any) -> Completion | None:
         """The completion that a server's answer holds; None if its request was given to another server.
 
         Raises:
             RunError: If the server refuses the request, or no other is left.
         """
-        server.running.discard(request_id)
-        request = self._requests.get(request_id)
-        if request is None:
+        if self._requests.get(request.request_id) is not request:
             return None  # of a rollout that was broken off
+        server.running.discard(request.request_id)
         if isinstance(answer, BaseException) and not isinstance(answer, ServerError):
             raise answer
         if isinstance(answer, ServerError) and 400 <= answer.status < 500:
@@ -357,10 +338,10 @@ class VLLMServerEngine:
                 server.lost = lost
             self._send(request)
             return None
-        del self._requests[request_id]
+        del self._requests[request.request_id]
         choice = answer["choices"][0]
         return Completion(
-            request_id=request_id,
+            request_id=request.request_id,
             token_ids=tuple(choice["token_ids"]),
             logprobs=tuple(token["logprob"] for token in choice["logprobs"]["content"]),
             finish_reason=choice["finish_reason"],

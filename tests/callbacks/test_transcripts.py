@@ -7,6 +7,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from callbacks import Transcripts
 from callbacks.transcripts import transcript
+from gigpo_lightning.algorithm import GiGPO
 from tests.episodes import step, trajectory
 from tests.scripted_run import ScriptedSync, quiet_trainer, random_walk, tiny_module, walking_data
 
@@ -46,6 +47,36 @@ def test_every_nth_epoch_is_written(tmp_path, every, epochs):
     if 0 in epochs:
         table = pq.read_table(f"{trainer.log_dir}/trajectories/epoch_0.parquet")
         assert len(set(table["trajectory_id"].to_pylist())) == 4 * 4
+
+
+def test_prompts_are_there_as_text_that_gives_their_ids(tmp_path):
+    trainer = run(tmp_path, 1)
+    table = pq.read_table(f"{trainer.log_dir}/trajectories/epoch_0.parquet")
+    encode = trainer.lightning_module.policy.tokenizer.encode
+    for prompt, ids in zip(table["prompt"].to_pylist(), table["prompt_ids"].to_pylist(), strict=True):
+        assert encode(prompt) == ids
+
+
+def test_predict_writes_what_training_writes_and_an_estimator_learns_nothing_from_it(tmp_path):
+    trainer = run(tmp_path, 1)
+    module = trainer.lightning_module
+    seen = []
+
+    class Remembers(GiGPO):
+        def estimate(self, table):
+            seen.append(len(table))
+            self.remembered = len(table)
+            return super().estimate(table)
+
+    module.credit = Remembers()
+    data = walking_data(random_walk(module), held_out_repeats=4, predict_split="valid_seen")
+    predictor = quiet_trainer(tmp_path, ScriptedSync(), Transcripts(), logger=TensorBoardLogger(tmp_path))
+    predictor.predict(module, data, return_predictions=False)
+    ours = pq.read_table(f"{predictor.log_dir}/trajectories/predict_valid_seen.parquet")
+    assert ours.schema.names == pq.read_table(f"{trainer.log_dir}/trajectories/epoch_0.parquet").schema.names
+    assert seen == [len(ours)]
+    assert not hasattr(module.credit, "remembered")
+    assert any(ours["episode_advantage"].to_pylist())
 
 
 def test_a_success_and_a_failure_can_be_read_in_tensorboard(tmp_path):

@@ -5,10 +5,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from tokenizers import Tokenizer
+from tokenizers.models import BPE
+from tokenizers.pre_tokenizers import ByteLevel
+from tokenizers.trainers import BpeTrainer
 from transformers import PreTrainedTokenizerFast
 
 from modules import Policy, PretrainedPolicy, TinyPolicy
 from modules.policy import word_tokenizer
+from modules.tokenizer import TransformersTokenizer
 
 
 def words() -> list[str]:
@@ -69,6 +74,19 @@ def test_a_saved_policy_comes_back_whole(tie_embeddings: bool, tmp_path: Path):
     assert back.tokenizer.encode(text) == policy.tokenizer.encode(text)
     assert back.tokenizer.decode([*back.tokenizer.encode(text), back.tokenizer.end_token_id]) == text
     assert back.tokenizer.stop_token_ids == policy.tokenizer.stop_token_ids
+
+
+@pytest.mark.parametrize("text", ["w3 w11 w0", "", "  w1   w2 ", "nobody knows w4", "<end> w1 <pad>", "\ud7ff é\n\tw5"])
+def test_the_short_way_to_token_ids_gives_what_transformers_gives(text: str):
+    bytes_too = Tokenizer(BPE())
+    bytes_too.pre_tokenizer = ByteLevel(add_prefix_space=False)
+    bytes_too.train_from_iterator(["w1 w2 w11", "nobody knows", "é"], BpeTrainer(initial_alphabet=ByteLevel.alphabet()))
+    for tokenizer in (
+        tiny().tokenizer.tokenizer,
+        PreTrainedTokenizerFast(tokenizer_object=bytes_too, eos_token="<end>", pad_token="<pad>"),
+    ):
+        ours = TransformersTokenizer(tokenizer)
+        assert ours.encode(text) == tokenizer.encode(text, add_special_tokens=False)
 
 
 def test_the_seed_decides_the_weights_and_disturbs_no_other_noise():

@@ -212,6 +212,27 @@ def test_weights_that_break_off_half_way_leave_an_engine_that_admits_it(synced):
     assert engine.policy_version == module.policy_version
 
 
+def test_what_is_cancelled_is_never_answered_and_leaves_the_engine_idle(synced):
+    module, engine = synced
+    expected = ask(engine, [5])["5"]
+    for seed in (5, 6, 7):
+        engine.submit(
+            GenerationRequest(
+                request_id=str(seed),
+                prompt_ids=(9, 9),
+                sampling=SamplingParameters(max_tokens=200),
+                stop_token_ids=(),
+                seed=seed,
+            )
+        )
+    engine.cancel()
+    assert engine.poll() == []
+    WeightSync().sync(module, engine)
+    engine.load_weights(module.policy.named_weights(), module.policy_version)
+    again = ask(engine, [5])["5"]  # the same name as one that was cancelled
+    assert (again.token_ids, again.request_id) == (expected.token_ids, "5")
+
+
 def test_new_weights_wait_for_an_idle_engine(synced):
     module, engine = synced
     engine.submit(
