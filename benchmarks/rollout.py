@@ -154,11 +154,13 @@ def against_the_stock_environment(tasks: Sequence[Task]) -> None:
     OUT.print(f"ALFWorld: {1 / seconds['fast']:.0f} steps/s, {1 / seconds['stock']:.0f} unmodified: {ratio:.0f} times")
 
 
-def against_lock_step(cli: Any, tasks: Sequence[Task], group: int, cap: int, repeats: int) -> None:
+def against_lock_step(
+    cli: Any, tasks: Sequence[Task], group: int, cap: int, shares: Sequence[float], repeats: int
+) -> None:
     """The table of variants by length."""
     environment = CutEnvironment(cli.datamodule.environment)
     report = Table("mean length", "variant", "episodes/s", "ours is faster by", title=f"{len(tasks) * group} episodes")
-    for share in (0.25, 0.5, 0.75):
+    for share in shares:
         played = cut_tasks(tasks, group, cap, share)
         mean = np.mean([task.payload["length"] for task in played])
         collector = collector_of(cli, environment, len(played), cap, 1)
@@ -240,6 +242,7 @@ def main() -> None:
     parser.add_argument("--cap", type=int, default=50)
     parser.add_argument("--tasks", type=int, default=16)
     parser.add_argument("--group", type=int, default=8)
+    parser.add_argument("--shares", type=float, nargs="+", default=[0.2, 0.25, 0.5, 0.75], help="mean length by cap")
     parser.add_argument("--repeats", type=int, default=2)
     arguments = parser.parse_args()
     share_the_machine()
@@ -249,7 +252,8 @@ def main() -> None:
     WeightSync().sync(cli.model, cli.datamodule.engine)
     tasks = cli.datamodule.tasks.panel("train").tasks
     against_the_stock_environment(tasks[:7])
-    against_lock_step(cli, tasks[: arguments.tasks], arguments.group, arguments.cap, arguments.repeats)
+    chosen = tasks[: arguments.tasks]
+    against_lock_step(cli, chosen, arguments.group, arguments.cap, arguments.shares, arguments.repeats)
     for number in (arguments.tasks, 2 * arguments.tasks):
         played = cut_tasks(tasks[:number], arguments.group, arguments.cap, 0.75)
         against_the_engine(cli, played, arguments.cap, arguments.repeats)

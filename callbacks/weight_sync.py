@@ -10,7 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from gigpo_lightning.errors import RunError
-from gigpo_lightning.rollout.engine import RolloutEngine, Scorer
+from gigpo_lightning.rollout.engine import Replicated, RolloutEngine, Scorer
 from modules import GiGPOModule, Policy
 
 _logger = logging.getLogger(__name__)
@@ -76,9 +76,10 @@ class WeightSync(Callback):
             policy.model.config.save_pretrained(folder)
             engine.start(folder)
         started = time.perf_counter()
+        engine.wake()  # it may have slept when another run broke off
         engine.load_weights(policy.named_weights(), module.policy_version)
-        probes = self._probes(policy)
-        error = max(probe_error(policy, replica, probes) for replica in getattr(engine, "replicas", (engine,)))
+        probes, copies = self._probes(policy), engine.replicas if isinstance(engine, Replicated) else (engine,)
+        error = max(probe_error(policy, copy, probes) for copy in copies)
         self.metrics = {"sync/max_abs_logprob_error": error, "sync/seconds": time.perf_counter() - started}
         dtype = next(policy.parameters()).dtype
         tolerance = self.tolerance if self.tolerance is not None else _TOLERANCE.get(dtype, 0.5)

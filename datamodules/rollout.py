@@ -253,20 +253,25 @@ class RolloutDataModule(LightningDataModule):
         if self.carry_over is not None:
             self._carried.oldest = epoch - self.carry_over.max_staleness + 1
 
+        begun: list[Task] = []  # a task that was begun twice in an epoch would have the same noise twice
+
+        def others(played: Sequence[Task], missing: int) -> Sequence[Task]:
+            under_way = [group.task for group in self._carried.groups]
+            return more_tasks(panel, [*played, *begun, *under_way], max(0, missing), epoch, self.seed)
+
         def play(tasks: Sequence[Task]) -> tuple[list[TrajectoryGroup], RolloutProgress]:
-            wanted = len(tasks)
-            extra = 0 if self.carry_over is None else self.carry_over.extra_groups - len(self._carried.groups)
-            tasks = [*tasks, *more_tasks(panel, tasks, max(0, extra), epoch, self.seed)]
+            name, wanted = f"epoch {epoch}", len(tasks)
+            if self.carry_over is None:
+                begun.extend(tasks)
+                return collector.play(tasks, self.group_size, noise_key=epoch, name=name)
+            tasks = [*tasks, *others(tasks, self.carry_over.extra_groups - len(self._carried.groups))]
+            begun.extend(tasks)
             return collector.play(
-                tasks, self.group_size, noise_key=epoch, name=f"epoch {epoch}", carried=self._carried, wanted=wanted
+                tasks, self.group_size, noise_key=epoch, name=name, carried=self._carried, wanted=wanted
             )
 
-        return play_groups(
-            play,
-            epoch_tasks(panel, self.tasks_per_epoch, epoch, self.seed)[rank::world_size],
-            lambda played, missing: more_tasks(panel, played, missing, epoch, self.seed),
-            self.group_sampler,
-        )
+        tasks = epoch_tasks(panel, self.tasks_per_epoch, epoch, self.seed)[rank::world_size]
+        return play_groups(play, tasks, others, self.group_sampler)
 
     def _epoch_minibatches(self) -> Iterator[Minibatch]:
         self.rollout()

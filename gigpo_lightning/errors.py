@@ -10,6 +10,10 @@ class RunError(RuntimeError):
     """
 
 
+class NothingPlayedError(RunError):
+    """The environment failed on every task of a rollout; engine and pool are as they should be."""
+
+
 def check_range(name: str, value: float, low: float = 0.0, high: float = math.inf, *, why: str = "") -> None:
     """Refuse a number that is not finite or not within its bounds, both included.
 

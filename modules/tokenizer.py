@@ -38,9 +38,10 @@ class TransformersTokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Token ids of plain text, without special tokens added."""
-        if self._backend is not None:
+        backend = self._backend
+        if backend is not None and backend.truncation is None and backend.padding is None:
             # The same ids in a third of the time: without offsets, and without what Transformers puts around them.
-            return cast("list[int]", self._backend.encode_batch_fast([text], add_special_tokens=False)[0].ids)
+            return cast("list[int]", backend.encode_batch_fast([text], add_special_tokens=False)[0].ids)
         return cast("list[int]", self.tokenizer.encode(text, add_special_tokens=False))
 
     def exact_text(self, ids: Sequence[int]) -> str:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from gigpo_lightning.rollout.vllm_server import server_command
+
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("**/*.md"), *(ROOT / "benchmarks").glob("**/*.md")])
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
@@ -49,6 +51,12 @@ def test_every_subcommand_in_the_documents_exists() -> None:
     named = {words[0] for _, words in commands("gigpo") if words and not words[0].startswith("-")}
     assert "fit" in named
     assert named <= SUBCOMMANDS
+
+
+def test_every_server_command_in_the_documents_is_one() -> None:
+    servers = [words for _, words in commands("gigpo-server")]
+    assert servers
+    assert all(server_command(words)[0][-4] == "--host" for words in servers)
 
 
 def test_every_config_in_the_documents_exists() -> None:

@@ -11,10 +11,9 @@ from gigpo_lightning.rollout.episode import Episode, Group
 class CarryOver:
     """Stops a rollout as soon as an epoch's groups are complete, and goes on with the others in the next epoch.
 
-    More groups are under way than an epoch trains on, so that it need not wait for the last of them; nothing that was
-    begun is thrown away. The price is that a carried episode's first steps were written by older weights. Each step
-    says which (``policy_version``); ``loss.importance_correction`` corrects for the difference by each step's own
-    log-probabilities.
+    More groups are under way than an epoch trains on, so that it need not wait for the last of them. The price is that
+    a carried episode's first steps were written by older weights. Each step says which (``policy_version``), and
+    ``loss.importance_correction`` corrects for the difference by each step's own log-probabilities.
 
     Attributes:
         extra_groups: Groups under way beyond those that an epoch trains on; at most as many as it does.
@@ -55,6 +54,8 @@ class CarriedEpisodes:
 
     def begin(self, tasks: Sequence[Task], group_size: int, noise_key: object) -> None:
         """Add a group of each task; those that were begun before go first."""
+        for group in self.groups:
+            group.carried = len(group.finished)
         added = [Group(task=task, index=self._begun + place, noise_key=noise_key) for place, task in enumerate(tasks)]
         self._begun += len(added)
         self.groups += added

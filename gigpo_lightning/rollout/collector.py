@@ -6,10 +6,17 @@ from collections.abc import Sequence
 
 from gigpo_lightning.environments.base import Task
 from gigpo_lightning.environments.slots import EnvironmentEvent
-from gigpo_lightning.errors import RunError
+from gigpo_lightning.errors import NothingPlayedError, RunError
 from gigpo_lightning.prompts.base import Prompt, Tokenizer
 from gigpo_lightning.rollout.carry_over import CarriedEpisodes
-from gigpo_lightning.rollout.engine import RolloutEngine, SamplingParameters
+from gigpo_lightning.rollout.engine import (
+    Cancels,
+    Completion,
+    Interruptible,
+    Replicated,
+    RolloutEngine,
+    SamplingParameters,
+)
 from gigpo_lightning.rollout.environment_pool import EnvironmentPool
 from gigpo_lightning.rollout.episode import Episode, EpisodePlayer, Group
 from gigpo_lightning.rollout.progress import ProgressDisplay, RolloutProgress
@@ -36,7 +43,8 @@ class Collector:
         sampling: How replies are drawn.
         max_steps: Longest episode, in environment steps.
         seed: Of the sampling noise, with all that names a reply.
-        admission_share: Share of the running episodes that must wait before they enter a busy engine together.
+        admission_share: Share of the running episodes that must wait before they enter a busy engine together; default:
+            0.4, but 0 for an engine of replicas, which gather their own batches.
         max_retries: Times that an episode may be begun again before its group is dropped.
         deterministic: Wait for every environment before the engine goes on, and do everything in the episodes' order:
             two rollouts with the same seed are then equal to the last bit, however quick the workers are. Nothing
@@ -57,7 +65,7 @@ class Collector:
         sampling: SamplingParameters,
         max_steps: int,
         seed: int,
-        admission_share: float = 0.4,
+        admission_share: float | None = None,
         max_retries: int = 2,
         deterministic: bool = False,
         display: ProgressDisplay | None = None,
@@ -74,7 +82,8 @@ class Collector:
             context=engine.max_model_len,
             seed=seed,
         )
-        self.admission_share = admission_share
+        default_share = 0.0 if isinstance(engine, Replicated) else 0.4
+        self.admission_share = default_share if admission_share is None else admission_share
         self.max_retries = max_retries
         self.deterministic = deterministic
         self.display = display or ProgressDisplay()
@@ -103,26 +112,26 @@ class Collector:
             The complete groups, the oldest first and no more than ``wanted``, and the rollout's counts.
 
         Raises:
-            RunError: If every group was dropped; the message names a task and what failed.
+            NothingPlayedError: If every group was dropped; the message names a task and what failed.
+            RunError: If the engine or the workers cannot go on.
             ValueError: If a task's shortest prompt has no room in the context.
         """
         state = CarriedEpisodes() if carried is None else carried
         state.begin(tasks, group_size, noise_key)
-        progress = RolloutProgress(name=name, total=len(state.groups) * group_size)
-        for group in state.groups:
-            progress.finished += len(group.finished)
-            progress.successes += sum(trajectory.success for trajectory in group.finished.values())
+        unfinished = sum(group_size - group.carried for group in state.groups)
+        progress = RolloutProgress(name=name, total=unfinished)
         try:
             with self.display.showing(progress):
                 _Rollout(self, state, group_size, len(state.groups) if wanted is None else wanted, progress).play()
         except BaseException:
-            getattr(self.engine, "cancel", lambda: None)()
+            if isinstance(self.engine, Cancels):
+                self.engine.cancel()
             raise
         dropped = [group for group in state.groups if group.dropped]
         complete = state.take(group_size, wanted)
         progress.carried = sum(group_size - len(group.finished) for group in state.groups)
         if dropped and not complete:
-            raise RunError(
+            raise NothingPlayedError(
                 f"the environment failed on every task; on task {dropped[-1].task.task_id!r}:\n{dropped[-1].dropped}"
             )
         return [
@@ -172,6 +181,8 @@ class _Rollout:
             self._submit()
             self._hear_engine()
             self._begin_episodes()
+            if not (self.stepping or self.waiting or self.generating or self.abandoned):
+                raise RunError(f"no environment slot is free for {len(self.queue)} episodes, and none will be")
             self._hear_environments()
             self.collector.display.update(self.progress)
         while self.generating or self.abandoned:
@@ -255,9 +266,10 @@ class _Rollout:
         for episode in [each for each in self.running.values() if each.group is group]:
             if episode.slot not in self.stepping:
                 self._end(episode)
-        self.progress.finished -= len(group.finished)
-        self.progress.successes -= sum(trajectory.success for trajectory in group.finished.values())
-        self.progress.dropped += self.group_size
+        ended_here = list(group.finished.values())[group.carried :]
+        self.progress.finished -= len(ended_here)
+        self.progress.successes -= sum(trajectory.success for trajectory in ended_here)
+        self.progress.dropped += self.group_size - group.carried
 
     def _submit(self) -> None:
         """Give the engine what waits, once that is enough to be worth its while."""
@@ -272,7 +284,7 @@ class _Rollout:
 
     def _hear_engine(self) -> None:
         clock = time.perf_counter()
-        for completion in self.collector.engine.poll() if self.generating or self.abandoned else ():
+        for completion in self._poll_engine() if self.generating or self.abandoned else ():
             self.progress.tokens += len(completion.token_ids)
             if completion.request_id in self.abandoned:
                 self.abandoned.remove(completion.request_id)
@@ -282,3 +294,22 @@ class _Rollout:
             self.pool.step(episode.slot, self.collector.player.act(episode, completion))
             self.progress.steps += 1
         self.progress.engine_seconds += time.perf_counter() - clock
+
+    def _poll_engine(self) -> list[Completion]:
+        """The engine's next replies; fewer, or none, if enough has come together meanwhile to be submitted."""
+        engine = self.collector.engine
+        if self.collector.deterministic or not isinstance(engine, Interruptible):
+            return engine.poll()
+        return engine.poll_unless(self._listen)
+
+    def _listen(self) -> bool:
+        """Hear environments between two steps of the engine; whether what waits is worth interrupting it."""
+        if not self.stepping:
+            return False
+        clock = time.perf_counter()
+        for event in self.pool.poll(block=False):
+            self._hear(event)
+        seconds = time.perf_counter() - clock
+        self.progress.environment_seconds += seconds
+        self.progress.engine_seconds -= seconds
+        return bool(self.waiting) and self._enough()

@@ -1,6 +1,6 @@
 """What an engine is: token ids in, token ids and the sampler's own log-probabilities out."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -76,8 +76,8 @@ class Scorer(Protocol):
 class RolloutEngine(Scorer, Protocol):
     """Writes replies with a copy of the policy.
 
-    One that keeps several copies has a property ``replicas``, a Scorer each: the weight sync proves them all. One
-    that can drop what is under way has a method ``cancel()``, called when a rollout breaks off: the next finds it idle.
+    What an engine can do beyond this is in protocols of its own: ``Interruptible``, ``Cancels``, ``Replicated`` and
+    ``LoadsAdapters``.
     """
 
     @property
@@ -108,3 +108,28 @@ class RolloutEngine(Scorer, Protocol):
 
     def close(self) -> None:
         """End for good; a second call does nothing."""
+
+
+@runtime_checkable
+class Interruptible(Protocol):
+    """An engine that new requests can join without waiting for a reply to be finished."""
+
+    def poll_unless(self, ready: Callable[[], bool]) -> list[Completion]:
+        """As ``poll``, but asks between steps whether there is more to submit, and returns at once if so."""
+
+
+@runtime_checkable
+class Cancels(Protocol):
+    """An engine that can drop what is under way, so that the next rollout finds it idle."""
+
+    def cancel(self) -> None:
+        """Drop every request that is under way; called when a rollout breaks off."""
+
+
+@runtime_checkable
+class Replicated(Protocol):
+    """An engine that keeps several copies of the weights, each of which must be proved."""
+
+    @property
+    def replicas(self) -> Sequence[Scorer]:
+        """The copies that take part."""

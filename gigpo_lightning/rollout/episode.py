@@ -25,6 +25,8 @@ class Group:
     noise_key: object = 0
     """What else its sampling noise depends on, such as the epoch that began it."""
     finished: dict[int, Trajectory] = field(default_factory=dict)
+    carried: int = 0
+    """How many of them had ended when this rollout began."""
     dropped: str = ""
 
 

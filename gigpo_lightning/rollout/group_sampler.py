@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from gigpo_lightning.environments.base import Task
-from gigpo_lightning.errors import RunError
+from gigpo_lightning.errors import NothingPlayedError
 from gigpo_lightning.rollout.progress import RolloutProgress
 from gigpo_lightning.trajectory import TrajectoryGroup
 
@@ -99,7 +99,7 @@ def play_groups(
         rounds += 1
         try:
             groups, part = play(more)
-        except RunError as error:  # no task of this round could be played; those that are kept were
+        except NothingPlayedError as error:  # no task of this round could be played; those that are kept were
             _logger.warning("round %d gave nothing: %s", rounds, error)
             groups = []
             continue

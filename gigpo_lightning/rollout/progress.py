@@ -18,9 +18,9 @@ class RolloutProgress:
 
     Attributes:
         name: What is played, such as ``"epoch 3"``.
-        total: Number of episodes to be played, with those of the groups that were carried over to this rollout: in the
-            end, those that have finished, those that were dropped and those that are carried on.
-        finished: Episodes that have ended, but for those whose group was dropped.
+        total: Number of episodes to be played, those that were carried over included: in the end, those that have
+            finished, those that were dropped and those that are carried on.
+        finished: Episodes that have ended in this rollout, but for those whose group was dropped.
         successes: Episodes among them that ended in success.
         dropped: Episodes whose group was dropped, finished or not.
         carried: Episodes that are not finished, and go on in the next rollout.
@@ -56,8 +56,10 @@ class RolloutProgress:
 
     def add(self, other: "RolloutProgress") -> None:
         """Count what another part of the same rollout did."""
-        for name in ("total", "finished", "successes", "dropped", "carried", "retried", "steps", "tokens"):
+        for name in ("total", "finished", "successes", "dropped", "retried", "steps", "tokens"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.total -= self.carried  # the other part went on with them
+        self.carried = other.carried
         self.engine_seconds += other.engine_seconds
         self.environment_seconds += other.environment_seconds
         self.note_environment(other.slowest_task, other.slowest)

@@ -5,7 +5,7 @@ Shape letters: B = replies of a cohort, V = vocabulary.
 
 import importlib
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -129,9 +129,13 @@ class TransformersEngine:
             )
         self._waiting.append(request)
 
-    @torch.no_grad()
     def poll(self) -> list[Completion]:
         """Return what has finished, blocking until at least one has; empty only if nothing is under way."""
+        return self.poll_unless(lambda: False)
+
+    @torch.no_grad()
+    def poll_unless(self, ready: Callable[[], bool]) -> list[Completion]:
+        """As ``poll``, but asks between tokens whether there is more to submit, and returns at once if so."""
         finished: list[Completion] = []
         while not finished and (self._waiting or self._cohorts):
             room = self._max_num_seqs - sum(len(cohort.replies) for cohort in self._cohorts)
@@ -141,6 +145,8 @@ class TransformersEngine:
             for cohort in self._cohorts:
                 finished += self._write_one_token(cohort)
             self._cohorts = [cohort for cohort in self._cohorts if cohort.replies]
+            if not finished and ready():
+                break
         return finished
 
     def cancel(self) -> None:
@@ -187,6 +193,7 @@ class TransformersEngine:
     def sleep(self) -> None:
         """Give a GPU's memory back until ``wake``; a CPU has nothing to give."""
         self._started().to("cpu")
+        self._version = -1  # whoever asks must wake it first
 
     def wake(self) -> None:
         """Take the memory again."""

@@ -45,12 +45,14 @@ class ServerError(Exception):
         url: The server's.
         reason: What it did.
         status: Of its answer; 0 where there was none.
+        broken: Whether the connection broke.
     """
 
-    def __init__(self, url: str, reason: str, status: int = 0) -> None:
+    def __init__(self, url: str, reason: str, status: int = 0, *, broken: bool = False) -> None:
         super().__init__(f"the vLLM server {url} {reason}")
         self.url = url
         self.status = status
+        self.broken = broken
 
 
 class ServerClient:
@@ -70,10 +72,34 @@ class ServerClient:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="vllm-servers", daemon=True)
         self._thread.start()
-        self._session = self._wait(self._open())
+        self._session = self._wait(self._open(self._max_connections))
+        self._control = self._wait(self._open(0))  # never waits behind replies
         atexit.register(self.close)  # a run that ends by an error closes nothing
 
-    async def call(self, method: str, url: str, path: str, payload: Any = None, *, seconds: float) -> Any:
+    async def generate(self, url: str, path: str, payload: Any) -> Any:
+        """Ask for a reply; one that a broken connection has lost is asked for once more.
+
+        Raises:
+            ServerError: If there is none.
+        """
+        try:
+            return await self.call("POST", url, path, payload, seconds=self.timeouts.reply, session=self._session)
+        except ServerError as error:
+            if not error.broken:
+                raise
+        await asyncio.sleep(0.1)
+        return await self.call("POST", url, path, payload, seconds=self.timeouts.reply, session=self._session)
+
+    async def call(
+        self,
+        method: str,
+        url: str,
+        path: str,
+        payload: Any = None,
+        *,
+        seconds: float,
+        session: aiohttp.ClientSession | None = None,
+    ) -> Any:
         """One call; runs in the client's own thread.
 
         Raises:
@@ -81,20 +107,26 @@ class ServerClient:
         """
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=self.timeouts.connect, sock_read=seconds)
         try:
-            async with self._session.request(method, url + path, json=payload, timeout=timeout) as response:
+            async with (session or self._control).request(
+                method, url + path, json=payload, timeout=timeout
+            ) as response:
                 if response.status == 200:
                     return await response.json()
                 text = (await response.text())[:500]
                 response.close()  # vLLM's server closes a connection that it answered with an error, a little later
+        except aiohttp.ConnectionTimeoutError as error:
+            raise ServerError(url, f"has not taken a connection within {self.timeouts.connect:g} s") from error
         except TimeoutError as error:
             raise ServerError(url, f"has not answered {method} {path} within {seconds:g} s") from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise ServerError(url, f"cannot be asked ({type(error).__name__}: {error})") from error
+            raise ServerError(url, f"cannot be asked ({type(error).__name__}: {error})", broken=True) from error
         raise ServerError(url, f"answered {method} {path} with {response.status}: {text}", response.status)
 
-    def begin(self, coroutine: Coroutine[Any, Any, _T], done: Callable[["Future[_T]"], None]) -> None:
+    def begin(self, coroutine: Coroutine[Any, Any, _T], done: Callable[["Future[_T]"], None]) -> "Future[_T]":
         """Start a coroutine; ``done`` is called from the client's thread."""
-        asyncio.run_coroutine_threadsafe(coroutine, self._loop).add_done_callback(done)
+        future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        future.add_done_callback(done)
+        return future
 
     def get(self, url: str, path: str, *, seconds: float) -> Any:
         """Ask one server and wait for the answer."""
@@ -143,16 +175,18 @@ class ServerClient:
             return
         atexit.unregister(self.close)
         self._wait(self._session.close())
+        self._wait(self._control.close())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
 
-    async def _open(self) -> aiohttp.ClientSession:
+    async def _open(self, connections: int) -> aiohttp.ClientSession:
+        """A session of at most so many connections to a server; 0 sets no limit."""
         secret = os.environ.get("VLLM_API_KEY")
         return aiohttp.ClientSession(
             headers={"Authorization": f"Bearer {secret}"} if secret else {},
             # vLLM's server closes what has been idle for 5 s; reusing it just then would look like a lost server.
-            connector=aiohttp.TCPConnector(limit=0, limit_per_host=self._max_connections, keepalive_timeout=2.0),
+            connector=aiohttp.TCPConnector(limit=0, limit_per_host=connections, keepalive_timeout=2.0),
         )
 
     def _wait(self, coroutine: Coroutine[Any, Any, _T]) -> _T:
@@ -169,7 +203,7 @@ async def _all(calls: Sequence[Coroutine[Any, Any, Any]]) -> list[Any]:
 
 
 def checked_info(client: ServerClient, url: str, wanted: Mapping[str, Any]) -> dict[str, Any]:
-    """Wait for a server, and ask what it is.
+    """Ask a server what it is.
 
     Args:
         client: Talks to it.
@@ -182,7 +216,6 @@ def checked_info(client: ServerClient, url: str, wanted: Mapping[str, Any]) -> d
     Raises:
         RunError: If it is not fit for this run; the message says what to do.
     """
-    client.wait_for(url)
     try:
         info: dict[str, Any] = client.get(url, f"{PREFIX}/info", seconds=client.timeouts.connect)
     except ServerError as error:

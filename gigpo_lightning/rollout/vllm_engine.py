@@ -1,11 +1,11 @@
-"""vLLM in the trainer's own process: the one file that knows vLLM's insides."""
+"""vLLM in the trainer's own process: with ``vllm_plugin``, the one file that knows vLLM's insides."""
 
 import importlib
 import logging
 import math
 import os
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal
 
 import torch
@@ -160,7 +160,6 @@ class VLLMEngine:
             output_kind=self._vllm.sampling_params.RequestOutputKind.FINAL_ONLY,
         )
         self._add(request.request_id, request.prompt_ids, sampling)
-        self._under_way.add(request.request_id)
 
     def cancel(self) -> None:
         """Drop every request that is under way."""
@@ -170,7 +169,11 @@ class VLLMEngine:
 
     def poll(self) -> list[Completion]:
         """Return what has finished, blocking until at least one has; empty only if nothing is under way."""
-        return [self._completion(output) for output in self._step_until_finished()]
+        return self.poll_unless(lambda: False)
+
+    def poll_unless(self, ready: Callable[[], bool]) -> list[Completion]:
+        """As ``poll``, but asks between steps whether there is more to submit, and returns at once if so."""
+        return [self._completion(output) for output in self._step_until_finished(ready)]
 
     def load_weights(self, named_tensors: Iterable[tuple[str, torch.Tensor]], version: int) -> None:
         """Replace the weights and forget every cached prefix.
@@ -237,7 +240,7 @@ class VLLMEngine:
                 raise RuntimeError("sleep needs a VLLMEngine with allow_sleep: true")
             self._forget_adapter()
             self._llm.sleep(level=2)
-            self._version = -1
+        self._version = -1
         self._asleep = True
 
     def wake(self) -> None:
@@ -285,17 +288,20 @@ class VLLMEngine:
     def _add(self, request_id: str, prompt_ids: Sequence[int], sampling: Any) -> None:
         tokens = self._vllm.inputs.engine.tokens_input(list(prompt_ids))
         self._started().llm_engine.add_request(request_id, tokens, sampling, lora_request=self._adapter)
+        self._under_way.add(request_id)
 
-    def _step_until_finished(self) -> list[Any]:
+    def _step_until_finished(self, ready: Callable[[], bool] = lambda: False) -> list[Any]:
         engine = self._started().llm_engine
         finished: list[Any] = []
         while not finished and engine.has_unfinished_requests():
             finished = [output for output in engine.step() if output.finished]
+            if not finished and ready():
+                break
+        self._under_way.difference_update(output.request_id for output in finished)
         return finished
 
     def _completion(self, output: Any) -> Completion:
         reply = output.outputs[0]
-        self._under_way.discard(output.request_id)
         return Completion(
             request_id=output.request_id,
             token_ids=tuple(reply.token_ids),

@@ -4,6 +4,7 @@ vLLM loads both by the entry points in pyproject.toml; the routes only where ``V
 ``gigpo-server`` does.
 """
 
+import contextlib
 import importlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -54,11 +55,19 @@ class FolderUpdate:
 
 
 def register_folder_transfer() -> None:
-    """Make ``folder`` a backend of vLLM's weight transfer: it has none for CPUs."""
-    base = importlib.import_module("vllm.distributed.weight_transfer.base")
+    """Make ``folder`` a backend of vLLM's weight transfer: it has none for CPUs.
+
+    vLLM calls this in each of its processes, also in those that no server runs in; the class is made when it is used.
+    """
     factory = importlib.import_module("vllm.distributed.weight_transfer.factory").WeightTransferEngineFactory
-    if "folder" not in factory._registry:
-        factory.register_engine("folder", _folder_transfer(base.WeightTransferEngine))
+    with contextlib.suppress(ValueError):  # it was registered before
+        factory.register_engine("folder", __name__, "FolderWeightTransferEngine")
+
+
+def __getattr__(name: str) -> Any:
+    if name == "FolderWeightTransferEngine":
+        return _folder_transfer(importlib.import_module("vllm.distributed.weight_transfer.base").WeightTransferEngine)
+    raise AttributeError(name)
 
 
 def _folder_transfer(base: Any) -> Any:
@@ -98,7 +107,8 @@ def _folder_transfer(base: Any) -> Any:
 def _tensors(file: str) -> Iterator[tuple[str, torch.Tensor]]:
     with safe_open(file, framework="pt") as tensors:
         for name in tensors.keys():  # noqa: SIM118  not a dictionary
-            yield name, tensors.get_tensor(name)
+            # A copy: vLLM keeps tensors until a layer is whole, and the file is removed before that.
+            yield name, tensors.get_tensor(name).clone()
 
 
 async def _info(request: Any) -> Any:

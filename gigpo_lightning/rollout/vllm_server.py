@@ -6,7 +6,7 @@ import importlib.util
 import ipaddress
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 
@@ -18,7 +18,7 @@ _CPU_ENVIRONMENT = {
 _CPU_OPTIONS = (
     *("--dtype", "float32", "--enforce-eager", "--no-async-scheduling"),
     # vLLM rewinds the random state of a request whose prefill was cut, which a CPU generator cannot do.
-    *("--no-enable-chunked-prefill", "--max-num-batched-tokens", "16384"),
+    *("--no-enable-chunked-prefill", "--kv-cache-memory-bytes", str(1 << 29)),
 )
 _OPTIONS = (
     *("--skip-tokenizer-init", "--tokens-only", "--load-format", "dummy", "--generation-config", "vllm"),
@@ -37,13 +37,14 @@ def server_command(arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]
     """The command and the environment of a server.
 
     Args:
-        arguments: The model, our options, and any others of ``vllm serve``, which come last and so win.
+        arguments: The model, our options, and any others of ``vllm serve``.
 
     Returns:
         The program with its arguments, and all environment variables.
     """
     parser = argparse.ArgumentParser(
         prog="gigpo-server",
+        allow_abbrev=False,
         description="Start a vLLM server for rollout.VLLMServerEngine. Options that are not listed are vLLM's own. The "
         "server's weights are made up until a trainer brings its own.",
     )
@@ -56,17 +57,21 @@ def server_command(arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]
         default="nccl" if torch.cuda.is_available() else "folder",
         help="how weights arrive: through a folder that both sides see, or from GPU to GPU (default: by the device)",
     )
+    if arguments and arguments[0].startswith("-") and arguments[0] not in ("-h", "--help"):
+        parser.error(f"the model comes first, before any option, got {arguments[0]}")
+    if "--" in arguments:
+        parser.error("options are vLLM's own as they are; leave out --")
     ours, theirs = parser.parse_known_args(arguments)
     environment = dict(os.environ)
     _refuse_open_doors(parser, ours.host, environment)
-    plugins = [name for name in environment.get("VLLM_PLUGINS", "").split(",") if name]
-    environment["VLLM_PLUGINS"] = ",".join(dict.fromkeys([*plugins, "gigpo"]))
+    environment["VLLM_PLUGINS"] = ",".join(dict.fromkeys([*_plugins(environment), "gigpo"]))
     environment.setdefault("VLLM_NO_USAGE_STATS", "1")
     on_cpu = not torch.cuda.is_available()
     if on_cpu:
         environment = _CPU_ENVIRONMENT | environment
-    options = ["--host", ours.host, "--port", str(ours.port), *_OPTIONS, *(_CPU_OPTIONS if on_cpu else ())]
+    options = [*_OPTIONS, *(_CPU_OPTIONS if on_cpu else ())]
     options += ["--weight-transfer-config", f'{{"backend": "{ours.weight_transfer}"}}', *theirs]
+    options += ["--host", ours.host, "--port", str(ours.port)]  # last: nothing before them opens another door
     return [*_vllm_serve(parser), ours.model, *options], environment
 
 
@@ -90,6 +95,16 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def _plugins(environment: Mapping[str, str]) -> list[str]:
+    """Plugins that vLLM would load: naming one more must not leave the others out."""
+    if "VLLM_PLUGINS" in environment:
+        return [name for name in environment["VLLM_PLUGINS"].split(",") if name]
+    opt_in = "vllm.endpoint_plugins"
+    found = importlib.metadata.entry_points()
+    groups = [group for group in found.groups if group.startswith("vllm.") and group != opt_in]
+    return sorted({each.name for group in groups for each in found.select(group=group)})
 
 
 def _vllm_serve(parser: argparse.ArgumentParser) -> list[str]:

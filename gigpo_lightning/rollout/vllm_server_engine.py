@@ -2,7 +2,6 @@
 
 import json
 import logging
-import math
 import queue
 import secrets
 import tempfile
@@ -20,11 +19,13 @@ from gigpo_lightning.errors import RunError
 from gigpo_lightning.rollout.adapter import Adapter
 from gigpo_lightning.rollout.engine import Completion, GenerationRequest
 from gigpo_lightning.rollout.vllm_client import ServerClient, ServerError, ServerTimeouts, checked_info, is_loopback
+from gigpo_lightning.rollout.vllm_messages import GENERATE, completion, distrust, generation, scores, scoring
 from gigpo_lightning.rollout.vllm_plugin import PREFIX
 from gigpo_lightning.rollout.weight_transfer import FolderTransfer, NCCLTransfer, WeightTransfer
 
 _logger = logging.getLogger(__name__)
-_GENERATE = "/inference/v1/generate"
+_GLANCE = 0.002
+"""Seconds between two looks at what else there is to do while servers write."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -35,13 +36,13 @@ class VLLMServer:
         url: Its address.
         score: As ``RolloutEngine.score``, by this server.
         lost: Why it takes no part any more; empty while it does.
-        running: Requests that it has.
+        running: Requests that it has, and what will be their answers.
     """
 
     url: str
     score: Callable[[Sequence[tuple[Sequence[int], Sequence[int]]]], list[list[float]]]
     lost: str = ""
-    running: set[str] = field(default_factory=set)
+    running: "dict[str, Future[Any]]" = field(default_factory=dict)
 
 
 class VLLMServerEngine:
@@ -57,6 +58,7 @@ class VLLMServerEngine:
         weights_folder: Folder that this machine and the servers read, for weights that travel through one; default: a
             temporary folder, which serves for servers on this machine.
         address: This machine's, as the servers see it, for weights that travel from GPU to GPU.
+        max_model_len: Longest prompt plus reply, in tokens; default: what the servers allow.
         max_connections: Requests under way at the same time, to each server.
         timeouts: How long a server may take.
 
@@ -69,6 +71,7 @@ class VLLMServerEngine:
         urls: Sequence[str] = ("http://127.0.0.1:8000",),
         weights_folder: str | None = None,
         address: str = "127.0.0.1",
+        max_model_len: int | None = None,
         max_connections: int = 256,
         timeouts: ServerTimeouts = ServerTimeouts(),  # noqa: B008  frozen
     ) -> None:
@@ -78,8 +81,9 @@ class VLLMServerEngine:
             parts = urlsplit(url)
             if parts.scheme not in ("http", "https") or not parts.hostname or parts.path.strip("/"):
                 raise ValueError(f"urls must look like http://127.0.0.1:8000, got {url!r}")
-        if max_connections < 1:
-            raise ValueError(f"max_connections must be >= 1, got {max_connections}")
+        for name, value in (("max_connections", max_connections), ("max_model_len", max_model_len)):
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be >= 1, got {value}")
         self._weights_folder = weights_folder
         self._address = address
         self._max_connections = max_connections
@@ -90,6 +94,8 @@ class VLLMServerEngine:
         self._run = secrets.token_hex(4)  # two runs on one server must not take each other's weights for their own
         self._client: ServerClient | None = None
         self._transfer: WeightTransfer | None = None
+        self._asked_length = max_model_len
+        self._model: dict[str, Any] = {}
         self._max_model_len = 0
         self._max_lora_rank = 0
         self._adapter = ""
@@ -121,15 +127,13 @@ class VLLMServerEngine:
         """
         if self._client is not None:
             return
-        self._client = ServerClient(self._timeouts, self._max_connections)
-        wanted = json.loads((Path(model_folder) / "config.json").read_text())
-        infos = [checked_info(self._client, server.url, wanted) for server in self._servers]
-        self._max_model_len = min(info["max_model_len"] for info in infos)
-        self._max_lora_rank = min(info["max_lora_rank"] for info in infos)
-        backends = {info["weight_transfer"] for info in infos}
-        if len(backends) > 1:
-            raise RunError(f"all vLLM servers must be started with one --weight-transfer, got {sorted(backends)}")
-        self._transfer = self._make_transfer(backends.pop(), [info["world_size"] for info in infos])
+        client = ServerClient(self._timeouts, self._max_connections)
+        try:
+            self._meet(client, json.loads((Path(model_folder) / "config.json").read_text()))
+        except BaseException:
+            client.close()
+            raise
+        self._client = client
 
     def submit(self, request: GenerationRequest) -> None:
         """Queue a request; returns at once.
@@ -152,18 +156,28 @@ class VLLMServerEngine:
         Raises:
             RunError: If the last server is lost, or one refuses a request.
         """
+        return self.poll_unless(lambda: False)
+
+    def poll_unless(self, ready: Callable[[], bool]) -> list[Completion]:
+        """As ``poll``, but looks around now and then whether there is more to submit, and returns at once if so."""
         completions: list[Completion] = []
         while self._requests and (not completions or not self._answers.empty()):
-            completion = self._take(*self._answers.get())
-            if completion is not None:
-                completions.append(completion)
+            try:
+                answer = self._answers.get(timeout=_GLANCE)
+            except queue.Empty:
+                if ready():
+                    break
+                continue
+            reply = self._take(*answer)
+            if reply is not None:
+                completions.append(reply)
         return completions
 
     def cancel(self) -> None:
-        """Drop every request that is under way; the servers end them when the next weights come."""
+        """Drop every request that is under way; a server ends one whose connection is closed."""
         self._requests = {}
         for server in self._servers:
-            server.running.clear()
+            _give_up_calls(server)
 
     def load_weights(self, named_tensors: Iterable[tuple[str, torch.Tensor]], version: int) -> None:
         """Replace the weights of every server and forget every cached prefix.
@@ -173,8 +187,8 @@ class VLLMServerEngine:
             RunError: If a server fails.
         """
         transfer = self._transfer
-        assert transfer is not None
         client, urls = self._idle("load_weights")
+        assert transfer is not None
         try:
             if self._max_lora_rank:
                 self._name_adapter(client, urls, "", "")
@@ -260,11 +274,26 @@ class VLLMServerEngine:
     def _label(self, version: int) -> str:
         return f"{self._run}:{version}"
 
-    def _make_transfer(self, backend: str, world_sizes: Sequence[int]) -> WeightTransfer:
-        client = self._started()
+    def _meet(self, client: ServerClient, model: dict[str, Any]) -> None:
+        """Wait for every server, and agree on what all of them can do."""
+        for server in self._servers:
+            client.wait_for(server.url)
+        infos = [checked_info(client, server.url, model) for server in self._servers]
+        backends = {info["weight_transfer"] for info in infos}
+        if len(backends) > 1:
+            raise RunError(f"all vLLM servers must be started with one --weight-transfer, got {sorted(backends)}")
+        self._transfer = self._make_transfer(client, backends.pop(), [info["world_size"] for info in infos])
+        self._model = model
+        shortest = min(info["max_model_len"] for info in infos)
+        self._max_model_len = shortest if self._asked_length is None else min(shortest, self._asked_length)
+        self._max_lora_rank = min(info["max_lora_rank"] for info in infos)
+
+    def _make_transfer(self, client: ServerClient, backend: str, world_sizes: Sequence[int]) -> WeightTransfer:
         urls = [server.url for server in self._servers]
         far = [url for url in urls if not is_loopback(url)]
         if backend == "nccl":
+            if far and is_loopback(f"//{self._address}"):
+                raise RunError(f"address must be this machine's as {far[0]} sees it, got {self._address}")
             return NCCLTransfer(client, urls, world_sizes, self._address)
         if far and self._weights_folder is None:
             raise RunError(f"weights_folder must be a folder that {far[0]} reads too, got none")
@@ -277,12 +306,14 @@ class VLLMServerEngine:
             RunError: If none answers.
         """
         for server in self._servers:
-            if server.lost:
+            if server.lost and self._transfer is not None and self._transfer.takes_back:
                 try:
-                    client.get(server.url, f"{PREFIX}/info", seconds=self._timeouts.connect)
-                except ServerError:
+                    info = checked_info(client, server.url, self._model)
+                except RunError as error:
+                    _logger.debug("%s", error)
                     continue
-                server.lost = ""
+                if info["max_model_len"] >= self._max_model_len and info["max_lora_rank"] >= self._max_lora_rank:
+                    server.lost = ""
         if not self.replicas:
             raise RunError(f"no vLLM server is left: {'; '.join(server.lost for server in self._servers)}")
 
@@ -295,23 +326,10 @@ class VLLMServerEngine:
         if not self.replicas:
             raise RunError(f"no vLLM server is left: {'; '.join(server.lost for server in self._servers)}")
         server = min(self.replicas, key=lambda each: len(each.running))
-        server.running.add(request.request_id)
-        payload = {
-            "request_id": f"{self._run}/{request.request_id}",
-            "model": self._adapter or None,
-            "token_ids": list(request.prompt_ids),
-            "sampling_params": {
-                "temperature": request.sampling.temperature,
-                "max_tokens": request.sampling.max_tokens,
-                "seed": request.seed if request.sampling.temperature > 0 else None,
-                "stop_token_ids": list(request.stop_token_ids),
-                "logprobs": 0,  # of the sampled token alone
-                "detokenize": False,
-            },
-        }
+        payload = generation(request, f"{self._run}/{request.request_id}", self._adapter)
         client = self._started()
-        call = client.call("POST", server.url, _GENERATE, payload, seconds=self._timeouts.reply)
-        client.begin(call, partial(self._answered, request, server))
+        call = client.generate(server.url, GENERATE, payload)
+        server.running[request.request_id] = client.begin(call, partial(self._answered, request, server))
 
     def _answered(self, request: GenerationRequest, server: VLLMServer, answer: "Future[Any]") -> None:
         """Runs in the client's thread."""
@@ -324,57 +342,44 @@ class VLLMServerEngine:
         Raises:
             RunError: If the server refuses the request, or no other is left.
         """
-        if self._requests.get(request.request_id) is not request:
-            return None  # of a rollout that was broken off
-        server.running.discard(request.request_id)
+        if self._requests.get(request.request_id) is not request or request.request_id not in server.running:
+            return None  # of a rollout that was broken off, or of a server that was lost
+        del server.running[request.request_id]
         if isinstance(answer, BaseException) and not isinstance(answer, ServerError):
             raise answer
         if isinstance(answer, ServerError) and 400 <= answer.status < 500:
             raise RunError(str(answer)) from answer
-        lost = str(answer) if isinstance(answer, ServerError) else self._distrust(server, answer)
+        if isinstance(answer, ServerError):
+            lost = str(answer)
+        else:
+            reason = distrust(answer, self._label(self._version))
+            lost = f"the vLLM server {server.url} {reason}" if reason else ""
         if lost:
-            if not server.lost:
-                _logger.warning("%s; its requests go to the other servers", lost)
-                server.lost = lost
-            self._send(request)
+            _logger.warning("%s; its requests go to the other servers", lost)
+            server.lost = lost
+            for other in (request.request_id, *_give_up_calls(server)):
+                self._send(self._requests[other])
             return None
         del self._requests[request.request_id]
-        choice = answer["choices"][0]
-        return Completion(
-            request_id=request.request_id,
-            token_ids=tuple(choice["token_ids"]),
-            logprobs=tuple(token["logprob"] for token in choice["logprobs"]["content"]),
-            finish_reason=choice["finish_reason"],
-            policy_version=self._version,
-        )
-
-    def _distrust(self, server: VLLMServer, answer: dict[str, Any]) -> str:
-        """Why a reply cannot be used; empty if it can."""
-        choice = answer["choices"][0]
-        if choice["finish_reason"] not in ("stop", "length"):
-            return f"the vLLM server {server.url} ended a reply with {choice['finish_reason']!r}"
-        versions = {span["version"] for span in choice["weight_versions"] or ()}
-        if versions != {self._label(self._version)}:
-            return (
-                f"the vLLM server {server.url} must answer with the weights {self._label(self._version)!r} that it was "
-                f"sent, got {sorted(versions)}: it was started anew, or something else trains with it"
-            )
-        return ""
+        return completion(answer, request, self._version)
 
     def _score(self, url: str, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[list[float]]:
         """Have one server score sequences."""
-        sampling = {"temperature": 0.0, "max_tokens": 1, "prompt_logprobs": 0, "detokenize": False}
-        scores = []
-        for prompt, completion in pairs:
-            ids = [*prompt, *completion]
-            payload = {"model": self._adapter or None, "token_ids": ids, "sampling_params": sampling}
+        found = []
+        for prompt, completed in pairs:
+            ids = [*prompt, *completed]
             try:
-                answer = self._started().post(url, _GENERATE, payload, seconds=self._timeouts.reply)
+                answer = self._started().post(url, GENERATE, scoring(ids, self._adapter), seconds=self._timeouts.reply)
             except ServerError as error:
                 raise RunError(str(error)) from error
-            rows = answer["prompt_logprobs"]
-            of_tokens = [
-                math.nan if row is None else row[str(token)]["logprob"] for token, row in zip(ids, rows, strict=True)
-            ]
-            scores.append(of_tokens[len(prompt) :])
-        return scores
+            found.append(scores(answer, ids)[len(prompt) :])
+        return found
+
+
+def _give_up_calls(server: VLLMServer) -> list[str]:
+    """Break off all that a server has been asked for; the names of the requests."""
+    names = list(server.running)
+    for call in server.running.values():
+        call.cancel()
+    server.running.clear()
+    return names

@@ -2,9 +2,11 @@
 
 import contextlib
 import importlib
+import secrets
 import shutil
 import socket
 import tempfile
+import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -20,7 +22,13 @@ NamedTensors = Iterable[tuple[str, torch.Tensor]]
 
 @runtime_checkable
 class WeightTransfer(Protocol):
-    """Brings weights to every server of a run."""
+    """Brings weights to every server of a run.
+
+    Attributes:
+        takes_back: Whether a server that was lost can take part again.
+    """
+
+    takes_back: bool
 
     def send(self, urls: Sequence[str], named_tensors: NamedTensors, label: str) -> None:
         """Replace the servers' weights by these, which their replies then name by the label.
@@ -36,18 +44,26 @@ class WeightTransfer(Protocol):
 class FolderTransfer:
     """Writes the weights to a folder that the servers read, part by part; works on every device.
 
+    A server that was lost gets the next weights as any other.
+
     Args:
         client: Talks to the servers.
         folder: Where the parts are written, and removed once every server has read them; default: a temporary folder.
         part_bytes: Size from which a part is sent: no more than this, or one tensor, lies in the folder at once.
     """
 
+    takes_back = True
+
     def __init__(self, client: ServerClient, folder: str | None = None, part_bytes: int = 1 << 30) -> None:
         self._client = client
-        if folder is not None:
-            Path(folder).mkdir(parents=True, exist_ok=True)
-        self._folder = Path(tempfile.mkdtemp(prefix="gigpo-weights-", dir=folder))
+        if folder is None:
+            self._folder = Path(tempfile.mkdtemp(prefix="gigpo-weights-"))
+        else:  # one that the servers' users may read, too
+            self._folder = Path(folder) / f"gigpo-weights-{secrets.token_hex(4)}"
+            self._folder.mkdir(parents=True)
+        self._remove = weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
         self._part_bytes = part_bytes
+        self._parts = 0
 
     def send(self, urls: Sequence[str], named_tensors: NamedTensors, label: str) -> None:
         """Replace the servers' weights.
@@ -63,7 +79,8 @@ class FolderTransfer:
             control.start_weight_update()
         try:
             for part in _parts(named_tensors, self._part_bytes):
-                file = self._folder / "part.safetensors"
+                self._parts += 1
+                file = self._folder / f"part-{self._parts}.safetensors"  # a name that no file system remembers
                 try:
                     save_file(part, file)
                     control.update_weights({"file": str(file)})
@@ -76,11 +93,14 @@ class FolderTransfer:
 
     def close(self) -> None:
         """Remove the folder."""
-        shutil.rmtree(self._folder, ignore_errors=True)
+        self._remove()
 
 
 class NCCLTransfer:
     """Sends the weights from GPU to GPU, by vLLM's own NCCL transfer.
+
+    The GPUs meet through a store on ``address`` that unpickles what it is sent: only the servers may reach it. A server
+    that is lost takes the group of GPUs with it.
 
     Args:
         client: Talks to the servers.
@@ -88,6 +108,8 @@ class NCCLTransfer:
         world_sizes: GPUs of each server.
         address: This machine's, as the servers see it.
     """
+
+    takes_back = False
 
     def __init__(self, client: ServerClient, urls: Sequence[str], world_sizes: Sequence[int], address: str) -> None:
         self._control = _Control(client, urls, "", world_sizes)
@@ -108,6 +130,8 @@ class NCCLTransfer:
                 raise ServerError(url, "is lost, and with it the group of GPUs that weights travel in")
         self._control.label = label
         if self._engine is None:
+            with contextlib.suppress(ServerError):  # a run that was killed may have left an update open
+                self._control.update_weights({})
             self._open()
         self._source.named_tensors = list(named_tensors)
         try:

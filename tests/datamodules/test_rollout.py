@@ -261,3 +261,15 @@ def test_the_correction_of_a_stale_step_is_by_the_probabilities_that_it_was_writ
 def test_more_groups_beside_an_epoch_than_it_trains_on_are_refused():
     with pytest.raises(ValueError, match=r"carry_over.extra_groups must be <= tasks_per_epoch 4, got 5"):
         walking_data(random_walk(tiny_module()), carry_over=CarryOver(extra_groups=5))
+
+
+def test_with_dynamic_sampling_beside_carried_groups_no_group_is_played_twice(tmp_path):
+    options = CARRY | {"group_sampler": DynamicSampling(max_rounds=4)}
+    _, engine, keeper = fit(tmp_path, max_epochs=4, data=options)
+    noises = Counter(request.seed for request in engine.requests)
+    assert max(noises.values()) == 1
+    for rollout in keeper.rollouts:
+        progress = rollout.progress
+        assert progress.finished + progress.carried + progress.dropped == progress.total
+        assert progress.carried <= 2 * 4
+    assert max(rollout.rounds for rollout in keeper.rollouts) > 1

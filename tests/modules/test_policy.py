@@ -89,6 +89,14 @@ def test_the_short_way_to_token_ids_gives_what_transformers_gives(text: str):
         assert ours.encode(text) == tokenizer.encode(text, add_special_tokens=False)
 
 
+def test_limits_that_somebody_set_on_the_tokenizer_cut_no_prompt():
+    policy = tiny()
+    inner = policy.tokenizer.tokenizer
+    inner(["w1 w2 w3", "w1"], padding="max_length", truncation=True, max_length=2)
+    assert inner.backend_tokenizer.truncation is not None
+    assert policy.tokenizer.encode("w1 w2 w3") == inner.convert_tokens_to_ids(["w1", "w2", "w3"])
+
+
 def test_the_seed_decides_the_weights_and_disturbs_no_other_noise():
     torch.manual_seed(7)
     expected = torch.rand(3)

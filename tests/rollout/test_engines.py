@@ -302,23 +302,24 @@ def likelihood(model, prompt, completion, temperature=1.0):
 
 def test_an_adapter_speaks_instead_of_the_weights_below_it_until_they_are_replaced(synced):
     module, engine = synced
-    if not module.policy.model.config.tie_word_embeddings:
-        WeightSync().sync(module, engine)
-        sequence = ((5, 6, 7), (8, 9, 10, 11))
-        plain = engine.score([sequence])[0]
-        for version in (100, 101):  # the second takes the place of the first
-            model, adapter = adapted(module, seed=version)
-            engine.load_adapter(adapter, version)
-            assert engine.policy_version == version
-            assert engine.score([sequence])[0] == pytest.approx(likelihood(model, *sequence), abs=1e-4)
-            assert engine.score([sequence])[0] != pytest.approx(plain, abs=1e-2)
-            for reply in ask(engine, [1, 2, 3], temperature=0.7).values():
-                expected = likelihood(model, (5, 6, 7, 8), reply.token_ids, 0.7)
-                assert reply.logprobs == pytest.approx(expected, abs=1e-4)
-                assert reply.policy_version == version
-        change(module)
-        WeightSync().sync(module, engine)
-        assert engine.score([sequence])[0] == pytest.approx(likelihood(module.policy.model, *sequence), abs=1e-4)
+    if module.policy.model.config.tie_word_embeddings and not isinstance(engine, TransformersEngine):
+        pytest.skip("these engines were started without room for adapters")
+    WeightSync().sync(module, engine)
+    sequence = ((5, 6, 7), (8, 9, 10, 11))
+    plain = engine.score([sequence])[0]
+    for version in (100, 101):  # the second takes the place of the first
+        model, adapter = adapted(module, seed=version)
+        engine.load_adapter(adapter, version)
+        assert engine.policy_version == version
+        assert engine.score([sequence])[0] == pytest.approx(likelihood(model, *sequence), abs=1e-4)
+        assert engine.score([sequence])[0] != pytest.approx(plain, abs=1e-2)
+        for reply in ask(engine, [1, 2, 3], temperature=0.7).values():
+            expected = likelihood(model, (5, 6, 7, 8), reply.token_ids, 0.7)
+            assert reply.logprobs == pytest.approx(expected, abs=1e-4)
+            assert reply.policy_version == version
+    change(module)
+    WeightSync().sync(module, engine)
+    assert engine.score([sequence])[0] == pytest.approx(likelihood(module.policy.model, *sequence), abs=1e-4)
 
 
 def test_an_adapter_that_the_engine_has_no_room_for_is_refused(synced):

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import pytest
 
 from gigpo_lightning.environments.base import Task
-from gigpo_lightning.errors import RunError
+from gigpo_lightning.errors import NothingPlayedError, RunError
 from gigpo_lightning.rollout import DynamicSampling, GroupSampler
 from gigpo_lightning.rollout.group_sampler import play_groups
 from gigpo_lightning.rollout.progress import RolloutProgress
@@ -89,7 +89,7 @@ def test_a_round_of_which_nothing_can_be_played_loses_nothing_else():
     def failing(tasks):
         played = play(tasks)
         if len(player.rounds) == 2:
-            raise RunError("the environment failed on every task")
+            raise NothingPlayedError("the environment failed on every task")
         return played
 
     player.play = failing
@@ -106,3 +106,16 @@ def test_without_a_sampler_everything_is_kept():
 def test_no_round_at_all_is_refused():
     with pytest.raises(ValueError, match="max_rounds must be >= 1, got 0"):
         DynamicSampling(max_rounds=0)
+
+
+def test_an_engine_that_is_lost_in_a_later_round_ends_the_rollout():
+    calls = []
+
+    def play(tasks):
+        calls.append(tasks)
+        if len(calls) == 2:
+            raise RunError("no vLLM server is left")
+        return [group_of(task, 0.0, 0.0) for task in tasks], RolloutProgress(name="x", total=2)
+
+    with pytest.raises(RunError, match="no vLLM server is left"):
+        play_groups(play, TASKS[:1], lambda played, missing: TASKS[1:2], DynamicSampling())

@@ -1,6 +1,9 @@
 """What becomes of a rollout when its vLLM servers misbehave: stand-ins that do so to order."""
 
+import gc
 import json
+import time
+from importlib.metadata import entry_points
 
 import pytest
 import torch
@@ -53,17 +56,19 @@ def at(path, fault, first=1, last=10**9):
     return lambda asked, count: fault if asked == path and first <= count <= last else None
 
 
+def request(index):
+    return GenerationRequest(
+        request_id=str(index),
+        prompt_ids=(5, 6),
+        sampling=SamplingParameters(max_tokens=4),
+        stop_token_ids=(2,),
+        seed=index,
+    )
+
+
 def play(engine, number):
     for index in range(number):
-        engine.submit(
-            GenerationRequest(
-                request_id=str(index),
-                prompt_ids=(5, 6),
-                sampling=SamplingParameters(max_tokens=4),
-                stop_token_ids=(2,),
-                seed=index,
-            )
-        )
+        engine.submit(request(index))
     completions = []
     while len(completions) < number:
         completions += engine.poll()
@@ -125,6 +130,77 @@ def test_the_last_server_s_loss_ends_the_run_with_the_cause(serve, engine_for, f
         play(engine_for([server]), 20)
 
 
+def test_a_connection_that_breaks_once_costs_nothing(serve, engine_for):
+    (server,) = serve(at("/inference/v1/generate", "drop", first=3, last=3))
+    engine = engine_for([server])
+    assert len(play(engine, 10)) == 10
+    assert [each.url for each in engine.replicas] == [server.url]
+
+
+def test_a_server_that_hangs_costs_one_time_limit_however_much_it_was_asked_for(serve, engine_for):
+    good, bad = serve(nothing, at("/inference/v1/generate", 30.0))
+    engine = engine_for([good, bad], max_connections=2)
+    started = time.monotonic()
+    assert len(play(engine, 40)) == 40  # 20 of them by the one that hangs, two at a time, at half a second each
+    assert time.monotonic() - started < 3
+
+
+def test_what_is_cancelled_is_not_asked_for_and_new_weights_do_not_wait_for_it(serve, engine_for):
+    (server,) = serve(at("/inference/v1/generate", 0.4))
+    engine = engine_for([server], max_connections=2)
+    for index in range(20):
+        engine.submit(request(index))
+    time.sleep(0.2)
+    engine.cancel()
+    started = time.monotonic()
+    engine.load_weights(WEIGHTS.items(), 8)
+    assert time.monotonic() - started < 2
+    assert engine.poll() == []
+    assert server.asked["/inference/v1/generate"] <= 4
+    assert len(play(engine, 2)) == 2
+
+
+@pytest.mark.parametrize("info", [{"logprobs_mode": "raw_logprobs"}, {"max_model_len": 100}, {"weight_transfer": None}])
+def test_a_server_that_comes_back_as_another_is_not_taken_back(serve, engine_for, info):
+    good, bad = serve(nothing, at("/inference/v1/generate", 500))
+    engine = engine_for([good, bad])
+    play(engine, 4)
+    bad.info = bad.info | info
+    engine.load_weights(WEIGHTS.items(), 8)
+    assert [server.url for server in engine.replicas] == [good.url]
+
+
+def test_a_start_that_failed_can_be_tried_again(serve, engine_for, tmp_path):
+    (server,) = serve(nothing, logprobs_mode="raw_logprobs")
+    engine = VLLMServerEngine([server.url])
+    (tmp_path / "config.json").write_text(json.dumps(ARCHITECTURE))
+    for _ in range(2):
+        with pytest.raises(RunError, match="must be started with gigpo-server"):
+            engine.start(str(tmp_path))
+    with pytest.raises(RuntimeError, match="has not been started"):
+        engine.load_weights(WEIGHTS.items(), 0)
+    server.info = server.info | {"logprobs_mode": "processed_logprobs"}
+    engine.start(str(tmp_path))
+    assert engine.max_model_len == 512
+    engine.close()
+
+
+def test_the_run_may_ask_for_a_shorter_context(serve, engine_for):
+    (server,) = serve(nothing)
+    assert engine_for([server], max_model_len=99).max_model_len == 99
+
+
+def test_a_run_that_closes_nothing_leaves_no_weights_behind(serve, engine_for, tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    (server,) = serve(nothing)
+    engine = engine_for([server])
+    assert list((tmp_path / "temporary").iterdir())
+    engine._transfer = None
+    gc.collect()
+    assert not list((tmp_path / "temporary").iterdir())
+
+
 def test_a_lost_server_is_taken_back_with_the_next_weights(serve, engine_for):
     good, bad = serve(nothing, at("/inference/v1/generate", 500, last=8))
     engine = engine_for([good, bad])
@@ -180,7 +256,7 @@ def test_the_secret_is_told_to_the_server_and_to_nobody_else(serve, engine_for, 
     engine = engine_for([server])
     play(engine, 1)
     assert {headers.get("Authorization") for headers in server.headers} == {"Bearer s3cret"}
-    assert "s3cret" not in repr(vars(engine))
+    assert all("s3cret" not in json.dumps(request) for request in server.requests)
 
 
 def test_a_server_that_wants_a_secret_says_so(serve, engine_for, monkeypatch):
@@ -239,15 +315,36 @@ def test_the_command_binds_to_loopback_and_opens_no_dev_mode(monkeypatch):
     for name in ("VLLM_API_KEY", "VLLM_SERVER_DEV_MODE"):
         monkeypatch.delenv(name, raising=False)
     command, environment = server_command(["some/model", "--max-model-len", "99"])
-    assert command[command.index("--host") + 1] == "127.0.0.1"
-    assert command[-2:] == ["--max-model-len", "99"]
-    assert environment["VLLM_PLUGINS"] == "gigpo"
+    assert command[-4:] == ["--host", "127.0.0.1", "--port", "8000"]  # the last word counts
+    assert command[-6:-4] == ["--max-model-len", "99"]
+    assert "gigpo" in environment["VLLM_PLUGINS"].split(",")
     assert "VLLM_SERVER_DEV_MODE" not in environment
 
 
 def test_other_plugins_that_were_asked_for_stay(monkeypatch):
     monkeypatch.setenv("VLLM_PLUGINS", "theirs")
     assert server_command(["some/model"])[1]["VLLM_PLUGINS"] == "theirs,gigpo"
+
+
+def test_naming_our_plugin_leaves_no_other_out(monkeypatch):
+    monkeypatch.delenv("VLLM_PLUGINS", raising=False)
+    installed = {
+        each.name for each in entry_points(group="vllm.general_plugins") + entry_points(group="vllm.platform_plugins")
+    }
+    assert installed <= set(server_command(["some/model"])[1]["VLLM_PLUGINS"].split(","))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--max-model-len", "2560", "some/model"], "the model comes first"),
+        (["some/model", "--", "--host", "0.0.0.0"], "leave out --"),
+    ],
+)
+def test_an_order_that_would_mean_something_else_is_refused(arguments, message, capsys):
+    with pytest.raises(SystemExit):
+        server_command(arguments)
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.1.2.3", "node7"])
