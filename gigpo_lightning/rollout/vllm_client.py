@@ -73,7 +73,8 @@ class ServerClient:
         self._thread = threading.Thread(target=self._loop.run_forever, name="vllm-servers", daemon=True)
         self._thread.start()
         self._session = self._wait(self._open(self._max_connections))
-        self._control = self._wait(self._open(0))  # never waits behind replies
+        # Never waits behind replies; and vLLM's server closes a connection after an error, a little too late to know.
+        self._control = self._wait(self._open(0, keep=False))
         atexit.register(self.close)  # a run that ends by an error closes nothing
 
     async def generate(self, url: str, path: str, payload: Any) -> Any:
@@ -113,7 +114,6 @@ class ServerClient:
                 if response.status == 200:
                     return await response.json()
                 text = (await response.text())[:500]
-                response.close()  # vLLM's server closes a connection that it answered with an error, a little later
         except aiohttp.ConnectionTimeoutError as error:
             raise ServerError(url, f"has not taken a connection within {self.timeouts.connect:g} s") from error
         except TimeoutError as error:
@@ -180,13 +180,15 @@ class ServerClient:
         self._thread.join()
         self._loop.close()
 
-    async def _open(self, connections: int) -> aiohttp.ClientSession:
+    async def _open(self, connections: int, keep: bool = True) -> aiohttp.ClientSession:
         """A session of at most so many connections to a server; 0 sets no limit."""
         secret = os.environ.get("VLLM_API_KEY")
         return aiohttp.ClientSession(
             headers={"Authorization": f"Bearer {secret}"} if secret else {},
             # vLLM's server closes what has been idle for 5 s; reusing it just then would look like a lost server.
-            connector=aiohttp.TCPConnector(limit=0, limit_per_host=connections, keepalive_timeout=2.0),
+            connector=aiohttp.TCPConnector(
+                limit=0, limit_per_host=connections, **({"keepalive_timeout": 2.0} if keep else {"force_close": True})
+            ),
         )
 
     def _wait(self, coroutine: Coroutine[Any, Any, _T]) -> _T:

@@ -1,5 +1,6 @@
 """vLLM servers on other devices or hosts: tokens in and out over HTTP, weights by vLLM's own weight transfer."""
 
+import itertools
 import json
 import logging
 import queue
@@ -92,6 +93,7 @@ class VLLMServerEngine:
             VLLMServer(url=url.rstrip("/"), score=partial(self._score, url.rstrip("/"))) for url in dict.fromkeys(urls)
         ]
         self._run = secrets.token_hex(4)  # two runs on one server must not take each other's weights for their own
+        self._asked = itertools.count()  # a server that ends what was cancelled must not end another of that name
         self._client: ServerClient | None = None
         self._transfer: WeightTransfer | None = None
         self._asked_length = max_model_len
@@ -326,7 +328,7 @@ class VLLMServerEngine:
         if not self.replicas:
             raise RunError(f"no vLLM server is left: {'; '.join(server.lost for server in self._servers)}")
         server = min(self.replicas, key=lambda each: len(each.running))
-        payload = generation(request, f"{self._run}/{request.request_id}", self._adapter)
+        payload = generation(request, f"{self._run}/{next(self._asked)}/{request.request_id}", self._adapter)
         client = self._started()
         call = client.generate(server.url, GENERATE, payload)
         server.running[request.request_id] = client.begin(call, partial(self._answered, request, server))
