@@ -181,7 +181,7 @@ class _Rollout:
             self._submit()
             self._hear_engine()
             self._begin_episodes()
-            if not (self.stepping or self.waiting or self.generating or self.abandoned):
+            if self.queue and not (self.stepping or self.waiting or self.generating or self.abandoned):
                 raise RunError(f"no environment slot is free for {len(self.queue)} episodes, and none will be")
             self._hear_environments()
             self.collector.display.update(self.progress)

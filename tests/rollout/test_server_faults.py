@@ -21,8 +21,8 @@ class KilledAfter(VLLMServerEngine):
         self.replies = replies
         self.seen = 0
 
-    def poll(self):
-        completions = super().poll()
+    def poll_unless(self, ready):
+        completions = super().poll_unless(ready)
         before, self.seen = self.seen, self.seen + len(completions)
         if self.doomed and before < self.replies <= self.seen:
             self.doomed.pop(0).kill()
