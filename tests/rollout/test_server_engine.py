@@ -139,10 +139,10 @@ def test_a_connection_that_breaks_once_costs_nothing(serve, engine_for):
 
 def test_a_server_that_hangs_costs_one_time_limit_however_much_it_was_asked_for(serve, engine_for):
     good, bad = serve(nothing, at("/inference/v1/generate", 30.0))
-    engine = engine_for([good, bad], max_connections=2)
+    engine = engine_for([good, bad], max_connections=1)
     started = time.monotonic()
-    assert len(play(engine, 40)) == 40  # 20 of them by the one that hangs, two at a time, at half a second each
-    assert time.monotonic() - started < 3
+    assert len(play(engine, 40)) == 40
+    assert time.monotonic() - started < 20 * 0.5 / 2  # 20 of them went to the one that hangs, at half a second each
 
 
 def test_what_is_cancelled_is_not_asked_for_and_new_weights_do_not_wait_for_it(serve, engine_for):
@@ -202,9 +202,10 @@ def test_a_run_that_closes_nothing_leaves_no_weights_behind(serve, engine_for, t
 
 
 def test_a_lost_server_is_taken_back_with_the_next_weights(serve, engine_for):
-    good, bad = serve(nothing, at("/inference/v1/generate", 500, last=8))
+    good, bad = serve(nothing, at("/inference/v1/generate", 500))
     engine = engine_for([good, bad])
     play(engine, 16)
+    bad.fault = nothing
     engine.load_weights(WEIGHTS.items(), 8)
     assert len(engine.replicas) == 2
     before = len(bad.requests)
