@@ -40,6 +40,7 @@ class EnvironmentEvent:
         truncated: Gymnasium's.
         seconds: How long the environment took.
         failure: Why the episode is lost, such as the traceback of what the environment raised; then all else is empty.
+        bystander: Whether it was lost with its worker while that served another episode.
     """
 
     slot: int
@@ -53,6 +54,7 @@ class EnvironmentEvent:
     truncated: bool = False
     seconds: float = 0.0
     failure: str = ""
+    bystander: bool = False
 
 
 class EnvironmentSlots:

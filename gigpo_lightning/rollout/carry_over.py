@@ -40,7 +40,6 @@ class CarriedEpisodes:
         stepping: Slots that have a command.
         waiting: Episodes whose next request is written, by slot, oldest first.
         oldest: Key of the oldest groups that need not be complete when a rollout stops; None waits for no group.
-        changed: Whether a group may have been completed or dropped since ``enough`` looked.
     """
 
     groups: list[Group] = field(default_factory=list)
@@ -49,7 +48,6 @@ class CarriedEpisodes:
     stepping: set[int] = field(default_factory=set)
     waiting: dict[int, Episode] = field(default_factory=dict)
     oldest: int | None = None
-    changed: bool = True
     _begun: int = 0
 
     def begin(self, tasks: Sequence[Task], group_size: int, noise_key: object) -> None:
@@ -61,13 +59,9 @@ class CarriedEpisodes:
         self.groups += added
         episodes = [Episode(group=group, index=index) for group in added for index in range(group_size)]
         self.queue[:0] = episodes[::-1]
-        self.changed = True
 
     def enough(self, group_size: int, wanted: int) -> bool:
         """Whether so many groups are complete, and all that may not be carried on; or nothing is left to play."""
-        if not self.changed:
-            return False
-        self.changed = False
         unfinished = [group for group in self.groups if not group.dropped and len(group.finished) < group_size]
         if not unfinished:
             return not self.running  # of dropped groups, whose environments have not answered yet

@@ -222,7 +222,7 @@ class _Rollout:
             return  # its worker died after its last answer
         self.progress.note_environment(episode.task.task_id, event.seconds)
         if event.failure:
-            self._fail(episode, event.failure)
+            self._fail(episode, event)
         elif episode.group.dropped:
             self._end(episode)
         elif (trajectory := self.collector.player.observe(episode, event)) is None:
@@ -244,19 +244,20 @@ class _Rollout:
             self.abandoned.add(episode.request.request_id)
         del self.running[episode.slot]
         self.pool.free_slot(episode.slot)
-        self.state.changed = True
 
-    def _fail(self, episode: Episode, failure: str) -> None:
-        """Begin an episode again, or drop its group."""
+    def _fail(self, episode: Episode, event: EnvironmentEvent) -> None:
+        """Begin an episode again, or drop its group; what another episode did to its worker is not held against it."""
         self._end(episode)
         if episode.group.dropped:
             return
-        if episode.attempt >= self.collector.max_retries:
-            self._drop(episode.group, failure)
+        failures = episode.failures + (not event.bystander)
+        if failures > self.collector.max_retries:
+            self._drop(episode.group, event.failure)
             return
         self.progress.retried += 1
-        self.queue.append(Episode(group=episode.group, index=episode.index, attempt=episode.attempt + 1))
-        _logger.info("task %r begins again: %s", episode.task.task_id, failure.strip().splitlines()[-1])
+        again = Episode(group=episode.group, index=episode.index, attempt=episode.attempt + 1, failures=failures)
+        self.queue.append(again)
+        _logger.info("task %r begins again: %s", episode.task.task_id, event.failure.strip().splitlines()[-1])
 
     def _drop(self, group: Group, failure: str) -> None:
         """Give a group up: its other episodes end where they are, or when their environment has answered."""

@@ -37,6 +37,8 @@ class Episode:
     group: Group
     index: int
     attempt: int = 0
+    failures: int = 0
+    """Attempts that ended by its own environment's fault."""
     slot: int = -1
     instruction: str = ""
     event: EnvironmentEvent = field(default_factory=lambda: EnvironmentEvent(slot=-1))

@@ -68,7 +68,7 @@ def write_trajectories(
         for name in ("advantage", "episode_advantage", "step_advantage", "step_group_id"):
             table = table.append_column(name, pa.array(getattr(credit, name)))
     if prompt_text is not None:
-        prompts = [_text(prompt_text(ids)) for ids in table["prompt_ids"].to_pylist()]
+        prompts = [_text(prompt_text(step.prompt_ids)) for g in groups for t in g.trajectories for step in t.steps]
         table = table.append_column("prompt", pa.array(prompts))
     table = table.replace_schema_metadata({_TEMPERATURE: repr(temperature).encode()})
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -233,9 +233,8 @@ def checked_info(client: ServerClient, url: str, wanted: Mapping[str, Any]) -> d
     return info
 
 
-def is_loopback(url: str) -> bool:
-    """Whether a URL names this machine, and nothing that others could reach."""
-    host = urlsplit(url).hostname or ""
+def is_loopback(host: str) -> bool:
+    """Whether a host is this machine, at an address that no other can reach."""
     if host == "localhost":
         return True
     try:

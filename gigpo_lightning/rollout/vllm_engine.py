@@ -113,7 +113,7 @@ class VLLMEngine:
             return
         self._vllm = _import_vllm()
         on_cpu = bool(self._vllm.platforms.current_platform.is_cpu())
-        device_options: dict[str, Any] = {"enable_sleep_mode": self._allow_sleep}
+        device_options: dict[str, Any] = {"enable_sleep_mode": True} if self._allow_sleep else {}
         if on_cpu:
             # vLLM compiles small functions such as the gathering of logprobs anew for every shape: minutes of a CPU.
             torch._dynamo.config.disable = True

@@ -3,12 +3,13 @@
 import argparse
 import importlib.metadata
 import importlib.util
-import ipaddress
 import os
 import sys
 from collections.abc import Mapping, Sequence
 
 import torch
+
+from gigpo_lightning.rollout.vllm_client import is_loopback
 
 _CPU_ENVIRONMENT = {
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
@@ -77,7 +78,7 @@ def server_command(arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]
 
 def _refuse_open_doors(parser: argparse.ArgumentParser, host: str, environment: dict[str, str]) -> None:
     """A server that others can reach must ask who they are, and must not run what they send."""
-    if _is_loopback(host):
+    if is_loopback(host):
         return
     if not environment.get("VLLM_API_KEY"):
         parser.error(
@@ -86,15 +87,6 @@ def _refuse_open_doors(parser: argparse.ArgumentParser, host: str, environment: 
     for name in ("VLLM_SERVER_DEV_MODE", "VLLM_ALLOW_INSECURE_SERIALIZATION"):
         if environment.get(name, "0") != "0":
             parser.error(f"--host {host} can be reached from other machines: {name} must not be set, got a value")
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _plugins(environment: Mapping[str, str]) -> list[str]:

@@ -246,7 +246,17 @@ class VLLMServerEngine:
         self._version = -1
         if take_back:
             self._take_back_servers(client)
-        return client, [server.url for server in self.replicas]
+        return client, [server.url for server in self._left()]
+
+    def _left(self) -> tuple[VLLMServer, ...]:
+        """The servers that take part.
+
+        Raises:
+            RunError: If there is none.
+        """
+        if not self.replicas:
+            raise RunError(f"no vLLM server is left: {'; '.join(server.lost for server in self._servers)}")
+        return self.replicas
 
     def score(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[list[float]]:
         """Log-probability, at temperature 1, of each token of each completion after its prompt, by the first server."""
@@ -292,9 +302,9 @@ class VLLMServerEngine:
 
     def _make_transfer(self, client: ServerClient, backend: str, world_sizes: Sequence[int]) -> WeightTransfer:
         urls = [server.url for server in self._servers]
-        far = [url for url in urls if not is_loopback(url)]
+        far = [url for url in urls if not is_loopback(urlsplit(url).hostname or "")]
         if backend == "nccl":
-            if far and is_loopback(f"//{self._address}"):
+            if far and is_loopback(self._address):
                 raise RunError(f"address must be this machine's as {far[0]} sees it, got {self._address}")
             return NCCLTransfer(client, urls, world_sizes, self._address)
         if far and self._weights_folder is None:
@@ -302,11 +312,7 @@ class VLLMServerEngine:
         return FolderTransfer(client, self._weights_folder)
 
     def _take_back_servers(self, client: ServerClient) -> None:
-        """Let servers that were lost take part again if they answer.
-
-        Raises:
-            RunError: If none answers.
-        """
+        """Let servers that were lost take part again if they answer."""
         for server in self._servers:
             if server.lost and self._transfer is not None and self._transfer.takes_back:
                 try:
@@ -316,8 +322,6 @@ class VLLMServerEngine:
                     continue
                 if info["max_model_len"] >= self._max_model_len and info["max_lora_rank"] >= self._max_lora_rank:
                     server.lost = ""
-        if not self.replicas:
-            raise RunError(f"no vLLM server is left: {'; '.join(server.lost for server in self._servers)}")
 
     def _send(self, request: GenerationRequest) -> None:
         """Give a request to the server that has the fewest.
@@ -325,9 +329,7 @@ class VLLMServerEngine:
         Raises:
             RunError: If no server is left.
         """
-        if not self.replicas:
-            raise RunError(f"no vLLM server is left: {'; '.join(server.lost for server in self._servers)}")
-        server = min(self.replicas, key=lambda each: len(each.running))
+        server = min(self._left(), key=lambda each: len(each.running))
         payload = generation(request, f"{self._run}/{next(self._asked)}/{request.request_id}", self._adapter)
         client = self._started()
         call = client.generate(server.url, GENERATE, payload)

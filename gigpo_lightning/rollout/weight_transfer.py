@@ -130,8 +130,7 @@ class NCCLTransfer:
                 raise ServerError(url, "is lost, and with it the group of GPUs that weights travel in")
         self._control.label = label
         if self._engine is None:
-            with contextlib.suppress(ServerError):  # a run that was killed may have left an update open
-                self._control.update_weights({})
+            self._control.give_up()  # what a run that was killed may have left open
             self._open()
         self._source.named_tensors = list(named_tensors)
         try:
@@ -208,7 +207,7 @@ def _parts(named_tensors: NamedTensors, part_bytes: int) -> Iterator[dict[str, t
     size = 0
     for name, tensor in named_tensors:
         # A copy: tied weights share their memory, which a safetensors file cannot say.
-        part[name] = tensor.detach().cpu().clone().contiguous()
+        part[name] = tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
         size += part[name].nbytes
         if size >= part_bytes:
             yield part

@@ -233,7 +233,11 @@ class WorkerPool:
         if not worker.ready:
             raise RunError(f"{reason}, before it had started")
         _logger.warning("%s; a new one takes its place", reason)
-        self._lost += [EnvironmentEvent(slot=slot, failure=reason) for slot in sorted(worker.taken)]
+        guilty = worker.commands[0][0] if worker.commands else None  # commands are carried out one by one
+        self._lost += [
+            EnvironmentEvent(slot=slot, failure=reason, bystander=guilty not in (None, slot))
+            for slot in sorted(worker.taken)
+        ]
         worker.commands.clear()
         self._start(worker)
 

@@ -90,6 +90,36 @@ def test_an_episode_asks_for_its_next_turn_as_soon_as_its_last_is_answered():
     assert order[4:7] == ["3/0/0/1", "3/0/0/2", "3/0/0/3"]
 
 
+class LongWinded(ScriptedEngine):
+    """Writes one reply for as long as nothing else is asked for; the others at once."""
+
+    looks = 0
+
+    def poll_unless(self, ready):
+        for request in list(self._queue):
+            if request.request_id != "0/0/0/0" or len(self.requests) == 4:
+                self._queue.remove(request)
+                return [self._answer(request)]
+        while not ready():
+            self.looks += 1
+            assert self.looks < 1000, "the others wait for the long reply"
+        return []
+
+
+def test_an_episode_goes_on_while_another_s_long_reply_is_written():
+    engine = LongWinded(walker(GrowingTokenizer(), "up"))
+    countdown_collector(engine=engine, admission_share=0.0).play(countdown(1, 3), 1, noise_key=0, name="test")
+    assert [request.request_id for request in engine.requests[2:]] == ["1/0/0/1", "1/0/0/2"]
+
+
+def test_an_engine_that_gathers_its_own_batches_is_asked_at_once():
+    class Copies(ScriptedEngine):
+        replicas = ()
+
+    assert countdown_collector(engine=Copies(walker(GrowingTokenizer(), "up"))).admission_share == 0.0
+    assert countdown_collector().admission_share == 0.4
+
+
 def test_more_episodes_than_slots_are_all_played_in_order():
     tasks = countdown(1, 2, 3, 4, 5)
     groups, progress = countdown_collector(num_slots=2).play(tasks, 3, noise_key=0, name="test")

@@ -212,6 +212,24 @@ def test_weights_that_break_off_half_way_leave_an_engine_that_admits_it(synced):
     assert engine.policy_version == module.policy_version
 
 
+def test_a_reply_under_way_can_be_interrupted_and_goes_on_unchanged(synced):
+    _, engine = synced
+    whole = ask(engine, [4], stop=())["4"]
+    engine.submit(
+        GenerationRequest(
+            request_id="4",
+            prompt_ids=(5, 6, 7, 8),
+            sampling=SamplingParameters(max_tokens=8),
+            stop_token_ids=(),
+            seed=4,
+        )
+    )
+    looks = []
+    assert engine.poll_unless(lambda: not looks.append(1)) == []
+    (rest,) = engine.poll()
+    assert (rest.token_ids, len(looks)) == (whole.token_ids, 1)
+
+
 def test_what_is_cancelled_is_never_answered_and_leaves_the_engine_idle(synced):
     module, engine = synced
     expected = ask(engine, [5])["5"]

@@ -76,6 +76,16 @@ def test_after_too_many_attempts_the_group_is_dropped_and_counted(tmp_path, faul
     assert "task 'task 1' is dropped" in caplog.text
 
 
+@pytest.mark.parametrize("fault", ["dies", "hangs"])
+def test_what_an_episode_does_to_its_worker_is_not_held_against_the_others_in_it(tmp_path, fault):
+    tasks = make_tasks(tmp_path, fault, times=100)
+    groups, progress, _ = play(
+        tasks, workers=1, num_slots=12, max_retries=1
+    )  # all four tasks live with the one that kills
+    assert [group.task_id for group in groups] == ["task 0", "task 2", "task 3"]
+    assert (progress.finished, progress.dropped) == (9, 3)
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_the_cause_of_a_dropped_group_is_in_the_log(tmp_path, workers, caplog):
     play(make_tasks(tmp_path, times=100), workers=workers, max_retries=0)

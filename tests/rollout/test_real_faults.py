@@ -54,7 +54,7 @@ def engine_and_tokenizer():
 @pytest.fixture
 def player(engine_and_tokenizer):
     engine, tokenizer = engine_and_tokenizer
-    pool = make_pool(FaultyEnvironment(), 12, 4, QUICK)  # a worker each: a task that kills takes no other with it
+    pool = make_pool(FaultyEnvironment(), 12, 2, QUICK)
     yield Collector(
         engine=engine,
         pool=pool,

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from gigpo_lightning.errors import RunError
-from gigpo_lightning.rollout import GenerationRequest, SamplingParameters, ServerTimeouts, VLLMServerEngine
+from gigpo_lightning.rollout import Adapter, GenerationRequest, SamplingParameters, ServerTimeouts, VLLMServerEngine
 from gigpo_lightning.rollout.vllm_server import server_command
 from tests.rollout.fake_server import ARCHITECTURE, FakeServer
 
@@ -199,6 +199,17 @@ def test_a_run_that_closes_nothing_leaves_no_weights_behind(serve, engine_for, t
     engine._transfer = None
     gc.collect()
     assert not list((tmp_path / "temporary").iterdir())
+
+
+def test_an_adapter_for_no_server_is_an_error(serve, engine_for):
+    (server,) = serve(at("/inference/v1/generate", 500), max_lora_rank=8)
+    engine = engine_for([server])
+    with pytest.raises(RunError, match="no vLLM server is left"):
+        play(engine, 1)
+    engine.cancel()
+    with pytest.raises(RunError, match="no vLLM server is left"):
+        engine.load_adapter(Adapter(config={"r": 8}, tensors=WEIGHTS), 8)
+    assert engine.policy_version == -1
 
 
 def test_a_lost_server_is_taken_back_with_the_next_weights(serve, engine_for):
