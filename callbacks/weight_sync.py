@@ -49,7 +49,6 @@ class WeightSync(Callback):
         self.num_probes = num_probes
         self.probe_tokens = probe_tokens
         self.sleep = sleep
-        self._asleep = False
         self.metrics: dict[str, float] = {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -67,16 +66,13 @@ class WeightSync(Callback):
     def sync(self, module: GiGPOModule, engine: RolloutEngine) -> None:
         """Bring the engine to the module's version, unless it is there."""
         policy = module.policy
-        if self._asleep:
-            engine.wake()
-            self._asleep = False
         if engine.policy_version == module.policy_version:
             return
         with tempfile.TemporaryDirectory(prefix="gigpo-engine-") as folder:
             policy.model.config.save_pretrained(folder)
             engine.start(folder)
         started = time.perf_counter()
-        engine.wake()  # it may have slept when another run broke off
+        engine.wake()
         engine.load_weights(policy.named_weights(), module.policy_version)
         probes, copies = self._probes(policy), engine.replicas if isinstance(engine, Replicated) else (engine,)
         error = max(probe_error(policy, copy, probes) for copy in copies)
@@ -93,9 +89,8 @@ class WeightSync(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Put the engine to sleep before the first update: the epoch's episodes have been played."""
-        if self.sleep and not self._asleep:
+        if self.sleep and batch_idx == 0:
             cast("Any", trainer).datamodule.engine.sleep()
-            self._asleep = True
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the latest sync."""

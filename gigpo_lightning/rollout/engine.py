@@ -101,10 +101,10 @@ class RolloutEngine(Scorer, Protocol):
         """Replace the weights and forget every cached prefix."""
 
     def sleep(self) -> None:
-        """Free what can be freed until ``wake``."""
+        """Free what can be freed until ``wake``; one that cannot write meanwhile has version -1."""
 
     def wake(self) -> None:
-        """Take it back."""
+        """Take it back; nothing if it is awake."""
 
     def close(self) -> None:
         """End for good; a second call does nothing."""

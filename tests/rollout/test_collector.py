@@ -4,6 +4,7 @@ import pytest
 from gigpo_lightning.environments.base import Task
 from gigpo_lightning.rollout import SamplingParameters, ScriptedEngine, make_pool
 from gigpo_lightning.rollout.collector import Collector
+from gigpo_lightning.rollout.environment_pool import InProcessPool
 from gigpo_lightning.rollout.episode import noise_seed
 from gigpo_lightning.trajectory import StepTable, StopReason
 from tests.prompts.word_tokenizer import GrowingTokenizer
@@ -90,7 +91,7 @@ def test_an_episode_asks_for_its_next_turn_as_soon_as_its_last_is_answered():
     assert order[4:7] == ["3/0/0/1", "3/0/0/2", "3/0/0/3"]
 
 
-class LongWinded(ScriptedEngine):
+class Verbose(ScriptedEngine):
     """Writes one reply for as long as nothing else is asked for; the others at once."""
 
     looks = 0
@@ -106,9 +107,26 @@ class LongWinded(ScriptedEngine):
         return []
 
 
+class Late(InProcessPool):
+    """Its answers come when the engine is at work again."""
+
+    stepped = False
+
+    def step(self, slot, action):
+        super().step(slot, action)
+        self.stepped = True
+
+    def poll(self, *, block):
+        if self.stepped and not block:
+            self.stepped = False
+            return []
+        return super().poll(block=block)
+
+
 def test_an_episode_goes_on_while_another_s_long_reply_is_written():
-    engine = LongWinded(walker(GrowingTokenizer(), "up"))
-    countdown_collector(engine=engine, admission_share=0.0).play(countdown(1, 3), 1, noise_key=0, name="test")
+    engine = Verbose(walker(GrowingTokenizer(), "up"))
+    player = make_collector(engine=engine, pool=Late(CountdownEnvironment(), 2), max_steps=10, admission_share=0.0)
+    player.play(countdown(1, 3), 1, noise_key=0, name="test")
     assert [request.request_id for request in engine.requests[2:]] == ["1/0/0/1", "1/0/0/2"]
 
 
