@@ -11,6 +11,7 @@ from torch import Tensor
 
 from gigpo_lightning.errors import RunError
 from gigpo_lightning.rollout.engine import Replicated, RolloutEngine, Scorer
+from gigpo_lightning.token_batch import make_token_batch
 from modules import GiGPOModule, Policy
 
 _logger = logging.getLogger(__name__)
@@ -112,13 +113,11 @@ def probe_error(policy: Policy, engine: Scorer, probes: list[list[int]]) -> floa
         engine: The engine's, or those of one of its replicas.
         probes: Token ids, all of one length; the first token is the prompt.
     """
-    device = next(policy.parameters()).device
-    input_ids = torch.tensor(probes, device=device)
-    written = torch.ones_like(input_ids, dtype=torch.bool)
-    written[:, 0] = False
+    pairs = [(probe[:1], probe[1:]) for probe in probes]
+    tokens = make_token_batch(pairs, policy.tokenizer.pad_token_id, "rows").to(next(policy.parameters()).device)
     training = policy.training
     policy.eval()
-    ours: Tensor = policy(input_ids, torch.ones_like(input_ids), written)[0][:, 1:].cpu()
+    ours: Tensor = policy(tokens)[0].cpu()
     policy.train(training)
-    theirs = torch.tensor(engine.score([(probe[:1], probe[1:]) for probe in probes]))
+    theirs = torch.tensor(engine.score(pairs))
     return float(torch.nan_to_num((ours - theirs).abs(), nan=float("inf")).max())

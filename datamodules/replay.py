@@ -108,6 +108,7 @@ class ReplayDataModule(LightningDataModule):
                 minibatch_size=self.minibatch_size,
                 micro_batch_tokens=self.micro_batch_tokens,
                 seed=noise_seed(self.seed, epoch, "minibatches"),
+                layout=module.policy.layout,
             )
         )
         return self._minibatches

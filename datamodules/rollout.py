@@ -242,6 +242,8 @@ class RolloutDataModule(LightningDataModule):
             minibatch_size=self.minibatch_size,
             micro_batch_tokens=self.micro_batch_tokens,
             seed=noise_seed(self.seed, epoch, "minibatches"),
+            layout=module.policy.layout,
+            rank=trainer.global_rank,
         )
         self._minibatches = module.prepare(minibatches)
         return self.last_rollout

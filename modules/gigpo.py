@@ -105,9 +105,8 @@ class GiGPOModule(LightningModule):
         micro_batches = []
         for part in minibatch.micro_batches:
             moved = part.to(self.device)
-            tokens = (moved.input_ids, moved.attention_mask, moved.action_mask)
             with self.trainer.precision_plugin.forward_context():  # as in training_step, or on-policy ratios miss 1
-                logprobs, _ = self.policy(*tokens, minibatch.temperature)
+                logprobs, _ = self.policy(moved.tokens, minibatch.temperature)
             micro_batches.append(dataclasses.replace(part, old_logprobs=logprobs.float().cpu()))
         return dataclasses.replace(minibatch, micro_batches=tuple(micro_batches))
 
@@ -210,12 +209,11 @@ class GiGPOModule(LightningModule):
     def _terms(self, micro_batch: StepBatch, batch: Minibatch) -> LossTerms:
         """Loss of a micro-batch, divided by the whole minibatch's counts, so that micro-batches add up."""
         micro_batch = micro_batch.to(self.device)
-        tokens = (micro_batch.input_ids, micro_batch.attention_mask, micro_batch.action_mask)
-        logprobs, entropy = self.policy(*tokens, batch.temperature)
+        logprobs, entropy = self.policy(micro_batch.tokens, batch.temperature)
         ref_logprobs = None
         if self.reference is not None:
             with torch.no_grad():
-                ref_logprobs, _ = self.reference(*tokens, batch.temperature)
+                ref_logprobs, _ = self.reference(micro_batch.tokens, batch.temperature)
         return policy_loss(
             self.loss_settings,
             logprobs=logprobs,
@@ -223,7 +221,7 @@ class GiGPOModule(LightningModule):
             entropy=entropy,
             ref_logprobs=ref_logprobs,
             advantage=micro_batch.advantage,
-            action_mask=micro_batch.action_mask,
+            action_mask=micro_batch.tokens.action_mask,
             row_weight=micro_batch.row_weight,
             counts=batch.counts,
             engine_logprobs=micro_batch.engine_logprobs,

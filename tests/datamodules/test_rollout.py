@@ -248,7 +248,9 @@ def test_the_correction_of_a_stale_step_is_by_the_probabilities_that_it_was_writ
         def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
             table = trainer.datamodule.last_rollout.table
             for part in batch.micro_batches:
-                for row, engine_logprobs, written in zip(part.row, part.engine_logprobs, part.action_mask, strict=True):
+                for row, engine_logprobs, written in zip(
+                    part.row, part.engine_logprobs, part.tokens.action_mask, strict=True
+                ):
                     version = int(table.policy_version[int(row)])
                     assert set(engine_logprobs[written].tolist()) == {-1.0 - version}
                     stale.append(pl_module.policy_version - version)
