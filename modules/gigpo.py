@@ -13,10 +13,13 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
+from torch.distributed.fsdp import FullyShardedDataParallel
+from torch.distributed.tensor import DTensor
 
 from gigpo_lightning.algorithm import CreditEstimator
 from gigpo_lightning.algorithm.losses import LossSettings, LossTerms, policy_loss
 from gigpo_lightning.batch import Minibatch, StepBatch
+from modules.fsdp2 import FSDP2Strategy
 from modules.policy import Policy, PolicySource
 
 
@@ -117,6 +120,11 @@ class GiGPOModule(LightningModule):
         self._policy = self.policy_source.build()
         if self.loss_settings.kl_coefficient > 0:
             self.reference = copy.deepcopy(self._policy).eval().requires_grad_(False)
+        strategy = self.trainer.strategy if self._trainer is not None else None
+        if isinstance(strategy, FSDP2Strategy):
+            for policy in (self._policy, self.reference):
+                if policy is not None:
+                    strategy.shard(policy)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Make the optimizer and, if there is one, the scheduler."""
@@ -134,23 +142,32 @@ class GiGPOModule(LightningModule):
         started = time.perf_counter()
         optimizer = cast("LightningOptimizer", self.optimizers())
         optimizer.zero_grad()
-        totals: dict[str, Tensor] = {}
+        totals = torch.zeros(len(self._logged), device=self.device)
         for index, micro_batch in enumerate(batch.micro_batches):
             last = index == len(batch.micro_batches) - 1
             with optimizer.toggle_model(sync_grad=last):
                 terms = self._terms(micro_batch, batch)
                 self._check_finite("loss", terms.loss, batch, batch_idx)
-                self.manual_backward(terms.loss)
-            for name in self._logged:
-                totals[name] = totals.get(name, torch.zeros(())) + getattr(terms, name).detach().cpu()
-        norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
+                # Each rank has its share of the minibatch's loss; strategies average gradients where a sum is wanted.
+                self.manual_backward(terms.loss * self.trainer.world_size)
+            totals += torch.stack([getattr(terms, name).detach().float() for name in self._logged])
+        norm = self._clip_gradients()
         self._check_finite("gradient norm", norm, batch, batch_idx)
         optimizer.step()
         self.policy_version += 1
-        totals["gradient_norm"] = norm.detach().cpu()
-        named = {f"loss/{name}": value for name, value in totals.items()}
+        totals = cast("Tensor", self.trainer.strategy.reduce(totals, reduce_op="sum"))
+        named = {f"loss/{name}": value for name, value in zip(self._logged, totals.cpu(), strict=True)}
+        named["loss/gradient_norm"] = norm.detach().cpu()
         self.log_dict(named, on_step=False, on_epoch=True, batch_size=batch.counts.num_rows, sync_dist=True)
         self._update_seconds += time.perf_counter() - started
+
+    def _clip_gradients(self) -> Tensor:
+        """Scale the gradients down to the largest norm; their norm before, over all ranks."""
+        model = self.trainer.strategy.model
+        if isinstance(model, FullyShardedDataParallel):
+            return model.clip_grad_norm_(self.max_grad_norm)
+        norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
+        return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
     def on_train_epoch_start(self) -> None:
         """Start the clock of the update."""

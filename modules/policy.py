@@ -14,6 +14,7 @@ from tokenizers import Tokenizer as WordTokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -45,6 +46,12 @@ class Policy(nn.Module):
         super().__init__()
         self.model = model
         self.tokenizer = tokenizer
+
+    @property
+    def blocks(self) -> list[nn.Module]:
+        """The decoder blocks, in order: what a strategy shards one by one."""
+        names = set(getattr(self.model, "_no_split_modules", None) or ())
+        return [module for module in self.model.modules() if type(module).__name__ in names]
 
     @property
     def layout(self) -> Layout:
@@ -100,9 +107,11 @@ class Policy(nn.Module):
         """Every weight by the name that its checkpoint gives it, tied ones under each of their names.
 
         Feeding an engine from ``named_parameters()`` would leave out ``lm_head.weight`` of tied models, and an engine
-        that keeps its own packed copy would go on sampling from the old one.
+        that keeps its own packed copy would go on sampling from the old one. Sharded weights are gathered one by one,
+        which all ranks have to do together.
         """
-        yield from self.model.state_dict().items()
+        for name, weight in self.model.state_dict().items():
+            yield name, weight.full_tensor() if isinstance(weight, DTensor) else weight
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write a folder that ``transformers`` loads and vLLM serves."""

@@ -146,10 +146,10 @@ def test_more_tasks_an_epoch_than_there_are_is_refused(tmp_path):
         quiet_trainer(tmp_path, ScriptedSync(), max_epochs=1).fit(module, data)
 
 
-def test_several_ranks_are_refused():
+def test_fewer_tasks_than_ranks_are_refused():
     data = walking_data(random_walk(tiny_module()))
-    data.trainer = SimpleNamespace(world_size=2)
-    with pytest.raises(ValueError, match=r"must be 1 so far, got 2 processes"):
+    data.trainer = SimpleNamespace(world_size=5)
+    with pytest.raises(ValueError, match=r"tasks_per_epoch must be >= 5, the number of ranks .*, got 4"):
         data.setup("fit")
 
 
