@@ -1,5 +1,6 @@
 """The LightningModule that turns minibatches of credited steps into better weights."""
 
+import contextlib
 import copy
 import dataclasses
 import math
@@ -20,6 +21,7 @@ from gigpo_lightning.algorithm import CreditEstimator
 from gigpo_lightning.algorithm.losses import LossSettings, LossTerms, policy_loss
 from gigpo_lightning.batch import Minibatch, StepBatch
 from modules.fsdp2 import FSDP2Strategy
+from modules.lora import AdaptedPolicy
 from modules.policy import Policy, PolicySource
 
 
@@ -114,11 +116,14 @@ class GiGPOModule(LightningModule):
         return dataclasses.replace(minibatch, micro_batches=tuple(micro_batches))
 
     def configure_model(self) -> None:
-        """Build the policy and, where a KL coefficient asks for one, its frozen reference."""
+        """Build the policy and, where a KL coefficient asks for one, its frozen reference; shard them if wanted.
+
+        The reference of a policy with adapters is the policy without them.
+        """
         if self._policy is not None:
             return
         self._policy = self.policy_source.build()
-        if self.loss_settings.kl_coefficient > 0:
+        if self.loss_settings.kl_coefficient > 0 and not isinstance(self._policy, AdaptedPolicy):
             self.reference = copy.deepcopy(self._policy).eval().requires_grad_(False)
         strategy = self.trainer.strategy if self._trainer is not None else None
         if isinstance(strategy, FSDP2Strategy):
@@ -128,7 +133,7 @@ class GiGPOModule(LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Make the optimizer and, if there is one, the scheduler."""
-        optimizer = self.make_optimizer(self.policy.parameters())
+        optimizer = self.make_optimizer([each for each in self.policy.parameters() if each.requires_grad])
         if self.make_lr_scheduler is None:
             return optimizer
         return {"optimizer": optimizer, "lr_scheduler": cast("Any", self.make_lr_scheduler(optimizer))}
@@ -227,10 +232,7 @@ class GiGPOModule(LightningModule):
         """Loss of a micro-batch, divided by the whole minibatch's counts, so that micro-batches add up."""
         micro_batch = micro_batch.to(self.device)
         logprobs, entropy = self.policy(micro_batch.tokens, batch.temperature)
-        ref_logprobs = None
-        if self.reference is not None:
-            with torch.no_grad():
-                ref_logprobs, _ = self.reference(micro_batch.tokens, batch.temperature)
+        ref_logprobs = self._ref_logprobs(micro_batch, batch.temperature)
         return policy_loss(
             self.loss_settings,
             logprobs=logprobs,
@@ -245,6 +247,17 @@ class GiGPOModule(LightningModule):
             trajectory_share=micro_batch.trajectory_share,
             progress=self.progress,
         )
+
+    @torch.no_grad()
+    def _ref_logprobs(self, micro_batch: StepBatch, temperature: float) -> Tensor | None:
+        """Log-probabilities of the frozen reference, where the loss wants one."""
+        if not self.loss_settings.kl_coefficient:
+            return None
+        reference = self.reference or self.policy
+        off = self.policy.without_adapters() if isinstance(self.policy, AdaptedPolicy) else contextlib.nullcontext()
+        with off:
+            ref_logprobs: Tensor = reference(micro_batch.tokens, temperature)[0]
+        return ref_logprobs
 
     def _check_finite(self, what: str, value: Tensor, batch: Minibatch, batch_idx: int) -> None:
         if math.isfinite(value.item()):

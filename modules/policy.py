@@ -111,12 +111,17 @@ class Policy(nn.Module):
         which all ranks have to do together.
         """
         for name, weight in self.model.state_dict().items():
-            yield name, weight.full_tensor() if isinstance(weight, DTensor) else weight
+            yield name, whole(weight)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write a folder that ``transformers`` loads and vLLM serves."""
         self.model.save_pretrained(folder)
         self.tokenizer.tokenizer.save_pretrained(folder)
+
+
+def whole(weight: Tensor) -> Tensor:
+    """A weight as it is where nothing is sharded; all ranks have to ask for it together."""
+    return weight.full_tensor() if isinstance(weight, DTensor) else weight
 
 
 def _has_window(config: PretrainedConfig) -> bool:
