@@ -7,7 +7,6 @@ from typing import Any, cast
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from torch import Tensor
 
 from gigpo_lightning.errors import RunError
 from gigpo_lightning.rollout.adapter import Adapter, LoadsAdapters
@@ -83,9 +82,9 @@ class WeightSync(Callback):
             engine.start(folder)
         started = time.perf_counter()
         engine.wake()
-        self._load(policy, engine, module.policy_version)
+        self._load(module, engine)
         probes, copies = self._probes(policy), engine.replicas if isinstance(engine, Replicated) else (engine,)
-        error = max(probe_error(policy, copy, probes) for copy in copies)
+        error = max(probe_error(module, copy, probes) for copy in copies)
         self.metrics = {"sync/max_abs_logprob_error": error, "sync/seconds": time.perf_counter() - started}
         dtype = next(policy.parameters()).dtype
         tolerance = self.tolerance if self.tolerance is not None else _TOLERANCE.get(dtype, 0.5)
@@ -97,10 +96,11 @@ class WeightSync(Callback):
             )
         _logger.debug("weights synced to version %d, error %.2g", module.policy_version, error)
 
-    def _load(self, policy: Policy, engine: RolloutEngine, version: int) -> None:
+    def _load(self, module: GiGPOModule, engine: RolloutEngine) -> None:
         """Load all weights, or only the adapters if the others are there."""
+        policy, version = module.policy, module.policy_version
         if not self.adapters:
-            engine.load_weights(policy.named_weights(), version)
+            engine.load_weights(module.named_weights(), version)
             return
         if not isinstance(policy, AdaptedPolicy) or not isinstance(engine, LoadsAdapters):
             raise ValueError(
@@ -128,20 +128,19 @@ class WeightSync(Callback):
         return torch.randint(size, (self.num_probes, self.probe_tokens), generator=noise).tolist()
 
 
-@torch.no_grad()
-def probe_error(policy: Policy, engine: Scorer, probes: list[list[int]]) -> float:
+def probe_error(module: GiGPOModule, engine: Scorer, probes: list[list[int]]) -> float:
     """Largest difference between trainer and engine over the probes' tokens, in nats; NaN counts as infinite.
 
     Args:
-        policy: The trainer's weights.
+        module: Has the trainer's weights.
         engine: The engine's, or those of one of its replicas.
         probes: Token ids, all of one length; the first token is the prompt.
     """
-    pairs = [(probe[:1], probe[1:]) for probe in probes]
+    policy, pairs = module.policy, [(probe[:1], probe[1:]) for probe in probes]
     tokens = make_token_batch(pairs, policy.tokenizer.pad_token_id, "rows").to(next(policy.parameters()).device)
     training = policy.training
     policy.eval()
-    ours: Tensor = policy(tokens)[0].cpu()
+    ours = module.score(tokens)[0].cpu()
     policy.train(training)
     theirs = torch.tensor(engine.score(pairs))
     return float(torch.nan_to_num((ours - theirs).abs(), nan=float("inf")).max())

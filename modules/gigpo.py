@@ -5,6 +5,7 @@ import copy
 import dataclasses
 import math
 import time
+from collections.abc import Iterator
 from typing import Any, cast
 
 import numpy as np
@@ -20,9 +21,11 @@ from torch.distributed.tensor import DTensor
 from gigpo_lightning.algorithm import CreditEstimator
 from gigpo_lightning.algorithm.losses import LossSettings, LossTerms, policy_loss
 from gigpo_lightning.batch import Minibatch, StepBatch
+from gigpo_lightning.token_batch import TokenBatch
 from modules.fsdp2 import FSDP2Strategy
 from modules.lora import AdaptedPolicy
 from modules.policy import Policy, PolicySource
+from modules.sharding import named_weights, wrap_blocks
 
 
 class GiGPOModule(LightningModule):
@@ -111,9 +114,27 @@ class GiGPOModule(LightningModule):
         for part in minibatch.micro_batches:
             moved = part.to(self.device)
             with self.trainer.precision_plugin.forward_context():  # as in training_step, or on-policy ratios miss 1
-                logprobs, _ = self.policy(moved.tokens, minibatch.temperature)
+                logprobs, _ = self.score(moved.tokens, minibatch.temperature)
             micro_batches.append(dataclasses.replace(part, old_logprobs=logprobs.float().cpu()))
         return dataclasses.replace(minibatch, micro_batches=tuple(micro_batches))
+
+    def forward(self, tokens: TokenBatch, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+        """What the policy says: log-probabilities and entropies, ``(S, R)``."""
+        logprobs, entropy = self.policy(tokens, temperature)
+        return logprobs, entropy
+
+    @torch.no_grad()
+    def score(self, tokens: TokenBatch, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+        """As ``forward``, without gradients and outside of a training step; all ranks have to ask together."""
+        root = self.trainer.strategy.model if self._trainer is not None else None
+        model = root if isinstance(root, FullyShardedDataParallel) else self
+        logprobs, entropy = model(tokens, temperature)
+        return logprobs, entropy
+
+    def named_weights(self) -> Iterator[tuple[str, Tensor]]:
+        """The policy's weights by their checkpoint's names, gathered where they are sharded; for all ranks together."""
+        root = self.trainer.strategy.model if self._trainer is not None else None
+        return named_weights(self.policy, root)
 
     def configure_model(self) -> None:
         """Build the policy and, where a KL coefficient asks for one, its frozen reference; shard them if wanted.
@@ -126,10 +147,11 @@ class GiGPOModule(LightningModule):
         if self.loss_settings.kl_coefficient > 0 and not isinstance(self._policy, AdaptedPolicy):
             self.reference = copy.deepcopy(self._policy).eval().requires_grad_(False)
         strategy = self.trainer.strategy if self._trainer is not None else None
-        if isinstance(strategy, FSDP2Strategy):
-            for policy in (self._policy, self.reference):
-                if policy is not None:
-                    strategy.shard(policy)
+        for policy in (self._policy, self.reference):
+            if policy is not None and isinstance(strategy, FSDP2Strategy):
+                strategy.shard(policy)
+            elif policy is not None:
+                wrap_blocks(policy)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Make the optimizer and, if there is one, the scheduler."""

@@ -161,7 +161,16 @@ class TransformersEngine:
         """
         self._check_idle("load_weights")
         self._forget_adapter()
-        self._started().load_state_dict(dict(named_tensors))
+        self._version = -1
+        ours = self._started().state_dict()
+        missing = set(ours)
+        for name, tensor in named_tensors:  # one by one: they may have been gathered for this alone
+            if name not in ours:
+                raise RuntimeError(f"load_weights must bring this model's weights, but {name} is another's")
+            ours[name].copy_(tensor)
+            missing.discard(name)
+        if missing:
+            raise RuntimeError(f"load_weights must bring every weight, but {min(missing)} is missing")
         self._version = version
 
     def load_adapter(self, adapter: Adapter, version: int) -> None:

@@ -5,7 +5,7 @@ import logging
 import math
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Literal
 
 import torch
@@ -184,7 +184,17 @@ class VLLMEngine:
         """
         llm = self._idle("load_weights")
         self._forget_adapter()
-        llm.collective_rpc("reload_weights", kwargs={"weights_iterator": list(named_tensors)})
+        failures: list[Exception] = []
+
+        def until_it_fails() -> Iterator[tuple[str, torch.Tensor]]:
+            try:
+                yield from named_tensors
+            except Exception as error:  # raised again below: broken off inside, vLLM could not load another time
+                failures.append(error)
+
+        llm.collective_rpc("reload_weights", kwargs={"weights_iterator": until_it_fails()})
+        if failures:
+            raise failures[0]
         llm.reset_prefix_cache()
         self._version = version
 

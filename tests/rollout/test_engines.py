@@ -1,6 +1,7 @@
 """What every engine keeps, on real weights; one start serves all tests of an engine and an architecture."""
 
 import copy
+import weakref
 from contextlib import ExitStack
 
 import pytest
@@ -18,6 +19,7 @@ from gigpo_lightning.rollout import (
     VLLMEngine,
     VLLMServerEngine,
 )
+from gigpo_lightning.token_batch import make_token_batch
 from modules import GiGPOModule, TinyPolicy
 from tests.rollout.real_server import real_server
 
@@ -95,8 +97,30 @@ def test_without_a_sync_the_probes_tell(synced):
     WeightSync().sync(module, engine)
     change(module)
     probes = WeightSync()._probes(module.policy)
-    assert probe_error(module.policy, engine, probes) > 1e-2
+    assert probe_error(module, engine, probes) > 1e-2
     WeightSync().sync(module, engine)
+
+
+def test_weights_are_taken_block_by_block(synced):
+    """Gathered from shards, a second copy of the whole would be one too many."""
+    module, engine = synced
+    if isinstance(engine, VLLMServerEngine):
+        pytest.skip("a server's weights go in parts of a size that is given")
+    gathered, most = [], 0
+
+    def one_by_one():
+        nonlocal most
+        for name, weight in module.policy.named_weights():
+            copied = weight.clone()
+            gathered.append(weakref.ref(copied))
+            most = max(most, sum(each() is not None for each in gathered))
+            yield name, copied
+            del copied
+
+    change(module)
+    engine.load_weights(one_by_one(), module.policy_version)
+    assert most < len(gathered) // 2  # there are two blocks
+    assert probe_error(module, engine, WeightSync()._probes(module.policy)) < 1e-4
 
 
 @pytest.mark.parametrize("skipped", ["model.layers.0.self_attn.v_proj.weight", "model.layers.1.mlp.down_proj.weight"])
@@ -121,12 +145,9 @@ def test_the_sampled_logprobs_are_the_trainers(synced):
     module, engine = synced
     temperature = 0.7
     for completion in ask(engine, list(range(6)), temperature).values():
-        ids = torch.tensor([[5, 6, 7, 8, *completion.token_ids]])
-        written = torch.zeros_like(ids, dtype=torch.bool)
-        written[:, 4:] = True
         with torch.no_grad():
-            ours, _ = module.policy(ids, torch.ones_like(ids), written, temperature)
-        assert torch.allclose(ours[0, 4:], torch.tensor(completion.logprobs), atol=1e-4)
+            ours, _ = module.policy(make_token_batch([([5, 6, 7, 8], completion.token_ids)], 0), temperature)
+        assert torch.allclose(ours[0], torch.tensor(completion.logprobs), atol=1e-4)
 
 
 def test_a_reply_depends_on_its_seed_and_not_on_its_company(synced):
@@ -281,12 +302,9 @@ def test_new_weights_forget_the_prefixes_of_the_old(synced):
     WeightSync().sync(module, engine)
     (after,) = ask(engine, [1], prompt=prompt).values()
     assert after.policy_version != before.policy_version
-    input_ids = torch.tensor([[*prompt, *after.token_ids]])
-    written = torch.zeros_like(input_ids, dtype=torch.bool)
-    written[:, len(prompt) :] = True
     with torch.no_grad():
-        expected, _ = module.policy(input_ids, torch.ones_like(input_ids), written)
-    assert after.logprobs == pytest.approx(expected[0, len(prompt) :].tolist(), abs=1e-4)
+        expected, _ = module.policy(make_token_batch([(prompt, after.token_ids)], 0))
+    assert after.logprobs == pytest.approx(expected[0].tolist(), abs=1e-4)
 
 
 def test_a_prompt_longer_than_the_context_is_refused_before_it_is_queued(synced):
