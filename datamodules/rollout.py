@@ -14,7 +14,8 @@ from gigpo_lightning.batch import Minibatch, make_minibatches
 from gigpo_lightning.environments.base import Task, TaskPanel, TaskSource
 from gigpo_lightning.errors import RunError
 from gigpo_lightning.prompts.base import Prompt
-from gigpo_lightning.rollout.carry_over import CarriedEpisodes, CarryOver
+from gigpo_lightning.rollout.carried_state import CarriedState
+from gigpo_lightning.rollout.carry_over import CarryOver
 from gigpo_lightning.rollout.collector import Collector
 from gigpo_lightning.rollout.engine import RolloutEngine, SamplingParameters
 from gigpo_lightning.rollout.environment_pool import EnvironmentPool, make_pool
@@ -56,7 +57,8 @@ class RolloutDataModule(LightningDataModule):
         held_out_tasks: Play only this many of a split's tasks, its first; default: all.
         group_sampler: Which groups an epoch trains on; default: all that it plays.
         carry_over: Stop a rollout once ``tasks_per_epoch`` groups are complete, and go on with the others in the next
-            epoch; default: wait for all. A resumed run begins new ones: checkpoints do not hold unfinished episodes.
+            epoch; default: wait for all. Checkpoints hold them: a run that goes on from one first replays their actions
+            in new environments, and begins again those whose environment then says something else.
         num_slots: Episodes that run at the same time; default: all that may be under way.
         workers: Processes that step environments; 0 steps them in this one.
         deadlines: How long an environment in a worker may take before the process is replaced.
@@ -129,11 +131,8 @@ class RolloutDataModule(LightningDataModule):
         self.before_rollout: Callable[[], None] | None = None
         self.last_rollout: Rollout | None = None
         self._minibatches: list[Minibatch] = []
-        self._forget_episodes()
-
-    def _forget_episodes(self) -> None:
         self._pools: dict[str, EnvironmentPool] = {}
-        self._carried = CarriedEpisodes()
+        self._carried = CarriedState()
 
     def _check_numbers(self) -> None:
         _check_at_least("group_size", self.group_size, 2, "a group of one has nothing to be compared with")
@@ -207,7 +206,28 @@ class RolloutDataModule(LightningDataModule):
     def _close_pools(self) -> None:
         for pool in self._pools.values():
             pool.close()
-        self._forget_episodes()
+        self._pools = {}
+        if self.carry_over is not None:
+            self._carried.lose_environments(self._module().iteration)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The episodes that the epoch began with; of one that has been played but not learnt from, not its own."""
+        if self.carry_over is None:
+            return {}
+        return self._carried.state_dict(self._module().iteration, self.group_size)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take them back; the next rollout brings new environments to where theirs were.
+
+        Raises:
+            ValueError: If the training split lacks a task.
+        """
+        trainer, panel = self._trainer(), self.panels.get(self.train_split)
+        if self.carry_over is None or panel is None:
+            return
+        self._carried.load(
+            state_dict, panel, self._module().iteration, self.group_size, trainer.global_rank, trainer.world_size
+        )
 
     def rollout(self) -> Rollout:
         """Play the current epoch's rollout, or return it if it has been played."""
@@ -250,13 +270,14 @@ class RolloutDataModule(LightningDataModule):
         """Play the epoch's tasks, and others for the groups that the sampler discards."""
         panel = self.panels[self.train_split]
         collector = self._collector(self.sampling, "rollout")
+        carried = self._carried.play(epoch)
         if self.carry_over is not None:
-            self._carried.oldest = epoch - self.carry_over.max_staleness + 1
+            carried.oldest = epoch - self.carry_over.max_staleness + 1
 
         begun: list[Task] = []  # a task that was begun twice in an epoch would have the same noise twice
 
         def others(played: Sequence[Task], missing: int) -> Sequence[Task]:
-            under_way = [group.task for group in self._carried.groups]
+            under_way = [group.task for group in carried.groups]
             return more_tasks(panel, [*played, *begun, *under_way], max(0, missing), epoch, self.seed)
 
         def play(tasks: Sequence[Task]) -> tuple[list[TrajectoryGroup], RolloutProgress]:
@@ -264,11 +285,9 @@ class RolloutDataModule(LightningDataModule):
             if self.carry_over is None:
                 begun.extend(tasks)
                 return collector.play(tasks, self.group_size, noise_key=epoch, name=name)
-            tasks = [*tasks, *others(tasks, self.carry_over.extra_groups - len(self._carried.groups))]
+            tasks = [*tasks, *others(tasks, self.carry_over.extra_groups - len(carried.groups))]
             begun.extend(tasks)
-            return collector.play(
-                tasks, self.group_size, noise_key=epoch, name=name, carried=self._carried, wanted=wanted
-            )
+            return collector.play(tasks, self.group_size, noise_key=epoch, name=name, carried=carried, wanted=wanted)
 
         tasks = epoch_tasks(panel, self.tasks_per_epoch, epoch, self.seed)[rank::world_size]
         return play_groups(play, tasks, others, self.group_sampler)
