@@ -79,10 +79,23 @@ class Policy(nn.Module):
         """
         yield from self.model.state_dict().items()
 
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write a folder that ``transformers`` loads and vLLM serves."""
-        self.model.save_pretrained(folder)
+    def save_pretrained(self, folder: str | Path, weights: dict[str, Tensor] | None = None) -> None:
+        """Write a folder that ``transformers`` loads and vLLM serves.
+
+        Args:
+            folder: Made if it is not there.
+            weights: What ``named_weights`` gave; default: the model's own, which must be whole in this process.
+        """
+        if weights is not None:
+            weights = self._with_ties(weights)
+        self.model.save_pretrained(folder, state_dict=weights)
         self.tokenizer.tokenizer.save_pretrained(folder)
+
+    def _with_ties(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The same weights, tied ones as one tensor, as they are known to be written once: copies are not."""
+        first: dict[int, str] = {}
+        parameters = self.model.state_dict(keep_vars=True)
+        return {name: weights[first.setdefault(id(parameters[name]), name)] for name in weights}
 
 
 def _spread(values: Float[Tensor, " A"], action_mask: Bool[Tensor, "B T"]) -> Float[Tensor, "B T"]:

@@ -96,8 +96,8 @@ def stored_episodes(state: CarriedEpisodes, group_size: int) -> dict[str, Any]:
     foreign = [group for group in state.groups if not all(map(_is_plain, _anchors(state, group)))]
     if foreign:
         _logger.warning(
-            "a checkpoint holds anchors that are strings, numbers, or tuples of them; %d carried groups have others and "
-            "begin again from their start when it is loaded, such as task %r",
+            "a checkpoint holds anchors that are strings, numbers, or tuples of them; %d carried groups have others "
+            "and begin again from their start when it is loaded, such as task %r",
             *(len(foreign), foreign[0].task.task_id),
         )
         state = state.at_rest()
