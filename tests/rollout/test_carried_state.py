@@ -8,7 +8,7 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gigpo_lightning.environments.base import Task, TaskPanel
@@ -104,6 +104,28 @@ def test_the_same_holds_in_the_gridworld():
     assert [episodes_of(make_player, epochs, last, group_size=3) for last in range(2)] == [whole] * 2
 
 
+def test_what_waits_for_a_slot_is_begun_in_the_order_that_it_had():
+    def make_player():
+        return countdown_collector(num_slots=1, max_steps=20, deterministic=True)
+
+    epochs = [countdown(1, 2, 3, 9), countdown(1, 2)]
+    whole = episodes_of(make_player, epochs)
+    assert len(whole[0][3][1]) == 2
+    assert episodes_of(make_player, epochs, 0) == whole
+
+
+def test_a_reset_that_was_not_heard_is_given_again_and_heard_in_the_rollout():
+    (task,) = countdown(2)
+    group = Group(task=task, index=0)
+    state = CarriedEpisodes(groups=[group], begun=1)
+    state.paused = [PausedEpisode(episode=Episode(group=group, index=index), waiting=None) for index in range(2)]
+    player = countdown_collector(num_slots=2)
+    groups, progress = play(player, resumed(state, panel_of(task)), [], 1, wanted=1)
+    assert [len(each.steps) for each in groups[0].trajectories] == [2, 2]
+    assert (progress.retried, progress.steps) == (0, 4)
+
+
+@settings(max_examples=15)
 @given(
     epochs=st.lists(st.lists(st.integers(1, 9), min_size=2, max_size=4), min_size=2, max_size=4),
     max_staleness=st.integers(1, 3),
@@ -112,7 +134,7 @@ def test_the_same_holds_in_the_gridworld():
     fails=st.booleans(),
     data=st.data(),
 )
-def test_where_a_run_is_cut_makes_no_difference(epochs, max_staleness, num_slots, per_poll, fails, deterministic, data):
+def test_where_a_run_is_cut_makes_no_difference(epochs, max_staleness, num_slots, per_poll, fails, data):
     def make_player():
         moves = ("up",) * 4 + ("fail",) if fails else ("up",)
         player = countdown_collector(*moves, num_slots=num_slots, max_retries=1, deterministic=True)
