@@ -1,7 +1,19 @@
 """LightningModules and the policies they train."""
 
 from modules.behaviour_cloning import BehaviourCloningModule
+from modules.fsdp2 import FSDP2Strategy
 from modules.gigpo import GiGPOModule
+from modules.lora import AdaptedPolicy, LoraPolicy
 from modules.policy import Policy, PolicySource, PretrainedPolicy, TinyPolicy
 
-__all__ = ["BehaviourCloningModule", "GiGPOModule", "Policy", "PolicySource", "PretrainedPolicy", "TinyPolicy"]
+__all__ = [
+    "AdaptedPolicy",
+    "BehaviourCloningModule",
+    "FSDP2Strategy",
+    "GiGPOModule",
+    "LoraPolicy",
+    "Policy",
+    "PolicySource",
+    "PretrainedPolicy",
+    "TinyPolicy",
+]

@@ -17,10 +17,10 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from callbacks import Export
 from gigpo_lightning.algorithm import GiGPO
-from gigpo_lightning.batch import make_token_batch
 from gigpo_lightning.environments.gridworld import gridworld_words
 from gigpo_lightning.prompts.gridworld import gridworld_markers
-from modules import BehaviourCloningModule, GiGPOModule, PretrainedPolicy, TinyPolicy
+from gigpo_lightning.token_batch import make_token_batch
+from modules import BehaviourCloningModule, GiGPOModule, LoraPolicy, Policy, PretrainedPolicy, TinyPolicy
 from modules.tokenizer import TransformersTokenizer
 from tests.rollout.real_server import free_port
 from tests.scripted_run import ScriptedSync, quiet_trainer, random_walk, tiny_module, walking_data
@@ -42,19 +42,16 @@ def names(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
-def logprobs(model, ids):
-    """Of every token but the first, by the model alone."""
+def logprobs(policy, ids):
+    """Of every token but the first."""
     with torch.no_grad():
-        logits = model(input_ids=torch.tensor([ids])).logits[0, :-1]
-    return torch.log_softmax(logits.float(), -1).gather(-1, torch.tensor(ids[1:]).unsqueeze(-1)).squeeze(-1)
+        return policy.eval()(make_token_batch([(ids[:1], ids[1:])], 0))[0][0]
 
 
-def policy_logprobs(policy, ids):
-    input_ids = torch.tensor([ids])
-    written = torch.ones_like(input_ids, dtype=torch.bool)
-    written[:, 0] = False
-    with torch.no_grad():
-        return policy.eval()(input_ids, torch.ones_like(input_ids), written)[0][0, 1:]
+def loaded(folder):
+    """What anybody loads with Transformers alone, as a policy."""
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    return Policy(model, TransformersTokenizer(PreTrainedTokenizerFast.from_pretrained(folder)))
 
 
 @pytest.mark.parametrize("tie_embeddings", [True, False])
@@ -63,15 +60,18 @@ def test_the_last_export_is_the_policy_to_the_last_bit(tmp_path, tie_embeddings)
     assert names(tmp_path / "exports") == ["epoch_1", "epoch_2"]  # the second, and the end
     folder = tmp_path / "exports" / "epoch_2"
     assert {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json"} <= set(names(folder))
-    model = AutoModelForCausalLM.from_pretrained(folder).eval()
-    tokenizer = TransformersTokenizer(PreTrainedTokenizerFast.from_pretrained(folder))
-    ids = tokenizer.encode(" ".join(gridworld_words()[:9]))
-    assert ids == module.policy.tokenizer.encode(" ".join(gridworld_words()[:9]))
-    assert torch.equal(logprobs(model, ids), policy_logprobs(module.policy, ids))
-    again = PretrainedPolicy(str(folder)).build()
-    assert torch.equal(policy_logprobs(again, ids), policy_logprobs(module.policy, ids))
-    earlier = AutoModelForCausalLM.from_pretrained(tmp_path / "exports" / "epoch_1").eval()
-    assert not torch.equal(logprobs(earlier, ids), logprobs(model, ids))
+    policy, ids = loaded(folder), module.policy.tokenizer.encode(" ".join(gridworld_words()[:9]))
+    assert policy.tokenizer.encode(" ".join(gridworld_words()[:9])) == ids
+    assert torch.equal(logprobs(policy, ids), logprobs(module.policy, ids))
+    assert torch.equal(logprobs(PretrainedPolicy(str(folder)).build(), ids), logprobs(module.policy, ids))
+    assert not torch.equal(logprobs(loaded(tmp_path / "exports" / "epoch_1"), ids), logprobs(policy, ids))
+
+
+def test_adapters_are_added_to_what_is_exported(tmp_path):
+    module = fit(tmp_path, Export(), GiGPOModule(LoraPolicy(source(), rank=2), GiGPO()), epochs=1)
+    exported, ids = loaded(tmp_path / "exports" / "epoch_0"), [3, 4, 5, 6]
+    torch.testing.assert_close(logprobs(exported, ids), logprobs(module.policy, ids), atol=1e-5, rtol=0)
+    assert not torch.allclose(logprobs(source().build(), ids), logprobs(exported, ids), atol=1e-5)
 
 
 @pytest.mark.parametrize("tie_embeddings", [True, False])
@@ -124,8 +124,9 @@ def test_an_imitation_is_exported_too(tmp_path):
     module = BehaviourCloningModule(source())
     batch = make_token_batch([((3, 4), (5, 2))], 0)
     quiet_trainer(tmp_path, Export(), max_epochs=1).fit(module, DataLoader([batch] * 3, batch_size=None))
-    model = AutoModelForCausalLM.from_pretrained(tmp_path / "exports" / "epoch_0").eval()
-    assert torch.equal(logprobs(model, [3, 4, 5]), policy_logprobs(module.policy, [3, 4, 5]))
+    assert torch.equal(
+        logprobs(loaded(tmp_path / "exports" / "epoch_0"), [3, 4, 5]), logprobs(module.policy, [3, 4, 5])
+    )
 
 
 class Plain(LightningModule):
@@ -181,7 +182,7 @@ def test_vllm_serves_the_folder_with_the_policy_s_own_logprobs(tmp_path, tie_emb
     (choice,) = answer["choices"]
     ids, served = choice["token_ids"], choice["logprobs"]["token_logprobs"]
     assert len(ids) == 5
-    own = policy_logprobs(module.policy, [*prompt, *ids])[-5:]
+    own = logprobs(module.policy, [*prompt, *ids])[-5:]
     torch.testing.assert_close(torch.tensor(served), own, atol=1e-4, rtol=0)
     greedy = list(prompt)
     for _ in range(5):

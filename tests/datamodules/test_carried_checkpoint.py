@@ -12,6 +12,12 @@ from gigpo_lightning.rollout import CarryOver
 from tests.scripted_run import ScriptedSync, quiet_trainer, random_walk, tiny_module, walking_data
 
 
+def plain(value):
+    if isinstance(value, torch.Tensor):
+        return value.tolist()
+    return [plain(each) for each in value] if isinstance(value, list | tuple) else value
+
+
 class Keeper(Callback):
     """Keeps what every epoch played and trained on, and saves a checkpoint after each."""
 
@@ -19,9 +25,7 @@ class Keeper(Callback):
         self.folder, self.epochs, self.minibatches = folder, [], []
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
-        rows = [dataclasses.astuple(part) for part in batch.micro_batches]
-        flat = [each.tolist() if isinstance(each, torch.Tensor) else each for row in rows for each in row]
-        self.minibatches.append(repr(flat))
+        self.minibatches.append(plain([dataclasses.astuple(part) for part in batch.micro_batches]))
 
     def on_train_epoch_end(self, trainer, pl_module):
         rollout = trainer.datamodule.last_rollout
