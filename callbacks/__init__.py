@@ -1,6 +1,7 @@
-"""Callbacks: weight sync and its proof, statistics, evaluation, transcripts."""
+"""Callbacks: weight sync and its proof, statistics, evaluation, transcripts, exports."""
 
 from callbacks.anchor_stats import AnchorStats
+from callbacks.export import Export
 from callbacks.held_out_evaluation import HeldOutEvaluation
 from callbacks.rollout_metrics import RolloutMetrics
 from callbacks.run_manifest import RunManifest
@@ -10,6 +11,7 @@ from callbacks.weight_sync import WeightSync
 
 __all__ = [
     "AnchorStats",
+    "Export",
     "HeldOutEvaluation",
     "RolloutMetrics",
     "RunManifest",

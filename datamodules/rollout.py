@@ -15,7 +15,8 @@ from gigpo_lightning.environments.base import Task, TaskPanel, TaskSource
 from gigpo_lightning.errors import RunError
 from gigpo_lightning.prompts.base import Prompt
 from gigpo_lightning.ranks import end_processes
-from gigpo_lightning.rollout.carry_over import CarriedEpisodes, CarryOver
+from gigpo_lightning.rollout.carried_state import CarriedState
+from gigpo_lightning.rollout.carry_over import CarryOver
 from gigpo_lightning.rollout.collector import Collector
 from gigpo_lightning.rollout.engine import RolloutEngine, SamplingParameters
 from gigpo_lightning.rollout.environment_pool import EnvironmentPool, make_pool
@@ -58,7 +59,8 @@ class RolloutDataModule(LightningDataModule):
         held_out_tasks: Play only this many of a split's tasks, its first; default: all.
         group_sampler: Which groups an epoch trains on; default: all that it plays.
         carry_over: Stop a rollout once ``tasks_per_epoch`` groups are complete, and go on with the others in the next
-            epoch; default: wait for all. A resumed run begins new ones: checkpoints do not hold unfinished episodes.
+            epoch; default: wait for all. Checkpoints hold them: a run that goes on from one first replays their actions
+            in new environments, and begins again those whose environment then says something else.
         num_slots: Episodes that run at the same time on a rank; default: all that may be under way.
         workers: Processes of a rank that step environments; 0 steps them in the rank's own.
         deadlines: How long an environment in a worker may take before the process is replaced.
@@ -130,11 +132,7 @@ class RolloutDataModule(LightningDataModule):
         self.before_rollout: Callable[[], None] | None = None
         self.last_rollout: Rollout | None = None
         self._minibatches: list[Minibatch] = []
-        self._forget_episodes()
-
-    def _forget_episodes(self) -> None:
-        self._pools: dict[str, EnvironmentPool] = {}
-        self._carried = CarriedEpisodes()
+        self._pools, self._carried = dict[str, EnvironmentPool](), CarriedState()
 
     def _check_numbers(self) -> None:
         _check_at_least("group_size", self.group_size, 2, "a group of one has nothing to be compared with")
@@ -210,7 +208,22 @@ class RolloutDataModule(LightningDataModule):
     def _close_pools(self) -> None:
         for pool in self._pools.values():
             pool.close()
-        self._forget_episodes()
+        self._pools = {}
+        if self.carry_over is not None:
+            self._carried.lose_environments(self._module().iteration)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The episodes that the epoch began with; of one that has been played but not learnt from, not its own."""
+        if self.carry_over is None:
+            return {}
+        return self._carried.state_dict(self._module().iteration, self.group_size)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take them back; the next rollout brings new environments to where theirs were."""
+        trainer, panel = self._trainer(), self.panels.get(self.train_split)
+        if self.carry_over is not None and panel is not None:
+            ranks = trainer.global_rank, trainer.world_size
+            self._carried.load(state_dict, panel, self._module().iteration, self.group_size, *ranks)
 
     def rollout(self) -> Rollout:
         """Play the current epoch's rollout, or return it if it has been played."""
@@ -257,13 +270,14 @@ class RolloutDataModule(LightningDataModule):
         rank, ranks = self._trainer().global_rank, self._trainer().world_size
         dealt = epoch_tasks(panel, self.tasks_per_epoch, epoch, self.seed)
         collector = self._collector(self.sampling, "rollout")
+        carried = self._carried.play(epoch)
         if self.carry_over is not None:
-            self._carried.oldest = epoch - self.carry_over.max_staleness + 1
+            carried.oldest = epoch - self.carry_over.max_staleness + 1
 
         begun: list[Task] = []  # a task that was begun twice in an epoch would have the same noise twice
 
         def others(played: Sequence[Task], missing: int) -> Sequence[Task]:
-            under_way = [group.task for group in self._carried.groups]
+            under_way = [group.task for group in carried.groups]
             known = [*dealt, *played, *begun, *under_way]
             return more_tasks(panel, known, max(0, missing), epoch, self.seed, rank, ranks)
 
@@ -273,11 +287,9 @@ class RolloutDataModule(LightningDataModule):
                 begun.extend(tasks)
                 return collector.play(tasks, self.group_size, noise_key=epoch, name=name)
             extra = len(range(rank, self.carry_over.extra_groups, ranks))
-            tasks = [*tasks, *others(tasks, extra - len(self._carried.groups))]
+            tasks = [*tasks, *others(tasks, extra - len(carried.groups))]
             begun.extend(tasks)
-            return collector.play(
-                tasks, self.group_size, noise_key=epoch, name=name, carried=self._carried, wanted=wanted
-            )
+            return collector.play(tasks, self.group_size, noise_key=epoch, name=name, carried=carried, wanted=wanted)
 
         return play_groups(play, dealt[rank::ranks], others, self.group_sampler)
 

@@ -113,10 +113,23 @@ class Policy(nn.Module):
         for name, weight in self.model.state_dict().items():
             yield name, whole(weight)
 
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write a folder that ``transformers`` loads and vLLM serves."""
-        self.model.save_pretrained(folder)
+    def save_pretrained(self, folder: str | Path, weights: dict[str, Tensor] | None = None) -> None:
+        """Write a folder that ``transformers`` loads and vLLM serves.
+
+        Args:
+            folder: Made if it is not there.
+            weights: What ``named_weights`` gave; default: the model's own, which must be whole in this process.
+        """
+        if weights is not None:
+            weights = self._with_ties(weights)
+        self.model.save_pretrained(folder, state_dict=weights)
         self.tokenizer.tokenizer.save_pretrained(folder)
+
+    def _with_ties(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The same weights, tied ones as one tensor, as they are known to be written once: copies are not."""
+        first: dict[int, str] = {}
+        named = self.model.state_dict(keep_vars=True)  # not those with adapters, which go by other names there
+        return {name: weights[first.setdefault(id(named[name]), name) if name in named else name] for name in weights}
 
 
 def whole(weight: Tensor) -> Tensor:

@@ -10,13 +10,14 @@ import torch
 from lightning.pytorch import Callback
 
 import modules
+from callbacks import Export
 from datamodules import RolloutDataModule
 from gigpo_lightning.algorithm import GiGPO
 from gigpo_lightning.algorithm.losses import LossSettings
 from gigpo_lightning.environments.gridworld import GridworldEnvironment, GridworldTasks, gridworld_words
 from gigpo_lightning.prompts.gridworld import GridworldPrompt, gridworld_markers
 from gigpo_lightning.ranks import gather
-from gigpo_lightning.rollout import SamplingParameters
+from gigpo_lightning.rollout import CarryOver, SamplingParameters
 from gigpo_lightning.rollout.tasks import epoch_tasks
 from tests.scripted_run import ScriptedSync, quiet_trainer, random_walk
 
@@ -69,6 +70,7 @@ def main() -> None:
     parser.add_argument("--resume", type=Path)
     parser.add_argument("--epochs", type=int, default=EPOCHS)
     parser.add_argument("--options", default="{}")
+    parser.add_argument("--carry", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     settings = LossSettings(kl_coefficient=0.1, entropy_coefficient=0.01, aggregation="trajectory")
@@ -88,12 +90,16 @@ def main() -> None:
         minibatch_size=20,
         micro_batch_tokens=150,
         workers=0,
+        carry_over=CarryOver(extra_groups=2) if arguments.carry else None,
+        num_slots=4 if arguments.carry else None,  # so few that some episodes are under way when a rollout stops
+        deterministic=True,
     )
     watch = Watch(arguments.failing)
     trainer = quiet_trainer(
         arguments.folder,
         ScriptedSync(),
         watch,
+        Export(every_n_epochs=10),
         devices=arguments.devices,
         strategy=arguments.strategy,
         max_epochs=arguments.epochs,

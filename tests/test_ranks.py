@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import torch
 
+from modules import PretrainedPolicy
+
 ROOT = Path(__file__).resolve().parent.parent
 
 # Sums over ranks are taken in another order than over micro-batches: a relative error of about 1e-7 in a gradient,
@@ -60,3 +62,30 @@ def test_a_rank_that_raises_ends_the_whole_job_with_its_own_message(strategy: st
     assert process.returncode != 0
     assert "argument must be what it is not: this rank has failed" in errors
     assert time.monotonic() - started < 100  # a hang would end at the timeout of a collective, half an hour later
+
+
+@pytest.mark.slow
+def test_each_rank_goes_on_with_its_own_carried_episodes(tmp_path: Path):
+    whole = run(tmp_path / "whole", 2, "ddp", "--carry", "--epochs", "4")
+    kept = tmp_path / "kept.ckpt"
+    run(tmp_path / "first", 2, "ddp", "--carry", "--epochs", "2", "--checkpoint", str(kept))
+    rest = run(tmp_path / "rest", 2, "ddp", "--carry", "--epochs", "4", "--resume", str(kept))
+    assert [rank["steps"] for rank in rest["ranks"]] == [rank["steps"][2:] for rank in whole["ranks"]]
+    assert all(torch.equal(rest["weights"][name], weight) for name, weight in whole["weights"].items())
+    entries = torch.load(kept, weights_only=True)["RolloutDataModule"]["ranks"]
+    assert any(entry["paused"] for entry in entries)
+    ours, theirs = ({group["task_id"] for group in entry["groups"]} for entry in entries)
+    assert ours
+    assert theirs
+    assert not ours & theirs
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+def test_one_rank_exports_what_all_of_them_have(strategy: str, tmp_path: Path):
+    both = run(tmp_path, 2, strategy)
+    exported = dict(PretrainedPolicy(str(tmp_path / "exports" / "epoch_1")).build().named_weights())
+    assert all(torch.equal(exported[name], weight) for name, weight in both["weights"].items())
+    (size,) = (path.stat().st_size for path in (tmp_path / "exports" / "epoch_1").glob("*.safetensors"))
+    once = sum(weight.numel() * 4 for name, weight in both["weights"].items() if name != "lm_head.weight")
+    assert once <= size < once + 20_000  # the tied one is written once

@@ -1,7 +1,7 @@
 """Episodes that outlast a rollout."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from gigpo_lightning.environments.base import Task
 from gigpo_lightning.rollout.episode import Episode, Group
@@ -30,6 +30,19 @@ class CarryOver:
 
 
 @dataclass(slots=True, kw_only=True)
+class PausedEpisode:
+    """An episode under way that has no environment, until another has been brought to where its own was.
+
+    Attributes:
+        episode: All of it that can be written down; its event is the last answer that was heard.
+        waiting: Its place among those whose next request is written; None: its last command is not answered yet.
+    """
+
+    episode: Episode
+    waiting: int | None
+
+
+@dataclass(slots=True, kw_only=True)
 class CarriedEpisodes:
     """Where the episodes of a rollout are; what is left of it when the rollout stops goes on in the next.
 
@@ -39,6 +52,8 @@ class CarriedEpisodes:
         running: Episodes under way, by slot.
         stepping: Slots that have a command.
         waiting: Episodes whose next request is written, by slot, oldest first.
+        paused: Those of a checkpoint, which the next rollout puts where they were; then nothing else is under way.
+        begun: Groups that were ever begun.
         oldest: Key of the oldest groups that need not be complete when a rollout stops; None waits for no group.
     """
 
@@ -47,15 +62,16 @@ class CarriedEpisodes:
     running: dict[int, Episode] = field(default_factory=dict)
     stepping: set[int] = field(default_factory=set)
     waiting: dict[int, Episode] = field(default_factory=dict)
+    paused: list[PausedEpisode] = field(default_factory=list)
+    begun: int = 0
     oldest: int | None = None
-    _begun: int = 0
 
     def begin(self, tasks: Sequence[Task], group_size: int, noise_key: object) -> None:
         """Add a group of each task; those that were begun before go first."""
         for group in self.groups:
             group.carried = len(group.finished)
-        added = [Group(task=task, index=self._begun + place, noise_key=noise_key) for place, task in enumerate(tasks)]
-        self._begun += len(added)
+        added = [Group(task=task, index=self.begun + place, noise_key=noise_key) for place, task in enumerate(tasks)]
+        self.begun += len(added)
         self.groups += added
         episodes = [Episode(group=group, index=index) for group in added for index in range(group_size)]
         self.queue[:0] = episodes[::-1]
@@ -76,5 +92,40 @@ class CarriedEpisodes:
         self.groups = [group for group in self.groups if not group.dropped and id(group) not in given]
         return complete
 
+    def at_rest(self) -> "CarriedEpisodes":
+        """The same episodes, all of them paused: a copy that stays as it is while these are played."""
+        groups: dict[int, Group] = {}
+
+        def copied(episode: Episode) -> Episode:
+            group = groups.setdefault(id(episode.group), _copied(episode.group))
+            steps, history = list(episode.steps), list(episode.history)
+            return replace(episode, group=group, slot=-1, view=None, request=None, steps=steps, history=history)
+
+        for group in self.groups:
+            groups[id(group)] = _copied(group)
+        waiting = {slot: place for place, slot in enumerate(self.waiting)}
+        under_way = [(episode, waiting.get(slot)) for slot, episode in self.running.items()]
+        under_way += [(each.episode, each.waiting) for each in self.paused]
+        return CarriedEpisodes(
+            groups=[groups[id(group)] for group in self.groups],
+            queue=[copied(episode) for episode in self.queue],
+            paused=[PausedEpisode(episode=copied(episode), waiting=place) for episode, place in under_way],
+            begun=self.begun,
+        )
+
+    def begin_anew(self, groups: Sequence[Group], group_size: int) -> None:
+        """Begin paused groups again from their start, before all that has not begun."""
+        anew = {id(group) for group in groups}
+        self.paused = [each for each in self.paused if id(each.episode.group) not in anew]
+        self.queue = [episode for episode in self.queue if id(episode.group) not in anew]
+        episodes = [Episode(group=group, index=index) for group in groups for index in range(group_size)]
+        self.queue += episodes[::-1]
+        for group in groups:
+            group.finished, group.carried = {}, 0
+
     def _is_too_old(self, group: Group) -> bool:
         return self.oldest is not None and isinstance(group.noise_key, int) and group.noise_key < self.oldest
+
+
+def _copied(group: Group) -> Group:
+    return replace(group, finished=dict(group.finished))

@@ -20,6 +20,7 @@ from gigpo_lightning.rollout.engine import (
 from gigpo_lightning.rollout.environment_pool import EnvironmentPool
 from gigpo_lightning.rollout.episode import Episode, EpisodePlayer, Group
 from gigpo_lightning.rollout.progress import ProgressDisplay, RolloutProgress
+from gigpo_lightning.rollout.resumption import Resumption
 from gigpo_lightning.trajectory import TrajectoryGroup
 
 _logger = logging.getLogger(__name__)
@@ -177,6 +178,8 @@ class _Rollout:
 
         What environments are doing then is heard in the next rollout: they step while the policy is updated.
         """
+        if self.state.paused:
+            self._resume()
         while not self.state.enough(self.group_size, self.wanted):
             self._submit()
             self._hear_engine()
@@ -187,6 +190,22 @@ class _Rollout:
             self.collector.display.update(self.progress)
         while self.generating or self.abandoned:
             self._hear_engine()
+
+    def _resume(self) -> None:
+        """Bring environments to where those of a checkpoint's episodes were."""
+        clock = time.perf_counter()
+        resumption = Resumption(self.state, self.pool, self.progress)
+        for episode, lost in resumption.replay():
+            if episode.group.dropped and episode.slot not in self.running:
+                continue  # ended with its group
+            if isinstance(lost, EnvironmentEvent):
+                self._fail(episode, lost)
+                continue
+            if episode.slot in self.running:
+                self._end(episode)
+            self._begin_again(episode, episode.failures, lost)
+        resumption.settle(self.collector.player)
+        self.progress.environment_seconds += time.perf_counter() - clock
 
     def _enough(self) -> bool:
         """Whether what waits is worth a batch."""
@@ -254,10 +273,13 @@ class _Rollout:
         if failures > self.collector.max_retries:
             self._drop(episode.group, event.failure)
             return
+        self._begin_again(episode, failures, event.failure.strip().splitlines()[-1])
+
+    def _begin_again(self, episode: Episode, failures: int, why: str) -> None:
         self.progress.retried += 1
         again = Episode(group=episode.group, index=episode.index, attempt=episode.attempt + 1, failures=failures)
         self.queue.append(again)
-        _logger.info("task %r begins again: %s", episode.task.task_id, event.failure.strip().splitlines()[-1])
+        _logger.info("task %r begins again: %s", episode.task.task_id, why)
 
     def _drop(self, group: Group, failure: str) -> None:
         """Give a group up: its other episodes end where they are, or when their environment has answered."""

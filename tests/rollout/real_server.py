@@ -24,12 +24,18 @@ class RealServer:
         self.process.wait()
 
 
+def free_port() -> int:
+    """A port of loopback that nobody listens on."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+        return port
+
+
 @contextmanager
 def real_server(model: Path, *options: str) -> Iterator[RealServer]:
     """Start `gigpo-server`; it takes most of a minute until it answers, which the engine waits for."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     command = Path(sys.executable).with_name("gigpo-server")
     cache = ("--kv-cache-memory-bytes", str(1 << 27))
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}

@@ -1,0 +1,95 @@
+"""The callback that writes the policy as a folder that others can use."""
+
+import logging
+import shutil
+from pathlib import Path
+from typing import cast
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from modules import Policy
+
+_logger = logging.getLogger(__name__)
+
+
+class Export(Callback):
+    """Writes the policy every n epochs and at the end, as a folder that ``transformers`` loads and vLLM serves.
+
+    ``epoch_N`` holds the policy as the N-th epoch has left it: weights, configuration, generation settings and
+    tokenizer. A folder of that name is whole: it is written beside, under a name with a dot, and then renamed.
+
+    Args:
+        every_n_epochs: Write after every n-th epoch.
+        folder: Where to; a relative one lies in the run's folder.
+        keep: Keep only so many of the folders that this run has written, the newest; default: all.
+
+    Raises:
+        ValueError: If a number is not positive; before the first epoch, if the module has no policy.
+    """
+
+    def __init__(self, every_n_epochs: int = 1, folder: str = "exports", keep: int | None = None) -> None:
+        for name, value in (("every_n_epochs", every_n_epochs), ("keep", keep)):
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be >= 1, got {value}")
+        self.every_n_epochs = every_n_epochs
+        self.folder = folder
+        self.keep = keep
+        self._written: list[Path] = []
+        self._due: int | None = None
+        """The epoch that is over and not written."""
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuse a module that has nothing to write.
+
+        Not earlier: until the Trainer has had it built, a module must not be asked for its policy.
+        """
+        if not isinstance(getattr(pl_module, "policy", None), Policy):
+            raise ValueError(f"Export needs a module with a policy, got {type(pl_module).__name__}")
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the policy, if it is time."""
+        self._due = trainer.current_epoch
+        if (trainer.current_epoch + 1) % self.every_n_epochs == 0:
+            self._export(trainer, pl_module, trainer.current_epoch)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write what the last epoch has left, unless it is written."""
+        if self._due is not None:
+            self._export(trainer, pl_module, self._due)
+
+    def _export(self, trainer: Trainer, pl_module: LightningModule, epoch: int) -> None:
+        """Collect the weights, which every rank takes part in; one writes."""
+        policy = cast("Policy", pl_module.policy)
+        folder = Path(trainer.log_dir or trainer.default_root_dir) / self.folder  # asking for log_dir takes every rank
+        weights: dict[str, Tensor] = {}
+        for name, tensor in policy.named_weights():
+            if trainer.is_global_zero:
+                weights[name] = tensor.detach().cpu()
+        self._due = None
+        if not trainer.is_global_zero:
+            return
+        path = folder / f"epoch_{epoch}"
+        unfinished = folder / f".{path.name}"
+        shutil.rmtree(unfinished, ignore_errors=True)
+        try:
+            unfinished.mkdir(parents=True)
+            policy.save_pretrained(unfinished, weights)
+            _remove(path)  # of a run before this one
+            unfinished.rename(path)
+        except BaseException:
+            shutil.rmtree(unfinished, ignore_errors=True)
+            raise
+        _logger.info("policy written to %s", path)
+        self._written = [*(each for each in self._written if each != path), path]
+        while self.keep is not None and len(self._written) > self.keep:
+            _remove(self._written.pop(0))
+
+
+def _remove(path: Path) -> None:
+    """Remove a folder, which does not look whole any more from the start."""
+    if path.exists():
+        leaving = path.with_name(f".old_{path.name}")
+        shutil.rmtree(leaving, ignore_errors=True)
+        path.rename(leaving)
+        shutil.rmtree(leaving)
