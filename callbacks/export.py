@@ -8,7 +8,7 @@ from typing import cast
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from modules import Policy
+from modules import GiGPOModule, Policy
 
 _logger = logging.getLogger(__name__)
 
@@ -63,7 +63,8 @@ class Export(Callback):
         policy = cast("Policy", pl_module.policy)
         folder = Path(trainer.log_dir or trainer.default_root_dir) / self.folder  # asking for log_dir takes every rank
         weights: dict[str, Tensor] = {}
-        for name, tensor in policy.named_weights():
+        source = pl_module if isinstance(pl_module, GiGPOModule) else policy  # the module knows how it is sharded
+        for name, tensor in source.named_weights():
             if trainer.is_global_zero:
                 weights[name] = tensor.detach().cpu()
         self._due = None

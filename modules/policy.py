@@ -118,10 +118,9 @@ class Policy(nn.Module):
 
         Args:
             folder: Made if it is not there.
-            weights: What ``named_weights`` gave; default: the model's own, which must be whole in this process.
+            weights: What ``named_weights`` gave; default: it is asked.
         """
-        if weights is not None:
-            weights = self._with_ties(weights)
+        weights = self._with_ties(dict(self.named_weights()) if weights is None else weights)
         self.model.save_pretrained(folder, state_dict=weights)
         self.tokenizer.tokenizer.save_pretrained(folder)
 

@@ -69,14 +69,17 @@ def main() -> None:
     parser.add_argument("--checkpoint", type=Path)
     parser.add_argument("--resume", type=Path)
     parser.add_argument("--epochs", type=int, default=EPOCHS)
-    parser.add_argument("--options", default="{}")
+    parser.add_argument("--lora", action="store_true")
     parser.add_argument("--carry", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     settings = LossSettings(kl_coefficient=0.1, entropy_coefficient=0.01, aggregation="trajectory")
     policy = modules.TinyPolicy([gridworld_words, gridworld_markers], hidden_size=32, max_length=64)
     module = modules.GiGPOModule(
-        policy, GiGPO(), settings, optimizer=lambda parameters: torch.optim.AdamW(parameters, lr=1e-3, eps=1e-4)
+        modules.LoraPolicy(policy, rank=4) if arguments.lora else policy,
+        GiGPO(),
+        settings,
+        optimizer=lambda parameters: torch.optim.AdamW(parameters, lr=1e-3, eps=1e-4),
     )
     data = RolloutDataModule(
         UnevenGridworld(),
@@ -104,7 +107,6 @@ def main() -> None:
         strategy=arguments.strategy,
         max_epochs=arguments.epochs,
         limit_val_batches=0,
-        **eval(arguments.options),
     )
     trainer.fit(module, data, ckpt_path=arguments.resume, weights_only=True)
     told = gather({"steps": watch.steps, "updates": watch.updates, "backward_passes": watch.backward_passes})

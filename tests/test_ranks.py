@@ -19,14 +19,19 @@ ROOT = Path(__file__).resolve().parent.parent
 TOLERANCE = {"rtol": 0.0, "atol": 1e-7}
 
 
-def start(folder: Path, devices: int, strategy: str, *options: str) -> subprocess.Popen[str]:
+TORCHRUN = ("torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m")
+
+
+def start(
+    folder: Path, devices: int, strategy: str, *options: str, launcher: tuple[str, ...] = ()
+) -> subprocess.Popen[str]:
     folder.mkdir(exist_ok=True)
-    command = [sys.executable, "-m", "tests.ranks_run", str(folder), str(devices), strategy, *options]
+    command = [sys.executable, "-m", *launcher, "tests.ranks_run", str(folder), str(devices), strategy, *options]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
 
 
-def run(folder: Path, devices: int, strategy: str, *options: str) -> dict[str, Any]:
-    process = start(folder, devices, strategy, *options)
+def run(folder: Path, devices: int, strategy: str, *options: str, launcher: tuple[str, ...] = ()) -> dict[str, Any]:
+    process = start(folder, devices, strategy, *options, launcher=launcher)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors[-4000:]
     kept: dict[str, Any] = torch.load(folder / "kept.pt", weights_only=True)
@@ -38,10 +43,17 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return run(tmp_path_factory.mktemp("alone"), 1, "auto")
 
 
+@pytest.fixture(scope="module", params=["ddp", "fsdp2", "ddp by torchrun"])
+def together(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path]:
+    """What two ranks have kept, and where."""
+    folder = tmp_path_factory.mktemp("together")
+    strategy, _, by = request.param.partition(" by ")
+    return run(folder, 2, strategy, launcher=TORCHRUN if by else ()), folder
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
-def test_two_ranks_give_the_weights_of_one_process(strategy: str, alone: dict[str, Any], tmp_path: Path):
-    both = run(tmp_path, 2, strategy)
+def test_two_ranks_give_the_weights_of_one_process(together: tuple[dict[str, Any], Path], alone: dict[str, Any]):
+    both, _ = together
     (many, few), (all_steps,) = ([rank["steps"] for rank in kept["ranks"]] for kept in (both, alone))
     assert many == [3 * steps for steps in few]  # the first rank has three times the steps of the second
     assert [one + other for one, other in zip(many, few, strict=True)] == all_steps
@@ -53,8 +65,21 @@ def test_two_ranks_give_the_weights_of_one_process(strategy: str, alone: dict[st
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
-@pytest.mark.parametrize("failing", [0, 1])
+def test_sharded_adapters_learn_what_whole_ones_do(tmp_path: Path):
+    both, alone = (run(tmp_path / name, ranks, name, "--lora") for name, ranks in (("fsdp2", 2), ("auto", 1)))
+    torch.testing.assert_close(both["weights"], alone["weights"], **TOLERANCE)
+    assert both["losses"] == pytest.approx(alone["losses"], abs=1e-6)
+
+
+@pytest.mark.slow
+def test_lightning_s_first_fsdp_gives_its_blocks_weights_and_norm():
+    command = [sys.executable, "-m", *TORCHRUN, "tests.fsdp_run"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, cwd=ROOT)
+    assert result.returncode == 0, result.stderr[-4000:]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("failing", "strategy"), [(0, "ddp"), (1, "fsdp2")])
 def test_a_rank_that_raises_ends_the_whole_job_with_its_own_message(strategy: str, failing: int, tmp_path: Path):
     started = time.monotonic()
     process = start(tmp_path, 2, strategy, "--failing", str(failing))
@@ -81,11 +106,10 @@ def test_each_rank_goes_on_with_its_own_carried_episodes(tmp_path: Path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
-def test_one_rank_exports_what_all_of_them_have(strategy: str, tmp_path: Path):
-    both = run(tmp_path, 2, strategy)
-    exported = dict(PretrainedPolicy(str(tmp_path / "exports" / "epoch_1")).build().named_weights())
+def test_one_rank_exports_what_all_of_them_have(together: tuple[dict[str, Any], Path]):
+    both, folder = together
+    exported = dict(PretrainedPolicy(str(folder / "exports" / "epoch_1")).build().named_weights())
     assert all(torch.equal(exported[name], weight) for name, weight in both["weights"].items())
-    (size,) = (path.stat().st_size for path in (tmp_path / "exports" / "epoch_1").glob("*.safetensors"))
+    (size,) = (path.stat().st_size for path in (folder / "exports" / "epoch_1").glob("*.safetensors"))
     once = sum(weight.numel() * 4 for name, weight in both["weights"].items() if name != "lm_head.weight")
     assert once <= size < once + 20_000  # the tied one is written once
