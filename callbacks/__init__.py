@@ -1,7 +1,8 @@
-"""Callbacks: weight sync and its proof, statistics, evaluation, transcripts."""
+"""Callbacks: weight sync and its proof, statistics, evaluation, transcripts, preemption."""
 
 from callbacks.anchor_stats import AnchorStats
 from callbacks.held_out_evaluation import HeldOutEvaluation
+from callbacks.preemption import Preemption
 from callbacks.rollout_metrics import RolloutMetrics
 from callbacks.run_manifest import RunManifest
 from callbacks.transcripts import Transcripts
@@ -11,6 +12,7 @@ from callbacks.weight_sync import WeightSync
 __all__ = [
     "AnchorStats",
     "HeldOutEvaluation",
+    "Preemption",
     "RolloutMetrics",
     "RunManifest",
     "Transcripts",

@@ -33,6 +33,20 @@ class HeldOutEvaluation(Callback):
         self.evaluations: dict[str, list[tuple[int, dict[str, float]]]] = defaultdict(list)
         self._metrics: dict[str, MeanMetric] = {}
 
+    def state_dict(self) -> dict[str, Any]:
+        """The evaluations, so that the last line of a resumed run compares with the first of all."""
+        return {"evaluations": dict(self.evaluations)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take them back."""
+        self.evaluations = defaultdict(list, state_dict["evaluations"])
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Have the evaluation before the first update left out: it is in the checkpoint."""
+        kept = checkpoint.get("callbacks", {}).get(self.state_key, {})
+        if kept.get("evaluations"):
+            trainer.num_sanity_val_steps = 0
+
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Count anew."""
         self._metrics = {}

@@ -10,6 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from gigpo_lightning.errors import RunError
+from gigpo_lightning.random_states import keep_random_states
 from gigpo_lightning.rollout.engine import Replicated, RolloutEngine, Scorer
 from modules import GiGPOModule, Policy
 
@@ -68,7 +69,8 @@ class WeightSync(Callback):
         policy = module.policy
         if engine.policy_version == module.policy_version:
             return
-        with tempfile.TemporaryDirectory(prefix="gigpo-engine-") as folder:
+        # vLLM seeds every generator of the process when it starts: a resumed run would draw other numbers.
+        with tempfile.TemporaryDirectory(prefix="gigpo-engine-") as folder, keep_random_states():
             policy.model.config.save_pretrained(folder)
             engine.start(folder)
         started = time.perf_counter()

@@ -20,6 +20,7 @@ from gigpo_lightning.rollout.engine import RolloutEngine, SamplingParameters
 from gigpo_lightning.rollout.environment_pool import EnvironmentPool, make_pool
 from gigpo_lightning.rollout.episode import noise_seed
 from gigpo_lightning.rollout.group_sampler import GroupSampler, PlayedGroups, play_groups
+from gigpo_lightning.rollout.interruption import never, play_unless_stopped
 from gigpo_lightning.rollout.progress import RolloutProgress
 from gigpo_lightning.rollout.record import HeldOutEpisodes, Rollout
 from gigpo_lightning.rollout.tasks import epoch_tasks, more_tasks
@@ -127,6 +128,7 @@ class RolloutDataModule(LightningDataModule):
         self._check_numbers()
         self.panels: dict[str, TaskPanel] = {}
         self.before_rollout: Callable[[], None] | None = None
+        self.should_stop: Callable[[], bool] = never
         self.last_rollout: Rollout | None = None
         self._minibatches: list[Minibatch] = []
         self._forget_episodes()
@@ -217,7 +219,8 @@ class RolloutDataModule(LightningDataModule):
             return last
         epoch = module.iteration
         started = time.perf_counter()
-        played = self._played_groups(epoch, trainer.global_rank, trainer.world_size)
+        play = partial(self._played_groups, epoch, trainer.global_rank, trainer.world_size)
+        played = play_unless_stopped(play, self.should_stop)
         ended = time.perf_counter()
         table = StepTable.from_groups(played.groups)
         credit = module.credit.estimate(table)
@@ -249,7 +252,7 @@ class RolloutDataModule(LightningDataModule):
     def _played_groups(self, epoch: int, rank: int, world_size: int) -> PlayedGroups:
         """Play the epoch's tasks, and others for the groups that the sampler discards."""
         panel = self.panels[self.train_split]
-        collector = self._collector(self.sampling, "rollout")
+        collector = self._collector(self.sampling, "rollout", self.should_stop)
         if self.carry_over is not None:
             self._carried.oldest = epoch - self.carry_over.max_staleness + 1
 
@@ -274,6 +277,9 @@ class RolloutDataModule(LightningDataModule):
         return play_groups(play, tasks, others, self.group_sampler)
 
     def _epoch_minibatches(self) -> Iterator[Minibatch]:
+        epochs, done = self._trainer().max_epochs, self._trainer().fit_loop.epoch_progress.current.processed
+        if epochs is not None and 0 <= epochs <= done:
+            return  # Lightning asks for an epoch's data before it finds that a resumed run was at its end
         self.rollout()
         yield from self._minibatches
 
@@ -298,7 +304,7 @@ class RolloutDataModule(LightningDataModule):
             seconds=progress.seconds,
         )
 
-    def _collector(self, sampling: SamplingParameters, pool: str) -> Collector:
+    def _collector(self, sampling: SamplingParameters, pool: str, interrupted: Callable[[], bool] = never) -> Collector:
         """A collector on an engine that is proved to have the module's weights.
 
         Raises:
@@ -326,6 +332,7 @@ class RolloutDataModule(LightningDataModule):
             seed=self.seed,
             max_retries=self.max_retries,
             deterministic=self.deterministic,
+            interrupted=interrupted,
         )
 
     def _check_markers(self, module: GiGPOModule) -> None:
