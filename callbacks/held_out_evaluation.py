@@ -63,6 +63,7 @@ class HeldOutEvaluation(Callback):
         values = {name: float(metric.compute()) for name, metric in self._metrics.items()}
         if trainer.sanity_checking and trainer.logger is not None:  # Lightning drops what is logged in its sanity check
             trainer.logger.log_metrics(values, step=trainer.global_step)
+            trainer.logger.save()  # a run that is killed and goes on does not evaluate again what came first
         elif not trainer.sanity_checking:
             pl_module.log_dict(values, sync_dist=True)
         for name, value in values.items():

@@ -65,7 +65,7 @@ class Preemption(Callback):
         for each in (progress.total, progress.current):
             each.ready = each.started = each.processed  # the epoch that was begun will be begun again, with its hooks
         path = _checkpoints(trainer) / self.file_name
-        trainer.save_checkpoint(path)
+        trainer.save_checkpoint(path, weights_only=False)
         if trainer.is_global_zero:
             done = progress.current.processed
             _logger.info("stopped by SIGTERM, %d epochs done; go on with --ckpt_path last, or %s", done, path)

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any, cast
 
 import gymnasium
+import torch
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, IterableDataset
 
@@ -369,8 +370,11 @@ class _Stream(IterableDataset[Any]):
 
 
 def _stream(make: Callable[[], Iterator[Any]]) -> DataLoader[Any]:
-    """A loader that passes on what a generator yields: no batching, no workers, no copies."""
-    return DataLoader(_Stream(make), batch_size=None, num_workers=0)
+    """A loader that passes on what a generator yields: no batching, no workers, no copies.
+
+    It has a generator of its own, or it would draw a seed for workers that it has not from the process's.
+    """
+    return DataLoader(_Stream(make), batch_size=None, num_workers=0, generator=torch.Generator())
 
 
 def _check_at_least(name: str, value: int, least: int, why: str = "") -> None:

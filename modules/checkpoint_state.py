@@ -1,17 +1,40 @@
-"""What a module's checkpoint must hold, checked before any of it is taken."""
+"""What a module keeps in a checkpoint, all of which is checked before any of it is taken."""
 
 import copy
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
+from lightning.pytorch import Trainer
 from torch import Tensor
 
 from gigpo_lightning.algorithm import CreditEstimator
 
 _ARRAY = "numpy array"  # checkpoints are loaded without pickle, which knows tensors and not arrays
 
-_KEPT = {"policy_version": int, "iteration": int, "credit": dict, "random_states": list}
+_KEPT = {"policy_version": int, "iteration": int, "credit": dict, "random_states": list, "unlogged": dict}
+
+
+def unlogged_metrics(trainer: Trainer) -> dict[str, Any]:
+    """An epoch's metrics while its checkpoint is written: Lightning logs them afterwards, if the process lives so long.
+
+    Returns:
+        ``step`` and ``metrics``; empty unless an epoch has just ended. Every rank must ask.
+    """
+    progress = cast("Any", trainer.fit_loop.epoch_progress.current)
+    results = cast("Any", trainer)._results if trainer.training else None
+    if not results or progress.processed == progress.completed:
+        return {}
+    metrics = {name: float(value) for name, value in results.metrics(False)["log"].items()}
+    step = trainer.fit_loop.epoch_loop._batches_that_stepped - 1
+    return {"step": step, "metrics": metrics | {"epoch": trainer.current_epoch}}
+
+
+def log_again(trainer: Trainer, unlogged: dict[str, Any]) -> None:
+    """Log what ``unlogged_metrics`` has kept, in the folder of the run that goes on."""
+    for logger in trainer.loggers if unlogged else ():
+        logger.log_metrics(unlogged["metrics"], unlogged["step"])
+        logger.save()
 
 
 def check_weights(theirs: dict[str, Tensor], ours: dict[str, Tensor], rule: str) -> None:

@@ -20,7 +20,15 @@ from gigpo_lightning.algorithm.losses import LossSettings, LossTerms, policy_los
 from gigpo_lightning.batch import Minibatch, StepBatch
 from gigpo_lightning.random_states import random_states, restore_random_states
 from gigpo_lightning.ranks import gather
-from modules.checkpoint_state import check_kept, check_training_state, check_weights, restored, storable
+from modules.checkpoint_state import (
+    check_kept,
+    check_training_state,
+    check_weights,
+    log_again,
+    restored,
+    storable,
+    unlogged_metrics,
+)
 from modules.policy import Policy, PolicySource
 
 _logger = logging.getLogger(__name__)
@@ -196,6 +204,7 @@ class GiGPOModule(LightningModule):
             "iteration": self.iteration,
             "credit": storable(self.credit.state_dict(), type(self.credit).__name__),
             "random_states": gather(random_states()),  # only the first rank's dictionary is written
+            "unlogged": unlogged_metrics(self.trainer) if self._trainer is not None else {},
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -207,7 +216,7 @@ class GiGPOModule(LightningModule):
         """
         trainer = self._trainer
         fitting = trainer is not None and trainer.state.fn == TrainerFn.FITTING
-        path = None if trainer is None else trainer.ckpt_path
+        path = trainer.ckpt_path if trainer is not None else None
         rule = f"ckpt_path {str(path)!r} must name a checkpoint" if path else "ckpt_path must name a checkpoint"
         kept = check_kept(checkpoint, self.credit, rule)
         if "state_dict" in checkpoint:  # a strategy that shards has loaded the weights itself
@@ -215,8 +224,9 @@ class GiGPOModule(LightningModule):
             if fitting:
                 num_parameters = len(list(self.policy.parameters()))
                 check_training_state(checkpoint, num_parameters, self.make_lr_scheduler is not None, rule)
-        if fitting:
+        if trainer is not None and fitting:
             restore_random_states(kept["random_states"][self.global_rank % len(kept["random_states"])])
+            log_again(trainer, kept["unlogged"])
         self.policy_version, self.iteration = kept["policy_version"], kept["iteration"]
         self.credit.load_state_dict(restored(kept["credit"]))
         if path is not None and self.global_rank == 0:
