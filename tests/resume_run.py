@@ -58,13 +58,14 @@ class Saboteur(Callback):
             engine.submit = counted
         if self.moment == "checkpoint":
 
-            def half(checkpoint, file):
-                if checkpoint["gigpo"]["iteration"] != self.epoch + 1 or self.count + 1 < self.number:
-                    self.count += checkpoint["gigpo"]["iteration"] == self.epoch + 1
-                    _save(checkpoint, file)
+            def half(value, file, **options):
+                ours = isinstance(value, dict) and value.get("gigpo", {}).get("iteration") == self.epoch + 1
+                if not ours or self.count + 1 < self.number:
+                    self.count += ours
+                    _save(value, file, **options)
                     return
                 whole = io.BytesIO()
-                _save(checkpoint, whole)
+                _save(value, whole)
                 file.write(whole.getvalue()[: len(whole.getvalue()) // 2])
                 file.flush()
                 self.strike()
