@@ -9,6 +9,7 @@ from lightning.pytorch import Trainer
 from torch import Tensor
 
 from gigpo_lightning.algorithm import CreditEstimator
+from gigpo_lightning.random_states import keep_random_states, restore_random_states
 
 _ARRAY = "numpy array"  # checkpoints are loaded without pickle, which knows tensors and not arrays
 
@@ -61,6 +62,12 @@ def check_kept(checkpoint: dict[str, Any], credit: CreditEstimator, rule: str) -
     for name, kind in _KEPT.items():
         if not isinstance(kept.get(name), kind) or not (kept[name] or kind is not list):
             raise ValueError(f"{rule} that this version of GiGPOModule wrote; in this one gigpo.{name} is missing")
+    for states in kept["random_states"]:
+        try:
+            with keep_random_states():
+                restore_random_states(states)
+        except ValueError as error:
+            raise ValueError(f"{rule} with random states to go on from: {error}") from error
     try:
         copy.deepcopy(credit).load_state_dict(restored(kept["credit"]))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
