@@ -130,12 +130,15 @@ class GigpoCLI(LightningCLI):
         subcommand = self.config_init[str(self.subcommand)]
         if subcommand.get("ckpt_path") != "last":
             return
-        roots = [Path(self.trainer.default_root_dir), *self._checkpoint_folders()]
-        roots += [Path(root) for logger in self.trainer.loggers if (root := getattr(logger, "root_dir", None))]
+        roots: list[Path] = []
+        others = [root for logger in self.trainer.loggers if (root := getattr(logger, "root_dir", None))]
+        for folder in map(Path, (self.trainer.default_root_dir, *others, *self._checkpoint_folders())):
+            if not any(folder.is_relative_to(root) for root in roots):
+                roots.append(folder)
         newest = newest_checkpoint(roots)
         if newest is None:
             raise ValueError(
-                f"ckpt_path 'last' needs a checkpoint under {', '.join(dict.fromkeys(map(str, roots)))}, but there is "
+                f"ckpt_path 'last' needs a checkpoint under {' or '.join(map(str, roots))}, but there is "
                 "none; for a new run leave it out, for another run's give its path"
             )
         subcommand["ckpt_path"] = str(newest)

@@ -101,7 +101,7 @@ def test_a_run_folder_with_checkpoints_is_not_written_into(complaint, tmp_path):
 @pytest.mark.parametrize("subcommand", ["fit", "validate", "test", "predict"])
 def test_going_on_from_a_run_that_is_not_there_is_refused(complaint, tmp_path, subcommand):
     message = complaint(subcommand, "--config", GRIDWORLD, "--ckpt_path", "last")
-    assert message.startswith(f"ckpt_path 'last' needs a checkpoint under {tmp_path}, ")
+    assert message.startswith(f"ckpt_path 'last' needs a checkpoint under {tmp_path}, but there is none; ")
 
 
 def test_the_best_checkpoint_of_no_run_is_refused(complaint):
