@@ -48,7 +48,7 @@ def main() -> None:
         module.configure_model()
         WeightSync().sync(module, data.engine)
         panel = data.tasks.panel(data.train_split)
-        pool = make_pool(data.environment, data.num_slots, data.workers)
+        pool = make_pool(data.environment, data.tasks_per_epoch * data.group_size, data.workers)
         collector = Collector(
             engine=data.engine,
             pool=pool,

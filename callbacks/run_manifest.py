@@ -16,7 +16,8 @@ class RunManifest(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the manifest, once the panels are known."""
-        if trainer.log_dir is None or not trainer.is_global_zero:
+        log_dir = trainer.log_dir  # asked on every rank: it is broadcast
+        if log_dir is None or not trainer.is_global_zero:
             return
         data = cast("Any", trainer).datamodule
         panels = getattr(data, "panels", {})
@@ -27,7 +28,7 @@ class RunManifest(Callback):
             "panels": {split: {"sha256": panel.sha256, "tasks": len(panel)} for split, panel in panels.items()},
             "config": "config.yaml",
         }
-        folder = Path(trainer.log_dir)
+        folder = Path(log_dir)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
 

@@ -11,8 +11,10 @@ from torch import Tensor
 
 from gigpo_lightning.errors import RunError
 from gigpo_lightning.random_states import keep_random_states
+from gigpo_lightning.rollout.adapter import Adapter, LoadsAdapters
 from gigpo_lightning.rollout.engine import Replicated, RolloutEngine, Scorer
-from modules import GiGPOModule, Policy
+from gigpo_lightning.token_batch import make_token_batch
+from modules import AdaptedPolicy, GiGPOModule, Policy
 
 _logger = logging.getLogger(__name__)
 
@@ -34,13 +36,20 @@ class WeightSync(Callback):
         probe_tokens: Tokens of each.
         sleep: Put the engine to sleep while the policy is updated, and load the weights anew when it wakes: where both
             share a GPU, each has the other's memory in its turn. ``VLLMEngine`` then needs ``allow_sleep: true``.
+        adapters: Give the engine a policy's LoRA adapters beside its weights, which are then loaded only once; the
+            engine needs room for them (``max_lora_rank``). Otherwise they are added to the weights.
 
     Raises:
         RunError: Before a rollout, if trainer and engine differ by more than the tolerance.
     """
 
     def __init__(
-        self, tolerance: float | None = None, num_probes: int = 4, probe_tokens: int = 24, sleep: bool = False
+        self,
+        tolerance: float | None = None,
+        num_probes: int = 4,
+        probe_tokens: int = 24,
+        sleep: bool = False,
+        adapters: bool = False,
     ) -> None:
         if tolerance is not None and not tolerance > 0:
             raise ValueError(f"tolerance must be > 0, got {tolerance}")
@@ -50,6 +59,7 @@ class WeightSync(Callback):
         self.num_probes = num_probes
         self.probe_tokens = probe_tokens
         self.sleep = sleep
+        self.adapters = adapters
         self.metrics: dict[str, float] = {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -75,7 +85,7 @@ class WeightSync(Callback):
             engine.start(folder)
         started = time.perf_counter()
         engine.wake()
-        engine.load_weights(policy.named_weights(), module.policy_version)
+        self._load(policy, engine, module.policy_version)
         probes, copies = self._probes(policy), engine.replicas if isinstance(engine, Replicated) else (engine,)
         error = max(probe_error(policy, copy, probes) for copy in copies)
         self.metrics = {"sync/max_abs_logprob_error": error, "sync/seconds": time.perf_counter() - started}
@@ -88,6 +98,21 @@ class WeightSync(Callback):
                 "have the trainer's weights, or computes with them otherwise (check both dtypes)"
             )
         _logger.debug("weights synced to version %d, error %.2g", module.policy_version, error)
+
+    def _load(self, policy: Policy, engine: RolloutEngine, version: int) -> None:
+        """Load all weights, or only the adapters if the others are there."""
+        if not self.adapters:
+            engine.load_weights(policy.named_weights(), version)
+            return
+        if not isinstance(policy, AdaptedPolicy) or not isinstance(engine, LoadsAdapters):
+            raise ValueError(
+                "adapters needs a policy from modules.LoraPolicy and an engine that takes adapters, got "
+                f"{type(policy).__name__} and {type(engine).__name__}"
+            )
+        if engine.policy_version < 0:
+            engine.load_weights(policy.base_weights(), version)
+        config = policy.adapter_config.to_dict()
+        engine.load_adapter(Adapter(config=config, tensors=policy.adapter_tensors()), version)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Put the engine to sleep before the first update: the epoch's episodes have been played."""
@@ -114,13 +139,11 @@ def probe_error(policy: Policy, engine: Scorer, probes: list[list[int]]) -> floa
         engine: The engine's, or those of one of its replicas.
         probes: Token ids, all of one length; the first token is the prompt.
     """
-    device = next(policy.parameters()).device
-    input_ids = torch.tensor(probes, device=device)
-    written = torch.ones_like(input_ids, dtype=torch.bool)
-    written[:, 0] = False
+    pairs = [(probe[:1], probe[1:]) for probe in probes]
+    tokens = make_token_batch(pairs, policy.tokenizer.pad_token_id, "rows").to(next(policy.parameters()).device)
     training = policy.training
     policy.eval()
-    ours: Tensor = policy(input_ids, torch.ones_like(input_ids), written)[0][:, 1:].cpu()
+    ours: Tensor = policy(tokens)[0].cpu()
     policy.train(training)
-    theirs = torch.tensor(engine.score([(probe[:1], probe[1:]) for probe in probes]))
+    theirs = torch.tensor(engine.score(pairs))
     return float(torch.nan_to_num((ours - theirs).abs(), nan=float("inf")).max())

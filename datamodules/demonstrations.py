@@ -9,10 +9,10 @@ import gymnasium
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, IterableDataset
 
-from gigpo_lightning.batch import TokenBatch, make_token_batch
 from gigpo_lightning.environments.base import TaskSource
 from gigpo_lightning.environments.demonstrations import Demonstration, Expert, demonstrate
 from gigpo_lightning.prompts.base import Prompt
+from gigpo_lightning.token_batch import TokenBatch, make_token_batch
 from modules import Policy
 
 _logger = logging.getLogger(__name__)
@@ -149,4 +149,4 @@ class _Batches(IterableDataset[TokenBatch]):
             if self._shuffled:
                 random.Random(f"{self._seed}/{self._epoch}/{start}").shuffle(batches)
             for rows in batches:
-                yield make_token_batch([self._pairs[i] for i in rows], self._pad_token_id)
+                yield make_token_batch([self._pairs[i] for i in rows], self._pad_token_id, "rows")

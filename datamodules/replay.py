@@ -84,7 +84,13 @@ class ReplayDataModule(LightningDataModule):
         if self.last_rollout is not None and self.last_rollout.epoch == module.iteration:
             return self._minibatches
         epoch, started = module.iteration, time.perf_counter()
-        groups, temperature = read_trajectories(self.files[epoch])
+        every_group, temperature = read_trajectories(self.files[epoch])
+        groups = every_group[self._trainer().global_rank :: self._trainer().world_size]
+        if not groups:
+            raise ValueError(
+                f"trainer.devices times trainer.num_nodes must be <= the {len(every_group)} groups in "
+                f"{self.files[epoch]}, got {self._trainer().world_size}: each rank trains on whole groups"
+            )
         read = time.perf_counter()
         table = StepTable.from_groups(groups)
         credit = module.credit.estimate(table)
@@ -108,6 +114,8 @@ class ReplayDataModule(LightningDataModule):
                 minibatch_size=self.minibatch_size,
                 micro_batch_tokens=self.micro_batch_tokens,
                 seed=noise_seed(self.seed, epoch, "minibatches"),
+                layout=module.policy.layout,
+                rank=self._trainer().global_rank,
             )
         )
         return self._minibatches

@@ -15,6 +15,7 @@ from gigpo_lightning.batch import Minibatch, make_minibatches
 from gigpo_lightning.environments.base import Task, TaskPanel, TaskSource
 from gigpo_lightning.errors import RunError
 from gigpo_lightning.prompts.base import Prompt
+from gigpo_lightning.ranks import end_processes
 from gigpo_lightning.rollout.carry_over import CarriedEpisodes, CarryOver
 from gigpo_lightning.rollout.collector import Collector
 from gigpo_lightning.rollout.engine import RolloutEngine, SamplingParameters
@@ -36,7 +37,8 @@ class RolloutDataModule(LightningDataModule):
     """Streams fresh rollouts: one epoch is one iteration of GiGPO.
 
     Each epoch's rollout is played exactly once, however often Lightning asks for the data, and only on an engine
-    whose weights are the module's.
+    whose weights are the module's. Several ranks deal an epoch's tasks out among them, and each plays whole groups on
+    an engine and in environments of its own; numbers of tasks, groups and steps are those of all ranks together.
 
     Args:
         environment: Prototype of the environment; it is copied into every slot and never reset itself.
@@ -59,8 +61,8 @@ class RolloutDataModule(LightningDataModule):
         group_sampler: Which groups an epoch trains on; default: all that it plays.
         carry_over: Stop a rollout once ``tasks_per_epoch`` groups are complete, and go on with the others in the next
             epoch; default: wait for all. A resumed run begins new ones: checkpoints do not hold unfinished episodes.
-        num_slots: Episodes that run at the same time; default: all that may be under way.
-        workers: Processes that step environments; 0 steps them in this one.
+        num_slots: Episodes that run at the same time on a rank; default: all that may be under way.
+        workers: Processes of a rank that step environments; 0 steps them in the rank's own.
         deadlines: How long an environment in a worker may take before the process is replaced.
         max_retries: Times that an episode is begun again after its environment has failed, before its group is dropped.
         deterministic: Make two runs with one seed equal to the last bit, however quick the workers are; environments
@@ -119,8 +121,7 @@ class RolloutDataModule(LightningDataModule):
         self.held_out_tasks = held_out_tasks
         self.group_sampler = group_sampler
         self.carry_over = carry_over
-        extra_groups = carry_over.extra_groups if carry_over else 0
-        self.num_slots = (tasks_per_epoch + extra_groups) * group_size if num_slots is None else num_slots
+        self.num_slots = num_slots
         self.workers = workers
         self.deadlines = deadlines
         self.max_retries = max_retries
@@ -161,12 +162,13 @@ class RolloutDataModule(LightningDataModule):
         """Read the panels that the stage plays.
 
         Raises:
-            ValueError: If an epoch wants more tasks than the training panel holds, or there are several ranks.
+            ValueError: If an epoch wants more tasks than the training panel holds, or fewer than there are ranks.
         """
-        if self._trainer().world_size > 1:
+        ranks = self._trainer().world_size
+        if stage == "fit" and self.tasks_per_epoch < ranks:
             raise ValueError(
-                "trainer.devices times trainer.num_nodes must be 1 so far, got "
-                f"{self._trainer().world_size} processes: they would not agree on the number of updates"
+                f"tasks_per_epoch must be >= {ranks}, the number of ranks (trainer.devices times trainer.num_nodes), "
+                f"got {self.tasks_per_epoch}: each plays whole groups"
             )
         splits = {
             "fit": (self.train_split, *self.held_out_splits),
@@ -204,8 +206,9 @@ class RolloutDataModule(LightningDataModule):
         self._close_pools()
 
     def on_exception(self, exception: BaseException) -> None:
-        """End the environments of a broken rollout: a next one begins with new ones."""
+        """End the environments of a broken rollout, and the ranks that would wait for this one in vain."""
         self._close_pools()
+        end_processes(getattr(self._trainer().strategy.launcher, "procs", ()))
 
     def _close_pools(self) -> None:
         for pool in self._pools.values():
@@ -220,8 +223,7 @@ class RolloutDataModule(LightningDataModule):
             return last
         epoch = module.iteration
         started = time.perf_counter()
-        play = partial(self._played_groups, epoch, trainer.global_rank, trainer.world_size)
-        played = play_unless_stopped(play, self.should_stop)
+        played = play_unless_stopped(partial(self._played_groups, epoch), self.should_stop)
         ended = time.perf_counter()
         table = StepTable.from_groups(played.groups)
         credit = module.credit.estimate(table)
@@ -246,13 +248,17 @@ class RolloutDataModule(LightningDataModule):
             minibatch_size=self.minibatch_size,
             micro_batch_tokens=self.micro_batch_tokens,
             seed=noise_seed(self.seed, epoch, "minibatches"),
+            layout=module.policy.layout,
+            rank=trainer.global_rank,
         )
         self._minibatches = module.prepare(minibatches)
         return self.last_rollout
 
-    def _played_groups(self, epoch: int, rank: int, world_size: int) -> PlayedGroups:
-        """Play the epoch's tasks, and others for the groups that the sampler discards."""
+    def _played_groups(self, epoch: int) -> PlayedGroups:
+        """Play this rank's share of the epoch's tasks, and others for the groups that the sampler discards."""
         panel = self.panels[self.train_split]
+        rank, ranks = self._trainer().global_rank, self._trainer().world_size
+        dealt = epoch_tasks(panel, self.tasks_per_epoch, epoch, self.seed)
         collector = self._collector(self.sampling, "rollout", self.should_stop)
         if self.carry_over is not None:
             self._carried.oldest = epoch - self.carry_over.max_staleness + 1
@@ -261,21 +267,22 @@ class RolloutDataModule(LightningDataModule):
 
         def others(played: Sequence[Task], missing: int) -> Sequence[Task]:
             under_way = [group.task for group in self._carried.groups]
-            return more_tasks(panel, [*played, *begun, *under_way], max(0, missing), epoch, self.seed)
+            known = [*dealt, *played, *begun, *under_way]
+            return more_tasks(panel, known, max(0, missing), epoch, self.seed, rank, ranks)
 
         def play(tasks: Sequence[Task]) -> tuple[list[TrajectoryGroup], RolloutProgress]:
             name, wanted = f"epoch {epoch}", len(tasks)
             if self.carry_over is None:
                 begun.extend(tasks)
                 return collector.play(tasks, self.group_size, noise_key=epoch, name=name)
-            tasks = [*tasks, *others(tasks, self.carry_over.extra_groups - len(self._carried.groups))]
+            extra = len(range(rank, self.carry_over.extra_groups, ranks))
+            tasks = [*tasks, *others(tasks, extra - len(self._carried.groups))]
             begun.extend(tasks)
             return collector.play(
                 tasks, self.group_size, noise_key=epoch, name=name, carried=self._carried, wanted=wanted
             )
 
-        tasks = epoch_tasks(panel, self.tasks_per_epoch, epoch, self.seed)[rank::world_size]
-        return play_groups(play, tasks, others, self.group_sampler)
+        return play_groups(play, dealt[rank::ranks], others, self.group_sampler)
 
     def _epoch_minibatches(self) -> Iterator[Minibatch]:
         epochs, done = self._trainer().max_epochs, self._trainer().fit_loop.epoch_progress.current.processed
@@ -322,7 +329,7 @@ class RolloutDataModule(LightningDataModule):
                 f"{self.engine.policy_version}; add callbacks.WeightSync to trainer.callbacks"
             )
         if pool not in self._pools:
-            self._pools[pool] = make_pool(self.environment, self.num_slots, self.workers, self.deadlines)
+            self._pools[pool] = make_pool(self.environment, self._slots(), self.workers, self.deadlines)
         return Collector(
             engine=self.engine,
             pool=self._pools[pool],
@@ -335,6 +342,14 @@ class RolloutDataModule(LightningDataModule):
             deterministic=self.deterministic,
             interrupted=interrupted,
         )
+
+    def _slots(self) -> int:
+        """Episodes that may be under way on this rank."""
+        if self.num_slots is not None:
+            return self.num_slots
+        groups = self.tasks_per_epoch + (self.carry_over.extra_groups if self.carry_over else 0)
+        ranks: int = self._trainer().world_size
+        return -(-groups // ranks) * self.group_size
 
     def _check_markers(self, module: GiGPOModule) -> None:
         """Refuse a tokenizer that has no token for what the prompt is made of.

@@ -1,62 +1,46 @@
 """From episodes and their credit to the tensors of an update.
 
-Shape letters: B = rows (steps) of a micro-batch, T = tokens of its longest row.
+Shape letters: S = steps of a micro-batch, R = tokens of its longest reply; ``token_batch`` has those of its rows.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float32, Int64
+from jaxtyping import Float32, Int64
 from torch import Tensor
 
 from gigpo_lightning.algorithm.advantages import Credit
 from gigpo_lightning.algorithm.losses import BatchCounts
+from gigpo_lightning.ranks import gather
+from gigpo_lightning.token_batch import Layout, TokenBatch, make_token_batch, plan_micro_batches
 from gigpo_lightning.trajectory import Step, Trajectory, TrajectoryGroup
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class TokenBatch:
-    """Prompts and replies as tensors, padded on the right.
-
-    Attributes:
-        input_ids: Prompt, then reply, ``(B, T)``.
-        attention_mask: 1 where there is a token, ``(B, T)``.
-        action_mask: True on the reply's tokens, ``(B, T)``.
-    """
-
-    input_ids: Int64[Tensor, "B T"]
-    attention_mask: Int64[Tensor, "B T"]
-    action_mask: Bool[Tensor, "B T"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class StepBatch:
-    """Steps as tensors: prompt and reply side by side, padded on the right.
+    """Steps as tensors: the tokens of their prompts and replies, and what the loss wants to know of each reply.
 
     Attributes:
-        input_ids: Prompt, then reply, ``(B, T)``.
-        attention_mask: 1 where there is a token, ``(B, T)``.
-        action_mask: True on the tokens that the policy wrote, its stop token included, ``(B, T)``.
-        old_logprobs: The log-probabilities that ratios are taken to, 0 off the mask, ``(B, T)``: the engine's, unless
+        tokens: Prompts and replies; the stop token is of the reply.
+        old_logprobs: The log-probabilities that ratios are taken to, 0 off the mask, ``(S, R)``: the engine's, unless
             the trainer has computed its own.
-        engine_logprobs: The engine's log-probabilities of those tokens, 0 elsewhere, ``(B, T)``.
-        advantage: Of each step, ``(B,)``.
-        trajectory_share: One over the number of steps of its trajectory, ``(B,)``.
-        row_weight: 1, or 0 for rows that only fill up, ``(B,)``.
-        row: The step's row in the rollout's table, -1 for rows that only fill up, ``(B,)``.
+        engine_logprobs: The engine's log-probabilities of those tokens, 0 elsewhere, ``(S, R)``.
+        advantage: Of each step, ``(S,)``.
+        trajectory_share: One over the number of steps of its trajectory, ``(S,)``.
+        row_weight: 1, or 0 for a step that only fills up, ``(S,)``.
+        row: The step's row in the rollout's table, -1 for one that only fills up, ``(S,)``.
     """
 
-    input_ids: Int64[Tensor, "B T"]
-    attention_mask: Int64[Tensor, "B T"]
-    action_mask: Bool[Tensor, "B T"]
-    old_logprobs: Float32[Tensor, "B T"]
-    engine_logprobs: Float32[Tensor, "B T"]
-    advantage: Float32[Tensor, " B"]
-    trajectory_share: Float32[Tensor, " B"]
-    row_weight: Float32[Tensor, " B"]
-    row: Int64[Tensor, " B"]
+    tokens: TokenBatch
+    old_logprobs: Float32[Tensor, "S R"]
+    engine_logprobs: Float32[Tensor, "S R"]
+    advantage: Float32[Tensor, " S"]
+    trajectory_share: Float32[Tensor, " S"]
+    row_weight: Float32[Tensor, " S"]
+    row: Int64[Tensor, " S"]
 
     def to(self, device: torch.device) -> "StepBatch":
         """The same batch on a device."""
@@ -68,8 +52,8 @@ class Minibatch:
     """The steps of one optimizer step, in micro-batches that fit.
 
     Attributes:
-        micro_batches: Together they hold every step once.
-        counts: What all of them hold.
+        micro_batches: Together they hold every step of this rank once; of every rank there are equally many.
+        counts: What all of them hold, on all ranks.
         temperature: Temperature that replies were drawn at; 1 for greedy ones, whose noise has no scale.
     """
 
@@ -87,17 +71,27 @@ def make_minibatches(
     minibatch_size: int | None,
     micro_batch_tokens: int,
     seed: int,
+    layout: Layout = "shared",
+    rank: int = 0,
+    gather: Callable[[Any], list[Any]] = gather,
 ) -> list[Minibatch]:
     """Cut a rollout into minibatches: every step once, shuffled, sizes equal but for one row.
+
+    Several ranks cut what they have played together: each minibatch is of all their steps, dealt as one process would
+    have dealt them, and each rank holds its own steps of it. Ranks that have fewer micro-batches than others are given
+    some that only fill up, so that all take part in equally many backward passes.
 
     Args:
         groups: The rollout.
         credit: Its credit; rows as in ``StepTable.from_groups(groups)``.
         pad_token_id: Fills rows up.
         temperature: That replies were drawn at.
-        minibatch_size: Steps of one optimizer step, at most; None takes all in one.
+        minibatch_size: Steps of one optimizer step, of all ranks, at most; None takes all in one.
         micro_batch_tokens: Rows times longest row of a micro-batch, at most.
         seed: Of the shuffle.
+        layout: How replies lie in rows.
+        rank: Of this process.
+        gather: Gives every rank's value to every rank.
 
     Raises:
         ValueError: If the credit is not of these groups, a size is not positive, or a step's log-probabilities do not
@@ -107,23 +101,65 @@ def make_minibatches(
     if len(credit.advantage) != len(steps):
         raise ValueError(f"credit must have one row per step, got {len(credit.advantage)} for {len(steps)} steps")
     share = [1 / len(trajectory.steps) for trajectory in _trajectories(groups) for _ in trajectory.steps]
+    lengths = [sum(len(trajectory.steps) for trajectory in group.trajectories) for group in groups]
+    ours, total = _places(gather(lengths), rank)
+    parts, planned = [], []
+    for places in plan_minibatches(total, minibatch_size, seed):
+        rows = [ours[place] for place in places if place in ours]
+        pairs = [(steps[row].prompt_ids, steps[row].completion_ids) for row in rows]
+        micro_batches = [
+            make_step_batch([rows[i] for i in part], steps, share, credit, pad_token_id, layout)
+            for part in plan_micro_batches(pairs, micro_batch_tokens, layout)
+        ]
+        parts.append(micro_batches)
+        num_tokens, num_trajectories = sum(len(reply) for _, reply in pairs), sum(share[row] for row in rows)
+        planned.append((len(micro_batches), num_tokens, len(rows), num_trajectories))
     minibatches = []
-    for rows in plan_minibatches(len(steps), minibatch_size, seed):
-        lengths = [len(steps[row].prompt_ids) + len(steps[row].completion_ids) for row in rows]
-        plan = plan_micro_batches(lengths, micro_batch_tokens)
-        micro_batches = [make_step_batch([rows[i] for i in part], steps, share, credit, pad_token_id) for part in plan]
+    for micro_batches, *everywhere in zip(parts, *gather(planned), strict=True):
+        most = max(number for number, *_ in everywhere)
+        filling = [_filling(pad_token_id)] * (most - len(micro_batches))
         minibatches.append(
             Minibatch(
-                micro_batches=tuple(micro_batches),
+                micro_batches=(*micro_batches, *filling),
                 counts=BatchCounts(
-                    num_tokens=max(1, sum(len(steps[row].completion_ids) for row in rows)),
-                    num_rows=len(rows),
-                    num_trajectories=sum(share[row] for row in rows),
+                    num_tokens=max(1, sum(num_tokens for _, num_tokens, *_ in everywhere)),
+                    num_rows=sum(num_rows for *_, num_rows, _ in everywhere),
+                    num_trajectories=sum(num_trajectories for *_, num_trajectories in everywhere),
                 ),
                 temperature=temperature or 1.0,
             )
         )
     return minibatches
+
+
+def _places(lengths: Sequence[Sequence[int]], rank: int) -> tuple[dict[int, int], int]:
+    """A rank's rows, by their places in the table of all ranks, and how many places that has.
+
+    Groups take turns there: the first of each rank, then the second of each, as tasks are dealt.
+
+    Args:
+        lengths: Steps of each group of each rank.
+        rank: Whose rows.
+    """
+    owners: list[int] = []
+    for turn in range(max(map(len, lengths))):
+        for owner, of_groups in enumerate(lengths):
+            owners += [owner] * sum(of_groups[turn : turn + 1])
+    places = [place for place, owner in enumerate(owners) if owner == rank]
+    return {place: row for row, place in enumerate(places)}, len(owners)
+
+
+def _filling(pad_token_id: int) -> StepBatch:
+    """A micro-batch without a step: its loss is 0, and so is its gradient."""
+    return StepBatch(
+        tokens=make_token_batch([((pad_token_id,), (pad_token_id,))], pad_token_id),
+        old_logprobs=torch.zeros(1, 1),
+        engine_logprobs=torch.zeros(1, 1),
+        advantage=torch.zeros(1),
+        trajectory_share=torch.zeros(1),
+        row_weight=torch.zeros(1),
+        row=torch.full((1,), -1),
+    )
 
 
 def step_rows(groups: Sequence[TrajectoryGroup]) -> list[Step]:
@@ -162,66 +198,13 @@ def plan_minibatches(num_rows: int, minibatch_size: int | None, seed: int) -> li
     return [part.tolist() for part in np.array_split(order, parts)]
 
 
-def plan_micro_batches(lengths: Sequence[int], token_budget: int) -> list[list[int]]:
-    """Pack rows of like length together, so that rows times longest row stays within the budget.
-
-    A row longer than the budget gets a micro-batch of its own: it is never cut.
-
-    Args:
-        lengths: Tokens of each row.
-        token_budget: Rows times longest row of a micro-batch, at most.
-
-    Returns:
-        Positions in ``lengths``, each once, shortest rows first.
-
-    Raises:
-        ValueError: If ``token_budget`` is not positive.
-
-    Example:
-        >>> plan_micro_batches([5, 1, 2, 2], token_budget=6)
-        [[1, 2, 3], [0]]
-    """
-    if token_budget < 1:
-        raise ValueError(f"token_budget must be >= 1, got {token_budget}")
-    plan: list[list[int]] = []
-    for position in sorted(range(len(lengths)), key=lambda i: (lengths[i], i)):
-        if plan and (len(plan[-1]) + 1) * lengths[position] <= token_budget:
-            plan[-1].append(position)
-        else:
-            plan.append([position])
-    return plan
-
-
-def make_token_batch(pairs: Sequence[tuple[Sequence[int], Sequence[int]]], pad_token_id: int) -> TokenBatch:
-    """Put prompts and replies into tensors.
-
-    Args:
-        pairs: Token ids of each prompt and of its reply.
-        pad_token_id: Fills rows up.
-    """
-    shape = (len(pairs), max(len(prompt) + len(reply) for prompt, reply in pairs))
-    input_ids = np.full(shape, pad_token_id, dtype=np.int64)
-    attention_mask = np.zeros(shape, dtype=np.int64)
-    action_mask = np.zeros(shape, dtype=bool)
-    for index, (prompt, reply) in enumerate(pairs):
-        start, end = len(prompt), len(prompt) + len(reply)
-        input_ids[index, :start] = prompt
-        input_ids[index, start:end] = reply
-        attention_mask[index, :end] = 1
-        action_mask[index, start:end] = True
-    return TokenBatch(
-        input_ids=torch.from_numpy(input_ids),
-        attention_mask=torch.from_numpy(attention_mask),
-        action_mask=torch.from_numpy(action_mask),
-    )
-
-
 def make_step_batch(
     rows: Sequence[int],
     steps: Sequence[Step],
     trajectory_share: Sequence[float],
     credit: Credit,
     pad_token_id: int,
+    layout: Layout = "shared",
 ) -> StepBatch:
     """Put steps into tensors.
 
@@ -231,6 +214,7 @@ def make_step_batch(
         trajectory_share: One over the number of steps of each step's trajectory.
         credit: Of the rollout.
         pad_token_id: Fills rows up.
+        layout: How replies lie in rows.
 
     Raises:
         ValueError: If a step has not one log-probability per written token.
@@ -242,13 +226,11 @@ def make_step_batch(
                 f"logprobs must match completion_ids, got {len(step.logprobs)} for {len(step.completion_ids)} tokens "
                 f"in row {row}"
             )
-    tokens = make_token_batch([(step.prompt_ids, step.completion_ids) for step in chosen], pad_token_id)
-    engine_logprobs = torch.zeros(tokens.input_ids.shape)
+    tokens = make_token_batch([(step.prompt_ids, step.completion_ids) for step in chosen], pad_token_id, layout)
+    engine_logprobs = torch.zeros(tokens.reply_ids.shape)
     engine_logprobs[tokens.action_mask] = torch.tensor([value for step in chosen for value in step.logprobs])
     return StepBatch(
-        input_ids=tokens.input_ids,
-        attention_mask=tokens.attention_mask,
-        action_mask=tokens.action_mask,
+        tokens=tokens,
         old_logprobs=engine_logprobs,
         engine_logprobs=engine_logprobs,
         advantage=torch.from_numpy(credit.advantage[list(rows)].astype(np.float32)),

@@ -1,5 +1,9 @@
 """What the processes of one job tell each other; alone, a process tells itself."""
 
+import contextlib
+import subprocess
+import time
+from collections.abc import Iterable
 from typing import TypeVar
 
 import torch.distributed
@@ -18,3 +22,18 @@ def gather(value: T) -> list[T]:
     values: list[T | None] = [None] * torch.distributed.get_world_size()
     torch.distributed.all_gather_object(values, value)
     return values  # type: ignore[return-value]  # every place has been filled
+
+
+def end_processes(processes: Iterable[subprocess.Popen[bytes]], patience: float = 10.0) -> None:
+    """End the ranks that this one has launched, which would wait for it until a collective times out.
+
+    Args:
+        processes: The ranks'.
+        patience: Time to say what they have to say themselves, in seconds.
+    """
+    deadline = time.monotonic() + patience
+    for process in processes:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(max(0.0, deadline - time.monotonic()))
+        if process.poll() is None:
+            process.kill()

@@ -2,13 +2,18 @@
 
 from modules.behaviour_cloning import BehaviourCloningModule
 from modules.checkpoint_io import AtomicCheckpointIO
+from modules.fsdp2 import FSDP2Strategy
 from modules.gigpo import GiGPOModule
+from modules.lora import AdaptedPolicy, LoraPolicy
 from modules.policy import Policy, PolicySource, PretrainedPolicy, TinyPolicy
 
 __all__ = [
+    "AdaptedPolicy",
     "AtomicCheckpointIO",
     "BehaviourCloningModule",
+    "FSDP2Strategy",
     "GiGPOModule",
+    "LoraPolicy",
     "Policy",
     "PolicySource",
     "PretrainedPolicy",

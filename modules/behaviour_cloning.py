@@ -10,7 +10,7 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
-from gigpo_lightning.batch import TokenBatch
+from gigpo_lightning.token_batch import TokenBatch
 from modules.policy import Policy, PolicySource
 
 _logger = logging.getLogger(__name__)
@@ -95,7 +95,7 @@ class BehaviourCloningModule(LightningModule):
     def validation_step(self, batch: TokenBatch, batch_idx: int) -> None:
         """Log the loss, and how likely a whole demonstrated command is."""
         logprobs = self._logprobs(batch)
-        rows = len(batch.input_ids)
+        rows = len(batch.reply_ids)
         self.log("cloning/held_out_loss", -logprobs.sum() / batch.action_mask.sum(), batch_size=rows)
         self.log("cloning/held_out_command_probability", logprobs.sum(1).exp().mean(), batch_size=rows)
 
@@ -117,7 +117,6 @@ class BehaviourCloningModule(LightningModule):
             self.policy.save_pretrained(self.output_folder)
             _logger.info("policy written to %s", self.output_folder)
 
-    def _logprobs(self, batch: TokenBatch) -> Float[Tensor, "B T"]:
-        tokens = (batch.input_ids, batch.attention_mask, batch.action_mask)
-        logprobs: Tensor = self.policy(*(each.to(self.device) for each in tokens))[0]
+    def _logprobs(self, batch: TokenBatch) -> Float[Tensor, "S R"]:
+        logprobs: Tensor = self.policy(batch.to(self.device))[0]
         return logprobs

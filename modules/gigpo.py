@@ -1,5 +1,6 @@
 """The LightningModule that turns minibatches of credited steps into better weights."""
 
+import contextlib
 import copy
 import dataclasses
 import logging
@@ -14,6 +15,8 @@ from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
+from torch.distributed.fsdp import FullyShardedDataParallel
+from torch.distributed.tensor import DTensor
 
 from gigpo_lightning.algorithm import CreditEstimator
 from gigpo_lightning.algorithm.losses import LossSettings, LossTerms, policy_loss
@@ -29,6 +32,8 @@ from modules.checkpoint_state import (
     storable,
     unlogged_metrics,
 )
+from modules.fsdp2 import FSDP2Strategy
+from modules.lora import AdaptedPolicy
 from modules.policy import Policy, PolicySource
 
 _logger = logging.getLogger(__name__)
@@ -119,23 +124,30 @@ class GiGPOModule(LightningModule):
         micro_batches = []
         for part in minibatch.micro_batches:
             moved = part.to(self.device)
-            tokens = (moved.input_ids, moved.attention_mask, moved.action_mask)
             with self.trainer.precision_plugin.forward_context():  # as in training_step, or on-policy ratios miss 1
-                logprobs, _ = self.policy(*tokens, minibatch.temperature)
+                logprobs, _ = self.policy(moved.tokens, minibatch.temperature)
             micro_batches.append(dataclasses.replace(part, old_logprobs=logprobs.float().cpu()))
         return dataclasses.replace(minibatch, micro_batches=tuple(micro_batches))
 
     def configure_model(self) -> None:
-        """Build the policy and, where a KL coefficient asks for one, its frozen reference."""
+        """Build the policy and, where a KL coefficient asks for one, its frozen reference; shard them if wanted.
+
+        The reference of a policy with adapters is the policy without them.
+        """
         if self._policy is not None:
             return
         self._policy = self.policy_source.build()
-        if self.loss_settings.kl_coefficient > 0:
+        if self.loss_settings.kl_coefficient > 0 and not isinstance(self._policy, AdaptedPolicy):
             self.reference = copy.deepcopy(self._policy).eval().requires_grad_(False)
+        strategy = self.trainer.strategy if self._trainer is not None else None
+        if isinstance(strategy, FSDP2Strategy):
+            for policy in (self._policy, self.reference):
+                if policy is not None:
+                    strategy.shard(policy)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Make the optimizer and, if there is one, the scheduler."""
-        optimizer = self.make_optimizer(self.policy.parameters())
+        optimizer = self.make_optimizer([each for each in self.policy.parameters() if each.requires_grad])
         if self.make_lr_scheduler is None:
             return optimizer
         return {"optimizer": optimizer, "lr_scheduler": cast("Any", self.make_lr_scheduler(optimizer))}
@@ -149,23 +161,32 @@ class GiGPOModule(LightningModule):
         started = time.perf_counter()
         optimizer = cast("LightningOptimizer", self.optimizers())
         optimizer.zero_grad()
-        totals: dict[str, Tensor] = {}
+        totals = torch.zeros(len(self._logged), device=self.device)
         for index, micro_batch in enumerate(batch.micro_batches):
             last = index == len(batch.micro_batches) - 1
             with optimizer.toggle_model(sync_grad=last):
                 terms = self._terms(micro_batch, batch)
                 self._check_finite("loss", terms.loss, batch, batch_idx)
-                self.manual_backward(terms.loss)
-            for name in self._logged:
-                totals[name] = totals.get(name, torch.zeros(())) + getattr(terms, name).detach().cpu()
-        norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
+                # Each rank has its share of the minibatch's loss; strategies average gradients where a sum is wanted.
+                self.manual_backward(terms.loss * self.trainer.world_size)
+            totals += torch.stack([getattr(terms, name).detach().float() for name in self._logged])
+        norm = self._clip_gradients()
         self._check_finite("gradient norm", norm, batch, batch_idx)
         optimizer.step()
         self.policy_version += 1
-        totals["gradient_norm"] = norm.detach().cpu()
-        named = {f"loss/{name}": value for name, value in totals.items()}
+        totals = cast("Tensor", self.trainer.strategy.reduce(totals, reduce_op="sum"))
+        named = {f"loss/{name}": value for name, value in zip(self._logged, totals.cpu(), strict=True)}
+        named["loss/gradient_norm"] = norm.detach().cpu()
         self.log_dict(named, on_step=False, on_epoch=True, batch_size=batch.counts.num_rows, sync_dist=True)
         self._update_seconds += time.perf_counter() - started
+
+    def _clip_gradients(self) -> Tensor:
+        """Scale the gradients down to the largest norm; their norm before, over all ranks."""
+        model = self.trainer.strategy.model
+        if isinstance(model, FullyShardedDataParallel):
+            return model.clip_grad_norm_(self.max_grad_norm)
+        norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
+        return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
     def on_train_epoch_start(self) -> None:
         """Start the clock of the update."""
@@ -237,12 +258,8 @@ class GiGPOModule(LightningModule):
     def _terms(self, micro_batch: StepBatch, batch: Minibatch) -> LossTerms:
         """Loss of a micro-batch, divided by the whole minibatch's counts, so that micro-batches add up."""
         micro_batch = micro_batch.to(self.device)
-        tokens = (micro_batch.input_ids, micro_batch.attention_mask, micro_batch.action_mask)
-        logprobs, entropy = self.policy(*tokens, batch.temperature)
-        ref_logprobs = None
-        if self.reference is not None:
-            with torch.no_grad():
-                ref_logprobs, _ = self.reference(*tokens, batch.temperature)
+        logprobs, entropy = self.policy(micro_batch.tokens, batch.temperature)
+        ref_logprobs = self._ref_logprobs(micro_batch, batch.temperature)
         return policy_loss(
             self.loss_settings,
             logprobs=logprobs,
@@ -250,13 +267,24 @@ class GiGPOModule(LightningModule):
             entropy=entropy,
             ref_logprobs=ref_logprobs,
             advantage=micro_batch.advantage,
-            action_mask=micro_batch.action_mask,
+            action_mask=micro_batch.tokens.action_mask,
             row_weight=micro_batch.row_weight,
             counts=batch.counts,
             engine_logprobs=micro_batch.engine_logprobs,
             trajectory_share=micro_batch.trajectory_share,
             progress=self.progress,
         )
+
+    @torch.no_grad()
+    def _ref_logprobs(self, micro_batch: StepBatch, temperature: float) -> Tensor | None:
+        """Log-probabilities of the frozen reference, where the loss wants one."""
+        if not self.loss_settings.kl_coefficient:
+            return None
+        reference = self.reference or self.policy
+        off = self.policy.without_adapters() if isinstance(self.policy, AdaptedPolicy) else contextlib.nullcontext()
+        with off:
+            ref_logprobs: Tensor = reference(micro_batch.tokens, temperature)[0]
+        return ref_logprobs
 
     def _check_finite(self, what: str, value: Tensor, batch: Minibatch, batch_idx: int) -> None:
         if math.isfinite(value.item()):

@@ -1,6 +1,7 @@
 """The policy network, and where it comes from.
 
-Shape letters: B = rows of a micro-batch, T = tokens of a row, A = tokens that the policy wrote.
+Shape letters: S = replies of a micro-batch, R = tokens of the longest, A = tokens of all; B, T = its rows and their
+length; H = width of the hidden states.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -8,14 +9,16 @@ from pathlib import Path
 from typing import Literal, Protocol, cast, runtime_checkable
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from tokenizers import Tokenizer as WordTokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
+    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
@@ -24,6 +27,8 @@ from transformers import (
 )
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
+from gigpo_lightning.token_batch import Layout, TokenBatch
+from modules.token_logprobs import token_logprobs
 from modules.tokenizer import TransformersTokenizer
 
 PAD, UNKNOWN, END = "<pad>", "<unk>", "<end>"
@@ -42,42 +47,71 @@ class Policy(nn.Module):
         self.model = model
         self.tokenizer = tokenizer
 
+    @property
+    def blocks(self) -> list[nn.Module]:
+        """The decoder blocks, in order: what a strategy shards one by one."""
+        names = set(getattr(self.model, "_no_split_modules", None) or ())
+        return [module for module in self.model.modules() if type(module).__name__ in names]
+
+    @property
+    def layout(self) -> Layout:
+        """How its attention wants prompts and replies: a prompt once for all its replies, if it takes any mask.
+
+        Flash attention takes sequences side by side instead. A model whose layers do not all attend to everything
+        before a token, as with sliding windows, has masks of its own and is given plain rows.
+        """
+        config = self.model.config
+        attention = str(config._attn_implementation)
+        if attention.startswith("flash"):
+            return "packed"
+        kinds = getattr(config, "layer_types", None)
+        everything = all(kind == "full_attention" for kind in kinds) if kinds else not _has_window(config)
+        return "shared" if attention == "sdpa" and everything else "rows"
+
     def forward(
-        self,
-        input_ids: Int[Tensor, "B T"],
-        attention_mask: Int[Tensor, "B T"],
-        action_mask: Bool[Tensor, "B T"],
-        temperature: float = 1.0,
-    ) -> tuple[Float[Tensor, "B T"], Float[Tensor, "B T"]]:
+        self, tokens: TokenBatch, temperature: float = 1.0
+    ) -> tuple[Float[Tensor, "S R"], Float[Tensor, "S R"]]:
         """Log-probability of every token that the policy wrote, and the entropy it was drawn with.
 
-        Logits are made only where a written token needs them, never for the prompt.
+        Logits are made only where a written token needs them, never for the prompt, and a chunk at a time.
 
         Args:
-            input_ids: Prompt and reply, ``(B, T)``.
-            attention_mask: 1 where there is a token, ``(B, T)``.
-            action_mask: True on the tokens that the policy wrote, ``(B, T)``.
+            tokens: Prompts and replies.
             temperature: The temperature they were sampled at: what the engine's processed logprobs are of.
 
         Returns:
-            Log-probabilities and entropies in nats, float32 ``(B, T)``, exactly 0 off the mask.
+            Log-probabilities and entropies in nats, float32 ``(S, R)``, exactly 0 off the mask.
         """
-        hidden = self.model.base_model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-        before = action_mask[:, 1:]  # the token at t is predicted from the state at t - 1
-        head = cast("nn.Module", self.model.get_output_embeddings())
-        logits = head(hidden[:, :-1][before]).float() / temperature
-        log_softmax = torch.log_softmax(logits, dim=-1)
-        chosen = log_softmax.gather(-1, input_ids[:, 1:][before].unsqueeze(-1)).squeeze(-1)
-        entropy = -(log_softmax.exp() * log_softmax).sum(-1)
-        return _spread(chosen, action_mask), _spread(entropy, action_mask)
+        hidden = self._hidden(tokens)
+        before = tokens.source[tokens.action_mask]
+        head = cast("nn.Linear", self.model.get_output_embeddings())
+        logprobs, entropy = token_logprobs(
+            hidden.flatten(0, 1)[before],
+            head.weight,
+            tokens.reply_ids[tokens.action_mask],
+            bias=head.bias,
+            temperature=temperature,
+        )
+        return _spread(logprobs, tokens.action_mask), _spread(entropy, tokens.action_mask)
+
+    def _hidden(self, tokens: TokenBatch) -> Float[Tensor, "B T H"]:
+        """The last layer's states."""
+        backbone = self.model.base_model
+        mask = tokens.attention_mask()
+        # Without a mask and with places in plain order attention may take its quickest way.
+        places = None if tokens.layout == "rows" else tokens.position_ids
+        output = backbone(input_ids=tokens.input_ids, attention_mask=mask, position_ids=places, use_cache=False)
+        return cast("Tensor", output.last_hidden_state)
 
     def named_weights(self) -> Iterator[tuple[str, Tensor]]:
         """Every weight by the name that its checkpoint gives it, tied ones under each of their names.
 
         Feeding an engine from ``named_parameters()`` would leave out ``lm_head.weight`` of tied models, and an engine
-        that keeps its own packed copy would go on sampling from the old one.
+        that keeps its own packed copy would go on sampling from the old one. Sharded weights are gathered one by one,
+        which all ranks have to do together.
         """
-        yield from self.model.state_dict().items()
+        for name, weight in self.model.state_dict().items():
+            yield name, whole(weight)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write a folder that ``transformers`` loads and vLLM serves."""
@@ -85,7 +119,16 @@ class Policy(nn.Module):
         self.tokenizer.tokenizer.save_pretrained(folder)
 
 
-def _spread(values: Float[Tensor, " A"], action_mask: Bool[Tensor, "B T"]) -> Float[Tensor, "B T"]:
+def whole(weight: Tensor) -> Tensor:
+    """A weight as it is where nothing is sharded; all ranks have to ask for it together."""
+    return weight.full_tensor() if isinstance(weight, DTensor) else weight
+
+
+def _has_window(config: PretrainedConfig) -> bool:
+    return bool(getattr(config, "sliding_window", None)) and getattr(config, "use_sliding_window", True)
+
+
+def _spread(values: Float[Tensor, " A"], action_mask: Bool[Tensor, "S R"]) -> Float[Tensor, "S R"]:
     """Put one value per written token back into rows, 0 elsewhere."""
     rows = torch.zeros(action_mask.shape, dtype=values.dtype, device=values.device)
     return rows.masked_scatter(action_mask, values)

@@ -1,5 +1,5 @@
 from dataclasses import fields
-from itertools import pairwise
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,6 @@ from gigpo_lightning.batch import (
     Minibatch,
     make_minibatches,
     make_step_batch,
-    plan_micro_batches,
     plan_minibatches,
     step_rows,
 )
@@ -42,9 +41,6 @@ CREDIT = credit_of([0.5, -1.5, 2.0])
 @pytest.mark.parametrize(
     ("tensor", "values"),
     [
-        ("input_ids", [[5, 6, PAD, PAD], [1, 2, 3, 4]]),
-        ("attention_mask", [[1, 1, 0, 0], [1, 1, 1, 1]]),
-        ("action_mask", [[False, True, False, False], [False, False, True, True]]),
         ("advantage", [-1.5, 0.5]),
         ("row_weight", [1.0, 1.0]),
         ("row", [1, 0]),
@@ -56,12 +52,7 @@ def test_two_steps_as_tensors_by_hand(tensor: str, values: list[Any]) -> None:
 
 def test_the_sampler_s_logprobs_lie_where_its_tokens_do() -> None:
     batch = make_step_batch([1, 0], STEPS, SHARES, CREDIT, PAD)
-    torch.testing.assert_close(batch.old_logprobs, torch.tensor([[0, -0.06, 0, 0], [0, 0, -0.03, -0.04]]))
-
-
-def test_an_empty_reply_has_no_written_token() -> None:
-    batch = make_step_batch([2], STEPS, SHARES, CREDIT, PAD)
-    assert (batch.input_ids.tolist(), batch.action_mask.any().item()) == ([[7, 8, 9, 10]], False)
+    torch.testing.assert_close(batch.old_logprobs, torch.tensor([[-0.06, 0], [-0.03, -0.04]]))
 
 
 def test_logprobs_that_do_not_match_the_tokens_are_refused() -> None:
@@ -78,7 +69,8 @@ def test_logprobs_may_not_slip_from_one_row_into_the_next() -> None:
 
 def test_moving_a_batch_moves_every_tensor() -> None:
     batch = make_step_batch([0], STEPS, SHARES, CREDIT, PAD).to(torch.device("meta"))
-    assert {getattr(batch, field.name).device.type for field in fields(batch)} == {"meta"}
+    tensors = [getattr(part, field.name) for part in (batch, batch.tokens) for field in fields(part)]
+    assert {each.device.type for each in tensors if isinstance(each, torch.Tensor)} == {"meta"}
 
 
 def rollout() -> list[TrajectoryGroup]:
@@ -127,7 +119,9 @@ def test_every_step_keeps_its_own_advantage() -> None:
 
 def test_a_minibatch_counts_the_tokens_that_were_written() -> None:
     for minibatch in minibatches():
-        assert minibatch.counts.num_tokens == sum(int(part.action_mask.sum()) for part in minibatch.micro_batches)
+        assert minibatch.counts.num_tokens == sum(
+            int(part.tokens.action_mask.sum()) for part in minibatch.micro_batches
+        )
 
 
 def test_a_minibatch_counts_its_steps() -> None:
@@ -135,7 +129,7 @@ def test_a_minibatch_counts_its_steps() -> None:
 
 
 def test_a_micro_batch_stays_within_its_budget() -> None:
-    assert all(part.input_ids.numel() <= 12 for minibatch in minibatches() for part in minibatch.micro_batches)
+    assert all(part.tokens.input_ids.numel() <= 12 for minibatch in minibatches() for part in minibatch.micro_batches)
 
 
 def test_the_same_seed_deals_the_same_minibatches() -> None:
@@ -189,34 +183,79 @@ def test_a_minibatch_of_nothing_is_refused() -> None:
         plan_minibatches(5, 0, seed=0)
 
 
-lengths_and_budgets = st.tuples(st.lists(st.integers(0, 60), max_size=40), st.integers(1, 200))
+def dealt(lengths: list[list[list[int]]], size: int | None = 5) -> tuple[list[list[Minibatch]], list[Minibatch]]:
+    """Minibatches of each of several ranks, and of one process that has played the same groups in the tasks' order."""
+    token = iter(range(10_000))
+    by_rank = [
+        [group(*(trajectory(*(step([next(token)], [1]) for _ in range(n))) for n in of_group)) for of_group in of_rank]
+        for of_rank in lengths
+    ]
+    options: dict[str, Any] = {
+        "pad_token_id": PAD, "temperature": 1.0, "minibatch_size": size, "micro_batch_tokens": 6, "seed": 3
+    }  # fmt: skip
+    told: list[list[Any]] = [[], []]  # what each rank has to say in the first and in the second exchange
+
+    def cut(rank: int, groups: list[TrajectoryGroup], gather: Any) -> list[Minibatch]:
+        credit = GiGPO().estimate(StepTable.from_groups(groups))
+        return make_minibatches(groups, credit, rank=rank, gather=gather, **options)
+
+    class Told(Exception):
+        """A rank has said what was still to be heard."""
+
+    for exchange in range(2):
+        for rank, groups in enumerate(by_rank):
+            turn = iter(range(2))
+
+            def say(value: Any, turn: Any = turn, exchange: int = exchange) -> list[Any]:
+                if (now := next(turn)) == exchange:
+                    told[exchange].append(value)
+                    raise Told
+                return told[now]
+
+            with pytest.raises(Told):
+                cut(rank, groups, say)
+    heard = []
+    for rank, groups in enumerate(by_rank):
+        answers = iter(told)
+        heard.append(cut(rank, groups, lambda _, answers=answers: next(answers)))
+    turns = range(max(map(len, by_rank)))
+    whole = [groups[turn] for turn in turns for groups in by_rank if turn < len(groups)]
+    return heard, cut(0, whole, lambda value: [value])
 
 
-@given(lengths_and_budgets)
-def test_micro_batches_hold_every_row_once(case: tuple[list[int], int]) -> None:
-    lengths, budget = case
-    assert sorted(i for part in plan_micro_batches(lengths, budget) for i in part) == list(range(len(lengths)))
+UNEVEN = [[[9, 9], [9, 9]], [[1, 1], [1, 2], [1, 1]]]
 
 
-@given(lengths_and_budgets)
-def test_only_a_row_on_its_own_may_exceed_the_budget(case: tuple[list[int], int]) -> None:
-    lengths, budget = case
-    for part in plan_micro_batches(lengths, budget):
-        assert len(part) == 1 or len(part) * max(lengths[i] for i in part) <= budget
+def prompts(minibatch: Minibatch) -> list[int]:
+    """The first token of every step, which tells it from all others."""
+    return sorted(
+        int(part.tokens.input_ids.flatten()[part.tokens.source[i, 0]])
+        for part in minibatch.micro_batches
+        for i in range(len(part.row))
+        if part.row_weight[i]
+    )
 
 
-@given(lengths_and_budgets)
-def test_two_neighbouring_micro_batches_would_not_have_fitted_into_one(case: tuple[list[int], int]) -> None:
-    lengths, budget = case
-    plan = plan_micro_batches(lengths, budget)
-    for one, other in pairwise(plan):
-        assert (len(one) + 1) * lengths[other[0]] > budget
+@pytest.mark.parametrize("size", [1, 5, None])
+def test_ranks_together_deal_the_minibatches_of_one_process(size: int | None) -> None:
+    ranks, alone = dealt(UNEVEN, size)
+    assert [sorted(chain(*map(prompts, parts))) for parts in zip(*ranks, strict=True)] == [*map(prompts, alone)]
 
 
-def test_a_budget_may_be_used_up() -> None:
-    assert plan_micro_batches([3, 3], token_budget=6) == [[0, 1]]
+@pytest.mark.parametrize("size", [1, 5, None])
+def test_ranks_count_what_all_of_them_hold(size: int | None) -> None:
+    ranks, alone = dealt(UNEVEN, size)
+    for parts, whole in zip(zip(*ranks, strict=True), alone, strict=True):
+        for part in parts:
+            assert (part.counts.num_tokens, part.counts.num_rows) == (whole.counts.num_tokens, whole.counts.num_rows)
+            assert part.counts.num_trajectories == pytest.approx(whole.counts.num_trajectories)
 
 
-def test_a_budget_of_nothing_is_refused() -> None:
-    with pytest.raises(ValueError, match="token_budget must be >= 1, got 0"):
-        plan_micro_batches([1], 0)
+@pytest.mark.parametrize("size", [1, 5, None])
+def test_ranks_have_equally_many_micro_batches(size: int | None) -> None:
+    ranks, _ = dealt(UNEVEN, size)
+    for one, other in zip(*ranks, strict=True):
+        assert len(one.micro_batches) == len(other.micro_batches)
+    filling = [part for rank in ranks for minibatch in rank for part in minibatch.micro_batches if part.row[0] == -1]
+    assert filling
+    assert not any(part.row_weight.any() for part in filling)

@@ -4,10 +4,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Float64
 
 from gigpo_lightning.algorithm import Credit
+from gigpo_lightning.ranks import gather
 from gigpo_lightning.rollout.progress import RolloutProgress
-from gigpo_lightning.trajectory import StepTable, Trajectory, TrajectoryGroup
+from gigpo_lightning.trajectory import Step, StepTable, Trajectory, TrajectoryGroup
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,33 +48,66 @@ class Rollout:
             yield from group.trajectories
 
     def metrics(self) -> dict[str, float]:
-        """Figures per episode, never averaged over steps: long episodes do not weigh more.
+        """Figures per episode, never averaged over steps: long episodes do not weigh more. Every rank must ask.
 
-        Discarded groups count as well: without them a success rate would be that of the tasks that are sometimes won.
+        They are of all ranks' episodes, each counted once. Discarded groups count as well: without them a success rate
+        would be that of the tasks that are sometimes won.
         """
+        by_rank = gather((self._of_episodes(), self._counts(), self._most()))
+        columns = np.concatenate([rows for rows, _, _ in by_rank]).T
+        names = ("success_rate", "return", "episode_length", "invalid_action_rate", "staleness_mean")
+        means = {f"rollout/{name}": float(column.mean()) for name, column in zip(names, columns, strict=True)}
+        totals = {name: sum(counts[name] for _, counts, _ in by_rank) for name in self._counts()}
+        most = {name: max(values[name] for _, _, values in by_rank) for name in self._most()}
+        tokens, seconds = totals.pop("tokens"), most["time/rollout"]
+        speeds = {
+            "rollout/tokens_per_second": tokens / seconds,
+            "rollout/episodes_per_second": columns.shape[1] / seconds,
+        }
+        return means | totals | most | speeds
+
+    def _of_episodes(self) -> Float64[np.ndarray, "E 5"]:
+        """Of each episode: success, return, length, share of invalid actions and mean staleness."""
         episodes = [episode for group in (*self.groups, *self.discarded) for episode in group.trajectories]
-        invalid = [np.mean([not step.valid_action for step in episode.steps]) for episode in episodes]
-        staleness = [[self.policy_version - step.policy_version for step in episode.steps] for episode in episodes]
+        return np.array(
+            [
+                (
+                    episode.success,
+                    episode.episode_return,
+                    len(episode.steps),
+                    np.mean([not step.valid_action for step in episode.steps]),
+                    np.mean([self.policy_version - step.policy_version for step in episode.steps]),
+                )
+                for episode in episodes
+            ],
+            dtype=np.float64,
+        )
+
+    def _counts(self) -> dict[str, float]:
+        """What adds up over ranks."""
+        counts = {
+            "tokens": self.progress.tokens,
+            "rollout/truncated_prompts": sum(step.prompt_truncated for step in self._steps()),
+            "rollout/carried_episodes": self.progress.carried,
+            "rollout/dropped_episodes": self.progress.dropped,
+            "rollout/retried_episodes": self.progress.retried,
+            "rollout/discarded_groups": len(self.discarded),
+        }
+        return {name: float(count) for name, count in counts.items()}
+
+    def _most(self) -> dict[str, float]:
+        """Of what the largest of any rank counts: ranks wait for each other."""
         return {
-            "rollout/success_rate": float(np.mean([episode.success for episode in episodes])),
-            "rollout/return": float(np.mean([episode.episode_return for episode in episodes])),
-            "rollout/episode_length": float(np.mean([len(episode.steps) for episode in episodes])),
-            "rollout/invalid_action_rate": float(np.mean(invalid)),
-            "rollout/truncated_prompts": float(sum(s.prompt_truncated for e in episodes for s in e.steps)),
-            "rollout/staleness_mean": float(np.mean([np.mean(of_steps) for of_steps in staleness])),
-            "rollout/staleness_max": float(max(map(max, staleness))),
-            "rollout/carried_episodes": float(self.progress.carried),
-            "rollout/dropped_episodes": float(self.progress.dropped),
-            "rollout/retried_episodes": float(self.progress.retried),
-            "rollout/discarded_groups": float(len(self.discarded)),
+            "rollout/staleness_max": float(max(self.policy_version - step.policy_version for step in self._steps())),
             "rollout/rounds": float(self.rounds),
-            "rollout/tokens_per_second": self.progress.tokens / self.rollout_seconds,
-            "rollout/episodes_per_second": len(episodes) / self.rollout_seconds,
             "time/rollout": self.rollout_seconds,
             "time/rollout_engine": self.progress.engine_seconds,
             "time/rollout_environment": self.progress.environment_seconds,
             "time/credit": self.credit_seconds,
         }
+
+    def _steps(self) -> list[Step]:
+        return [s for group in (*self.groups, *self.discarded) for episode in group.trajectories for s in episode.steps]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

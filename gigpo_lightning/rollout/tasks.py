@@ -31,7 +31,9 @@ def epoch_tasks(panel: TaskPanel, tasks_per_epoch: int, epoch: int, seed: int) -
     return [panel.tasks[index] for index in chosen]
 
 
-def more_tasks(panel: TaskPanel, played: Sequence[Task], num_tasks: int, epoch: int, seed: int) -> Sequence[Task]:
+def more_tasks(
+    panel: TaskPanel, played: Sequence[Task], num_tasks: int, epoch: int, seed: int, rank: int = 0, ranks: int = 1
+) -> Sequence[Task]:
     """Choose tasks for an epoch that has discarded some of its groups.
 
     Args:
@@ -40,6 +42,8 @@ def more_tasks(panel: TaskPanel, played: Sequence[Task], num_tasks: int, epoch: 
         num_tasks: Tasks that are missing.
         epoch: Number of the epoch, from 0.
         seed: Of the order.
+        rank: Who asks; no two ranks are given the same task.
+        ranks: How many may ask.
 
     Returns:
         Tasks that the epoch has not played: ``num_tasks`` of them, or all that are left. A pure function of the
@@ -47,5 +51,5 @@ def more_tasks(panel: TaskPanel, played: Sequence[Task], num_tasks: int, epoch: 
     """
     known = {task.task_id for task in played}
     order = np.random.default_rng((seed, epoch, len(panel))).permutation(len(panel))
-    left = [panel.tasks[index] for index in order if panel.tasks[index].task_id not in known]
+    left = [panel.tasks[index] for index in order[rank::ranks] if panel.tasks[index].task_id not in known]
     return left[:num_tasks]

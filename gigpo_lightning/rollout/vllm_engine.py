@@ -132,6 +132,7 @@ class VLLMEngine:
                 "generation_config": "vllm",
                 "disable_log_stats": True,
                 "enable_prefix_caching": True,
+                **_among_ranks(),
                 **self._options,
                 **device_options,
             },
@@ -309,6 +310,17 @@ class VLLMEngine:
             finish_reason=reply.finish_reason,
             policy_version=self._version,
         )
+
+
+def _among_ranks() -> dict[str, Any]:
+    """What an engine must be told where every rank of a job has one: which device is this rank's."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return {}
+    os.environ["RANK"] = str(torch.distributed.get_rank())
+    if torch.cuda.is_available():
+        os.environ["LOCAL_RANK"] = str(torch.cuda.current_device())
+    os.environ.setdefault("LOCAL_RANK", "0")
+    return {"distributed_executor_backend": "external_launcher"}
 
 
 def _import_vllm() -> Any:

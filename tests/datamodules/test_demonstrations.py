@@ -7,10 +7,10 @@ from typing import Any, cast
 import pytest
 
 from datamodules import DemonstrationDataModule
-from gigpo_lightning.batch import TokenBatch
 from gigpo_lightning.environments.demonstrations import demonstrate
 from gigpo_lightning.environments.gridworld import GridworldEnvironment, GridworldTasks, gridworld_words
 from gigpo_lightning.prompts.gridworld import GridworldPrompt, gridworld_markers
+from gigpo_lightning.token_batch import TokenBatch
 from modules import Policy, TinyPolicy
 from tests.gridworld_expert import GreedyExpert
 
@@ -35,9 +35,11 @@ def make(policy: Policy, **changes: Any) -> DemonstrationDataModule:
 def rows(policy: Policy, batch: TokenBatch) -> list[Pair]:
     """Prompt and reply of every row, as text, with the end token written out."""
     pairs = []
-    for ids, attention, action in zip(batch.input_ids, batch.attention_mask, batch.action_mask, strict=True):
-        prompt = ids[(attention == 1) & ~action].tolist()
-        words = policy.tokenizer.tokenizer.convert_ids_to_tokens(ids[action].tolist())
+    for ids, source, reply, written in zip(
+        batch.input_ids, batch.source, batch.reply_ids, batch.action_mask, strict=True
+    ):
+        prompt = ids[: int(source[0]) % len(ids) + 1].tolist()
+        words = policy.tokenizer.tokenizer.convert_ids_to_tokens(reply[written].tolist())
         pairs.append((policy.tokenizer.decode(prompt), " ".join(cast("list[str]", words))))
     return pairs
 

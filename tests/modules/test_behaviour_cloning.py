@@ -8,9 +8,9 @@ import torch
 from lightning.pytorch import Trainer
 
 from datamodules import DemonstrationDataModule
-from gigpo_lightning.batch import TokenBatch, make_token_batch
 from gigpo_lightning.environments.gridworld import GridworldEnvironment, GridworldTasks, gridworld_words
 from gigpo_lightning.prompts.gridworld import GridworldPrompt, gridworld_markers
+from gigpo_lightning.token_batch import TokenBatch, make_token_batch
 from modules import BehaviourCloningModule, Policy, PretrainedPolicy, TinyPolicy
 from tests.gridworld_expert import GreedyExpert
 
@@ -67,7 +67,7 @@ def batch_of(policy: Policy, prompt: str, reply: str) -> TokenBatch:
 def logprobs(policy: Policy, prompt: str, reply: str) -> torch.Tensor:
     batch = batch_of(policy, prompt, reply)
     with torch.no_grad():
-        values: torch.Tensor = policy(batch.input_ids, batch.attention_mask, batch.action_mask)[0]
+        values: torch.Tensor = policy(batch)[0]
     return values
 
 

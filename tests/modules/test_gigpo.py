@@ -129,7 +129,7 @@ def test_the_importance_correction_takes_ratios_to_the_trainer_s_own_probabiliti
         def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
             with torch.no_grad(), trainer.precision_plugin.forward_context():
                 for part in batch.micro_batches:
-                    logprobs, _ = module.policy(part.input_ids, part.attention_mask, part.action_mask, 1.0)
+                    logprobs, _ = module.policy(part.tokens, 1.0)
                     seen.append((logprobs, part.old_logprobs, part.engine_logprobs))
 
     trainer = fit(module, tmp_path, Look(), precision=precision)

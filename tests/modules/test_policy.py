@@ -11,6 +11,7 @@ from tokenizers.pre_tokenizers import ByteLevel
 from tokenizers.trainers import BpeTrainer
 from transformers import PreTrainedTokenizerFast
 
+from gigpo_lightning.token_batch import Layout, make_token_batch
 from modules import Policy, PretrainedPolicy, TinyPolicy
 from modules.policy import word_tokenizer
 from modules.tokenizer import TransformersTokenizer
@@ -25,34 +26,63 @@ def tiny(tie_embeddings: bool = True) -> Policy:
     return source.build().eval()
 
 
-INPUT_IDS = torch.tensor([[3, 4, 5, 6, 2], [7, 8, 9, 2, 0]])
-ATTENTION_MASK = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 1, 0]])
-ACTION_MASK = torch.tensor([[0, 0, 1, 1, 1], [0, 0, 1, 1, 0]], dtype=torch.bool)
+PAIRS = [([3, 4], [5, 6, 2]), ([7, 8], [9, 2]), ([3, 4], [10])]
 
 
+def on_its_own(policy: Policy, pair: tuple[list[int], list[int]]) -> torch.Tensor:
+    """Logits before each token of a reply, from the whole model and this sequence alone."""
+    prompt, reply = pair
+    logits: torch.Tensor = policy.model(input_ids=torch.tensor([[*prompt, *reply]])).logits[0]
+    return logits[len(prompt) - 1 : -1]
+
+
+@pytest.mark.parametrize("layout", ["shared", "packed", "rows"])
 @pytest.mark.parametrize("temperature", [1.0, 0.5])
-def test_logprobs_and_entropies_are_those_of_the_full_logits(temperature: float):
+def test_logprobs_and_entropies_are_those_of_each_sequence_on_its_own(temperature: float, layout: Layout):
     policy = tiny()
-    logprobs, entropy = policy(INPUT_IDS, ATTENTION_MASK, ACTION_MASK, temperature)
-    full = policy.model(input_ids=INPUT_IDS, attention_mask=ATTENTION_MASK).logits / temperature
-    for row, column in ACTION_MASK.nonzero().tolist():
-        distribution = torch.distributions.Categorical(logits=full[row, column - 1])
-        token = INPUT_IDS[row, column]
-        torch.testing.assert_close(logprobs[row, column], distribution.log_prob(token))
-        torch.testing.assert_close(entropy[row, column], distribution.entropy())
+    logprobs, entropy = policy(make_token_batch(PAIRS, 0, layout), temperature)
+    for row, pair in enumerate(PAIRS):
+        for column, (token, logits) in enumerate(zip(pair[1], on_its_own(policy, pair), strict=True)):
+            distribution = torch.distributions.Categorical(logits=logits / temperature)
+            torch.testing.assert_close(logprobs[row, column], distribution.log_prob(torch.tensor(token)))
+            torch.testing.assert_close(entropy[row, column], distribution.entropy())
 
 
 def test_what_the_policy_did_not_write_counts_exactly_nothing():
-    logprobs, entropy = tiny()(INPUT_IDS, ATTENTION_MASK, ACTION_MASK)
-    assert not logprobs[~ACTION_MASK].any()
-    assert not entropy[~ACTION_MASK].any()
+    tokens = make_token_batch(PAIRS, 0)
+    logprobs, entropy = tiny()(tokens)
+    assert not logprobs[~tokens.action_mask].any()
+    assert not entropy[~tokens.action_mask].any()
 
 
-def test_what_fills_up_a_row_does_not_change_it():
+@pytest.mark.parametrize("gradient_checkpointing", [False, True])
+def test_a_prompt_that_is_computed_once_has_the_gradient_of_all_its_replies(gradient_checkpointing: bool):
+    gradients = []
+    for layout in ("shared", "packed", "rows"):
+        policy = tiny().train()
+        if gradient_checkpointing:
+            policy.model.gradient_checkpointing_enable()
+        policy(make_token_batch(PAIRS, 0, layout))[0].sum().backward()
+        gradients.append({name: each.grad for name, each in policy.named_parameters()})
+    shared, packed, rows = gradients
+    torch.testing.assert_close(shared, rows)
+    torch.testing.assert_close(packed, rows)
+
+
+@pytest.mark.parametrize(
+    ("settings", "layout"),
+    [
+        ({}, "shared"),
+        ({"_attn_implementation": "eager"}, "rows"),
+        ({"_attn_implementation": "flash_attention_2"}, "packed"),
+        ({"layer_types": ["full_attention", "sliding_attention"]}, "rows"),
+    ],
+)
+def test_the_attention_decides_how_replies_lie_in_rows(settings: dict[str, object], layout: Layout):
     policy = tiny()
-    logprobs, _ = policy(INPUT_IDS, ATTENTION_MASK, ACTION_MASK)
-    alone, _ = policy(INPUT_IDS[1:, :4], ATTENTION_MASK[1:, :4], ACTION_MASK[1:, :4])
-    torch.testing.assert_close(logprobs[1:, :4], alone)
+    for name, value in settings.items():
+        setattr(policy.model.config, name, value)
+    assert policy.layout == layout
 
 
 @pytest.mark.parametrize("tie_embeddings", [True, False])
@@ -67,9 +97,8 @@ def test_a_saved_policy_comes_back_whole(tie_embeddings: bool, tmp_path: Path):
     policy = tiny(tie_embeddings)
     policy.save_pretrained(tmp_path)
     back = PretrainedPolicy(str(tmp_path)).build().eval()
-    torch.testing.assert_close(
-        back(INPUT_IDS, ATTENTION_MASK, ACTION_MASK), policy(INPUT_IDS, ATTENTION_MASK, ACTION_MASK), rtol=0, atol=0
-    )
+    tokens = make_token_batch(PAIRS, 0)
+    torch.testing.assert_close(back(tokens), policy(tokens), rtol=0, atol=0)
     text = "w3 w11 w0"
     assert back.tokenizer.encode(text) == policy.tokenizer.encode(text)
     assert back.tokenizer.decode([*back.tokenizer.encode(text), back.tokenizer.end_token_id]) == text

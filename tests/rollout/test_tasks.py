@@ -46,3 +46,10 @@ def test_more_tasks_are_the_same_for_the_same_epoch_and_others_for_another():
         [task.task_id for task in more_tasks(panel(50), [], 10, epoch, seed=0)] for epoch in (1, 1, 2)
     )
     assert first == again != other
+
+
+@given(st.integers(1, 20), st.integers(0, 20), st.integers(1, 4))
+def test_no_two_ranks_are_given_the_same_task(size: int, num_played: int, ranks: int):
+    played = panel(size).tasks[:num_played]
+    given = [task.task_id for rank in range(ranks) for task in more_tasks(panel(size), played, 20, 1, 0, rank, ranks)]
+    assert sorted(given) == sorted(task.task_id for task in panel(size).tasks[num_played:])

@@ -1,0 +1,147 @@
+"""Policies that learn by LoRA adapters, beside weights that stay as they were."""
+
+import contextlib
+import importlib
+from collections.abc import Iterator, Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from gigpo_lightning.errors import check_range
+from modules.policy import Policy, PolicySource, whole
+
+_NAME = "default"  # PEFT's own name for the only adapter
+
+
+class AdaptedPolicy(Policy):
+    """A policy with LoRA adapters in its linear layers (arXiv:2106.09685); nothing else of it is trained.
+
+    Args:
+        policy: The policy that the adapters are in.
+        config: PEFT's configuration of them.
+    """
+
+    def __init__(self, policy: Policy, config: Any) -> None:
+        super().__init__(policy.model, policy.tokenizer)
+        self.adapter_config = config
+
+    def named_weights(self) -> Iterator[tuple[str, Tensor]]:
+        """Every weight by the name that its checkpoint gives it, the adapters added to those that they adapt."""
+        adapted = dict(self._adapted())
+        for name, weight in self._base():
+            layer = adapted.get(name.removesuffix(".weight"))
+            yield name, weight if layer is None else weight + _delta(layer).to(weight.dtype)
+
+    def base_weights(self) -> Iterator[tuple[str, Tensor]]:
+        """Every weight by the name that its checkpoint gives it, as if there were no adapters."""
+        yield from self._base()
+
+    def adapter_tensors(self) -> dict[str, Tensor]:
+        """The adapters, by the names that PEFT's folders give them."""
+        return {
+            f"base_model.model.{name}.{matrix}.weight": whole(getattr(layer, matrix)[_NAME].weight)
+            for name, layer in self._adapted()
+            for matrix in ("lora_A", "lora_B")
+        }
+
+    @contextlib.contextmanager
+    def without_adapters(self) -> Iterator[None]:
+        """Compute as the policy did before it had learnt anything: what the KL divergence is taken to."""
+        layers = [layer for _, layer in self._adapted()]
+        for layer in layers:
+            layer.enable_adapters(False)
+        try:
+            yield
+        finally:
+            for layer in layers:
+                layer.enable_adapters(True)
+
+    def _adapted(self) -> Iterator[tuple[str, Any]]:
+        """Each layer that has an adapter."""
+        for name, module in self.model.named_modules():
+            if hasattr(module, "lora_A"):
+                yield name, module
+
+    def _base(self) -> Iterator[tuple[str, Tensor]]:
+        for name, weight in self.model.state_dict().items():
+            if ".lora_" not in name:
+                yield name.replace(".base_layer.", "."), whole(weight)
+
+
+class LoraPolicy:
+    """A policy of which only LoRA adapters are trained (arXiv:2106.09685), by PEFT.
+
+    With a KL coefficient the reference is the policy without its adapters: there is no second copy. The engine gets the
+    adapters added to the weights, or beside them with ``WeightSync(adapters=True)``. A checkpoint holds the adapters
+    alone.
+
+    Args:
+        base: Where the policy comes from that the adapters are put in.
+        rank: Rank of every adapter.
+        alpha: Adapters are scaled by ``alpha / rank``.
+        dropout: Share of an adapter's inputs that is dropped in training; with one, ratios on policy are not 1.
+        targets: Names of the linear layers that are adapted; default: all but the output layer.
+
+    Raises:
+        ImportError: If PEFT is not installed.
+        ValueError: If a number is out of its range, or no layer has a target's name.
+    """
+
+    def __init__(
+        self,
+        base: PolicySource,
+        rank: int = 16,
+        alpha: float = 32.0,
+        dropout: float = 0.0,
+        targets: Sequence[str] | None = None,
+    ) -> None:
+        check_range("rank", float(rank), 1.0)
+        check_range("dropout", dropout, 0.0, 1.0)
+        if not alpha > 0:
+            raise ValueError(f"alpha must be > 0, got {alpha}")
+        self.base = base
+        self.rank = rank
+        self.alpha = alpha
+        self.dropout = dropout
+        self.targets = None if targets is None else list(targets)
+
+    def build(self) -> Policy:
+        """Make the policy and put fresh adapters in: they change nothing yet."""
+        try:
+            peft = importlib.import_module("peft")
+        except ImportError as error:
+            raise ImportError(
+                f"LoraPolicy needs PEFT, which could not be imported ({error}). Install the extra 'lora'"
+            ) from error
+        policy = self.base.build()
+        linear = {name.rpartition(".")[2] for name, module in policy.model.named_modules() if _is_adaptable(module)}
+        linear -= {name for name, module in policy.model.named_modules() if module is _head(policy)}
+        if self.targets is not None and not set(self.targets) <= linear:
+            raise ValueError(f"targets must be among the linear layers {sorted(linear)}, got {self.targets}")
+        config = peft.LoraConfig(
+            r=self.rank,
+            lora_alpha=self.alpha,
+            lora_dropout=self.dropout,
+            target_modules=sorted(self.targets or linear),
+            task_type="CAUSAL_LM",
+        )
+        policy.model.requires_grad_(False)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)  # the same on every rank, and in every run
+            peft.inject_adapter_in_model(config, policy.model, adapter_name=_NAME)
+        return AdaptedPolicy(policy, config)
+
+
+def _is_adaptable(module: nn.Module) -> bool:
+    return isinstance(module, nn.Linear)
+
+
+def _head(policy: Policy) -> nn.Module:
+    return cast("nn.Module", policy.model.get_output_embeddings())
+
+
+def _delta(layer: Any) -> Tensor:
+    """What an adapter adds to its layer's weight."""
+    a, b = (whole(matrix[_NAME].weight) for matrix in (layer.lora_A, layer.lora_B))
+    return cast("Tensor", layer.scaling[_NAME] * (b @ a))

@@ -1,0 +1,113 @@
+"""A whole run on one process or on several, for ``test_ranks``: ``python -m tests.ranks_run FOLDER DEVICES STRATEGY``.
+
+The trajectories do not depend on the number of processes: a reply's noise is its own, and so is an episode's length.
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+from lightning.pytorch import Callback
+
+import modules
+from datamodules import RolloutDataModule
+from gigpo_lightning.algorithm import GiGPO
+from gigpo_lightning.algorithm.losses import LossSettings
+from gigpo_lightning.environments.gridworld import GridworldEnvironment, GridworldTasks, gridworld_words
+from gigpo_lightning.prompts.gridworld import GridworldPrompt, gridworld_markers
+from gigpo_lightning.ranks import gather
+from gigpo_lightning.rollout import SamplingParameters
+from gigpo_lightning.rollout.tasks import epoch_tasks
+from tests.scripted_run import ScriptedSync, quiet_trainer, random_walk
+
+EPOCHS, TASKS = 2, 4
+PANEL = GridworldTasks(size=3, num_walls=0)
+LONG = {task.task_id for epoch in range(EPOCHS) for task in epoch_tasks(PANEL.panel("train"), TASKS, epoch, 0)[::2]}
+
+
+class UnevenGridworld(GridworldEnvironment):
+    """Ends after six steps in the tasks that the first of two ranks is dealt, after two in the others; never before."""
+
+    def reset(self, *, seed=None, options=None):
+        self._left = 6 if options["task"].task_id in LONG else 2
+        return super().reset(seed=seed, options=options)
+
+    def step(self, action):
+        observation, reward, _, _, info = super().step(action)
+        self._left -= 1
+        return observation, reward, False, self._left == 0, info
+
+
+class Watch(Callback):
+    """Keeps what every rank has played and trained on, and raises where it is told to."""
+
+    def __init__(self, failing: int | None) -> None:
+        self.failing = failing
+        self.steps, self.updates, self.backward_passes, self.losses, self.weights = [], [], [], [], []
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if trainer.global_rank == self.failing and trainer.current_epoch == 1:
+            raise ValueError("argument must be what it is not: this rank has failed")
+        self.backward_passes.append(len(batch.micro_batches))
+
+    def on_train_epoch_end(self, trainer, pl_module):
+        self.steps.append(len(trainer.datamodule.last_rollout.table.reward))
+        self.updates.append(pl_module.policy_version)
+        self.losses.append(float(trainer.callback_metrics["loss/policy"]))
+
+    def on_fit_end(self, trainer, pl_module):
+        self.weights = [(name, value.clone().cpu()) for name, value in pl_module.policy.named_weights()]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("devices", type=int)
+    parser.add_argument("strategy")
+    parser.add_argument("--failing", type=int)
+    parser.add_argument("--checkpoint", type=Path)
+    parser.add_argument("--resume", type=Path)
+    parser.add_argument("--epochs", type=int, default=EPOCHS)
+    parser.add_argument("--options", default="{}")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    settings = LossSettings(kl_coefficient=0.1, entropy_coefficient=0.01, aggregation="trajectory")
+    policy = modules.TinyPolicy([gridworld_words, gridworld_markers], hidden_size=32, max_length=64)
+    module = modules.GiGPOModule(
+        policy, GiGPO(), settings, optimizer=lambda parameters: torch.optim.AdamW(parameters, lr=1e-3, eps=1e-4)
+    )
+    data = RolloutDataModule(
+        UnevenGridworld(),
+        PANEL,
+        GridworldPrompt(),
+        random_walk(modules.GiGPOModule(policy, GiGPO())),
+        sampling=SamplingParameters(max_tokens=2),
+        tasks_per_epoch=TASKS,
+        group_size=3,
+        max_steps=8,
+        minibatch_size=20,
+        micro_batch_tokens=150,
+        workers=0,
+    )
+    watch = Watch(arguments.failing)
+    trainer = quiet_trainer(
+        arguments.folder,
+        ScriptedSync(),
+        watch,
+        devices=arguments.devices,
+        strategy=arguments.strategy,
+        max_epochs=arguments.epochs,
+        limit_val_batches=0,
+        **eval(arguments.options),
+    )
+    trainer.fit(module, data, ckpt_path=arguments.resume, weights_only=True)
+    told = gather({"steps": watch.steps, "updates": watch.updates, "backward_passes": watch.backward_passes})
+    if arguments.checkpoint:
+        trainer.save_checkpoint(arguments.checkpoint)
+    if trainer.is_global_zero:
+        kept = {"ranks": told, "weights": dict(watch.weights), "losses": watch.losses}
+        torch.save(kept, arguments.folder / "kept.pt")
+
+
+if __name__ == "__main__":
+    main()
