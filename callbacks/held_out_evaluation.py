@@ -12,6 +12,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torchmetrics import MeanMetric
 
 from gigpo_lightning.bootstrap import paired_bootstrap
+from gigpo_lightning.ranks import gather
 from gigpo_lightning.rollout.record import HeldOutEpisodes
 
 _logger = logging.getLogger(__name__)
@@ -34,8 +35,15 @@ class HeldOutEvaluation(Callback):
         self._metrics: dict[str, MeanMetric] = {}
 
     def state_dict(self) -> dict[str, Any]:
-        """The evaluations, so that the last line of a resumed run compares with the first of all."""
-        return {"evaluations": dict(self.evaluations)}
+        """The evaluations of all ranks, so that the last line of a resumed run compares with the first of all."""
+        ranks = gather(dict(self.evaluations))
+        merged: dict[str, list[tuple[int, dict[str, float]]]] = {}
+        for split, evaluations in ranks[0].items():
+            parts = zip(*(rank[split] for rank in ranks), strict=True)
+            versions = [version for version, _ in evaluations]
+            games = [{game: rate for _, rates in part for game, rate in rates.items()} for part in parts]
+            merged[split] = list(zip(versions, games, strict=True))
+        return {"evaluations": merged}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take them back."""

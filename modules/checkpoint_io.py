@@ -15,6 +15,24 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 _logger = logging.getLogger(__name__)
 
 
+def check_whole(path: _PATH) -> None:
+    """Look, without reading it, whether a file can be a checkpoint: its last bytes say so.
+
+    Raises:
+        ValueError: If there is no such file, it was cut short, or it is something else.
+    """
+    if "://" in str(path):
+        return
+    if not Path(path).is_file():
+        raise ValueError(f"{_rule(path)}, which is no file")
+    if not zipfile.is_zipfile(path):
+        raise ValueError(f"{_rule(path)}, which was cut short or is something else")
+
+
+def _rule(path: _PATH) -> str:
+    return f"ckpt_path must name a whole checkpoint that a Trainer wrote, got {str(path)!r}"
+
+
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes a checkpoint beside its place and moves it there once it is whole and on the disk.
 
@@ -62,17 +80,12 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         Raises:
             ValueError: If there is no such file, it is not whole, or something else wrote it.
         """
-        rule = f"ckpt_path must name a whole checkpoint that a Trainer wrote, got {str(path)!r}"
-        if "://" not in str(path):
-            if not Path(path).is_file():
-                raise ValueError(f"{rule}, which is no file")
-            if not zipfile.is_zipfile(path):
-                raise ValueError(f"{rule}, which was cut short or is something else")
+        check_whole(path)
         try:
             checkpoint = super().load_checkpoint(path, map_location, weights_only)
         except (RuntimeError, EOFError, KeyError, ValueError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
             _logger.debug("the whole story:", exc_info=True)
-            raise ValueError(f"{rule}, which cannot be read: {str(error).splitlines()[0]}") from error
+            raise ValueError(f"{_rule(path)}, which cannot be read: {str(error).splitlines()[0]}") from error
         if not isinstance(checkpoint, dict) or "pytorch-lightning_version" not in checkpoint:
-            raise ValueError(f"{rule}, which something else wrote")
+            raise ValueError(f"{_rule(path)}, which something else wrote")
         return checkpoint

@@ -243,7 +243,7 @@ class GiGPOModule(LightningModule):
         if "state_dict" in checkpoint:  # a strategy that shards has loaded the weights itself
             check_weights(checkpoint["state_dict"], self.state_dict(), rule)
             if fitting:
-                num_parameters = len(list(self.policy.parameters()))
+                num_parameters = sum(each.requires_grad for each in self.policy.parameters())
                 check_training_state(checkpoint, num_parameters, self.make_lr_scheduler is not None, rule)
         if trainer is not None and fitting:
             restore_random_states(kept["random_states"][self.global_rank % len(kept["random_states"])])
