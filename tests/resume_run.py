@@ -36,16 +36,20 @@ class Saboteur(Callback):
         epoch: From 0.
         number: Which request to the engine in that rollout, or which checkpoint of that epoch.
         kill: SIGKILL, which nobody can answer; else SIGTERM.
+        rank: The one of several processes that does it.
     """
 
-    def __init__(self, moment: Moment, epoch: int, number: int = 1, kill: bool = True) -> None:
+    def __init__(self, moment: Moment, epoch: int, number: int = 1, kill: bool = True, rank: int = 0) -> None:
         self.moment = moment
         self.epoch = epoch
         self.number = number
         self.kill = kill
+        self.rank = rank
         self.count = 0
 
     def setup(self, trainer, pl_module, stage):
+        if trainer.global_rank != self.rank:
+            self.epoch = -1
         if self.moment == "rollout":
             engine = trainer.datamodule.engine
             submit = engine.submit
@@ -87,10 +91,11 @@ class Saboteur(Callback):
 
 
 class SlipperyGridworld(GridworldEnvironment):
-    """Draws from every global generator of the process: one step in eight goes another way."""
+    """Draws from every global generator of the process, each rank another number: one step in eight goes another way."""
 
     def step(self, action):
-        draws = random.random() + np.random.rand() + float(torch.rand(()))
+        for _ in range(1 + int(os.environ.get("RANK", "0"))):
+            draws = random.random() + np.random.rand() + float(torch.rand(()))
         return super().step("north" if draws % 1 < 0.125 else action)
 
 
@@ -113,8 +118,9 @@ class RememberingGiGPO(GiGPO):
         self.returns = state["returns"]
 
 
-def carry_out(arguments: list[str], log: str) -> None:
+def carry_out(arguments: list[str], log: str, variables: dict[str, str]) -> None:
     """The command line, in a process of its own."""
+    os.environ.update(variables)
     with open(log, "a") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
@@ -133,8 +139,8 @@ class QuickRuns:
         names += ["lightning.pytorch.loggers", "gigpo_lightning.rollout.transformers_engine", "datamodules"]
         self.context.set_forkserver_preload([*names, "tensorboard", "torch.utils.tensorboard"])
 
-    def start(self, *arguments: str, log: Path):
-        process = self.context.Process(target=carry_out, args=(list(arguments), str(log)), daemon=True)
+    def start(self, *arguments: str, log: Path, **variables: str):
+        process = self.context.Process(target=carry_out, args=(list(arguments), str(log), variables), daemon=True)
         process.start()
         return process
 
@@ -172,15 +178,16 @@ def final_state(root: Path) -> dict:
 
 def assert_equal(one: object, other: object, where: str = "") -> None:
     """Two nested values are equal to the last bit."""
-    assert type(one) is type(other), where
+    pair = (list, tuple)  # a strategy that shards makes one of the other
+    assert type(one) is type(other) or (isinstance(one, pair) and isinstance(other, pair)), where
     if isinstance(one, dict):
         assert one.keys() == other.keys(), where
         for key in one:
             assert_equal(one[key], other[key], f"{where}.{key}")
-    elif isinstance(one, list | tuple):
+    elif isinstance(one, pair):
         assert len(one) == len(other), where
-        for index, pair in enumerate(zip(one, other, strict=True)):
-            assert_equal(*pair, f"{where}[{index}]")
+        for index, both in enumerate(zip(one, other, strict=True)):
+            assert_equal(*both, f"{where}[{index}]")
     elif isinstance(one, torch.Tensor):
         assert torch.equal(one, other), where
     else:
@@ -193,8 +200,8 @@ def assert_same_run(one: Path, other: Path) -> None:
     assert scalars(one) == scalars(other)
 
 
-def saboteur(moment: Moment, epoch: int, number: int = 1, *, kill: bool = True) -> list[str]:
+def saboteur(moment: Moment, epoch: int, number: int = 1, *, kill: bool = True, rank: int = 0) -> list[str]:
     """Options that add one to a run's callbacks."""
-    options = {"moment": moment, "epoch": epoch, "number": number, "kill": str(kill).lower()}
+    options = {"moment": moment, "epoch": epoch, "number": number, "kill": str(kill).lower(), "rank": rank}
     words = [word for name, value in options.items() for word in (f"--trainer.callbacks.{name}", str(value))]
     return ["--trainer.callbacks+=tests.resume_run.Saboteur", *words]

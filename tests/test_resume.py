@@ -1,6 +1,7 @@
 """A run that is killed or stopped at any moment, and goes on, is the run that was not: to the last bit."""
 
 import random
+import socket
 import time
 from pathlib import Path
 
@@ -46,9 +47,9 @@ class Runs:
         """Run it to its end; the exit code, negative for a signal."""
         return self.quick.run(*self.words(root, arguments), log=root / "log.txt")
 
-    def start(self, root: Path, *arguments: str):
+    def start(self, root: Path, *arguments: str, **variables: str):
         """Begin it."""
-        return self.quick.start(*self.words(root, arguments), log=root / "log.txt")
+        return self.quick.start(*self.words(root, arguments), log=root / "log.txt", **variables)
 
 
 @pytest.fixture(scope="module")
@@ -155,3 +156,29 @@ def test_an_evaluation_that_is_stopped_ends_at_once(run, tmp_path):
     assert run(tmp_path, "validate", *saboteur("evaluation", 0, kill=False)) == 143
     assert "held_out/valid_unseen/success_rate" not in (tmp_path / "log.txt").read_text()
     assert list(tmp_path.rglob("*.ckpt")) == []
+
+
+@pytest.mark.slow
+def test_of_two_processes_one_is_stopped_and_both_go_on(run, tmp_path):
+    """Sharded, on two ranks whose environments draw from generators of their own."""
+
+    def run_both(name: str, *more: str) -> list[int]:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = str(free.getsockname()[1])
+        names = {"TORCHELASTIC_RUN_ID": "test", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "GROUP_RANK": "0"}
+        names |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+        ranks = ["--trainer.accelerator", "cpu", "--trainer.devices", "2", "--trainer.strategy", "fsdp2", *more]
+        (tmp_path / name).mkdir(exist_ok=True)
+        processes = [run.start(tmp_path / name, *ranks, RANK=rank, LOCAL_RANK=rank, **names) for rank in ("0", "1")]
+        for process in processes:
+            process.join(100)
+        return [process.exitcode for process in processes]
+
+    assert run_both("undisturbed") == [0, 0], (tmp_path / "undisturbed" / "log.txt").read_text()[-4000:]
+    assert run_both("stopped", *saboteur("rollout", 1, 3, kill=False, rank=1)) == [143, 143]
+    assert run_both("stopped", "--ckpt_path", "last") == [0, 0]
+    (file,) = (tmp_path / "stopped").rglob("preempted.ckpt")
+    one, other = torch.load(file, weights_only=True)["gigpo"]["random_states"]
+    assert not torch.equal(one["torch"], other["torch"])
+    assert_same_run(tmp_path / "stopped", tmp_path / "undisturbed")

@@ -30,11 +30,12 @@ def play_unless_stopped(play: Callable[[], T], should_stop: Callable[[], bool] =
     Raises:
         Preempted: If a process was asked to stop; the random states are those from before.
     """
+    if any(gather(should_stop())):  # before any has begun: bringing an engine up to date may need all of them
+        raise Preempted("the rollout was not begun")
     before = random_states()
     played: list[T] = []
     try:
-        if not should_stop():
-            played.append(play())
+        played.append(play())
     except Preempted as stop:
         _logger.debug("%s", stop)
     if any(gather(not played)):

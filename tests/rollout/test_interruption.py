@@ -75,6 +75,8 @@ def one_of_two(rank: int, port: int, results) -> None:
     except Preempted:
         results.put((rank, "dropped"))
     results.put((rank, play_unless_stopped(lambda: "played")))
+    with pytest.raises(Preempted, match="not begun"):  # by none, or those that began would wait for the other
+        play_unless_stopped(lambda: torch.distributed.barrier(), lambda: rank == 1)
     torch.distributed.destroy_process_group()
 
 
