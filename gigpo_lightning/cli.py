@@ -21,6 +21,7 @@ from lightning.pytorch.plugins.io import CheckpointIO
 from callbacks import Preemption
 from gigpo_lightning.errors import Preempted, RunError
 from modules import AtomicCheckpointIO
+from modules.checkpoint_io import check_whole
 
 _logger = logging.getLogger(__name__)
 
@@ -97,19 +98,19 @@ class GigpoCLI(LightningCLI):
                 f"the run folder must be empty for a new run, but has checkpoints such as {found[0]}; go on from one "
                 "with --ckpt_path, or choose another folder with --trainer.default_root_dir"
             )
-        self._find_last()
+        self._find_checkpoint()
 
     def before_validate(self) -> None:
         """Find the checkpoint that ``last`` means."""
-        self._find_last()
+        self._find_checkpoint()
 
     def before_test(self) -> None:
         """Find the checkpoint that ``last`` means."""
-        self._find_last()
+        self._find_checkpoint()
 
     def before_predict(self) -> None:
         """Find the checkpoint that ``last`` means."""
-        self._find_last()
+        self._find_checkpoint()
 
     def _checkpoint_folders(self) -> list[Path]:
         """Where this run will write its checkpoints."""
@@ -119,17 +120,27 @@ class GigpoCLI(LightningCLI):
                 folders.append(Path(callback.dirpath))
         return folders
 
-    def _find_last(self) -> None:
+    def _find_checkpoint(self) -> None:
         """Give ``--ckpt_path last`` its meaning: the newest checkpoint of any run under the same folder.
 
         Lightning looks only where the new run will write, and begins anew, with a warning, if there is nothing.
 
         Raises:
-            ValueError: If there is none.
+            ValueError: If there is none, or the one that is named cannot be one.
         """
         subcommand = self.config_init[str(self.subcommand)]
-        if subcommand.get("ckpt_path") != "last":
-            return
+        if subcommand.get("ckpt_path") == "last":
+            subcommand["ckpt_path"] = str(self._last_checkpoint())
+        path, ours = subcommand.get("ckpt_path"), isinstance(self.trainer.strategy.checkpoint_io, AtomicCheckpointIO)
+        if ours and path not in (None, "best", "hpc") and not Path(path).is_dir():
+            check_whole(path)  # before a model is loaded, and whatever strategy reads it then
+
+    def _last_checkpoint(self) -> Path:
+        """The newest checkpoint under the folders that this run would write to.
+
+        Raises:
+            ValueError: If there is none.
+        """
         roots: list[Path] = []
         others = [root for logger in self.trainer.loggers if (root := getattr(logger, "root_dir", None))]
         for folder in map(Path, (self.trainer.default_root_dir, *others, *self._checkpoint_folders())):
@@ -141,7 +152,7 @@ class GigpoCLI(LightningCLI):
                 f"ckpt_path 'last' needs a checkpoint under {' or '.join(map(str, roots))}, but there is "
                 "none; for a new run leave it out, for another run's give its path"
             )
-        subcommand["ckpt_path"] = str(newest)
+        return newest
 
 
 def newest_checkpoint(roots: Iterable[Path]) -> Path | None:

@@ -91,7 +91,7 @@ class Saboteur(Callback):
 
 
 class SlipperyGridworld(GridworldEnvironment):
-    """Draws from every global generator of the process, each rank another number: one step in eight goes another way."""
+    """Draws from every global generator of the process, each rank a number of times: one step in eight goes wrong."""
 
     def step(self, action):
         for _ in range(1 + int(os.environ.get("RANK", "0"))):

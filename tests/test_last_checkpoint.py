@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
@@ -21,7 +22,7 @@ class OtherCheckpointIO(TorchCheckpointIO):
 
 def write(path: Path, seconds: float) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.touch()
+    torch.save({"pytorch-lightning_version": "2.6.0"}, path)
     os.utime(path, (seconds, seconds))
     return path
 
@@ -82,10 +83,16 @@ def test_a_logger_and_checkpoints_elsewhere_are_searched_too(taken, tmp_path):
     assert taken(tmp_path / "root", "last", *logger, *checkpoint) == str(path)
 
 
-@pytest.mark.parametrize("ckpt_path", ["best", "hpc", "some/where.ckpt"])
+@pytest.mark.parametrize("ckpt_path", ["best", "hpc", "s3://bucket/a.ckpt"])
 def test_what_else_is_named_is_lightning_s_to_find(taken, tmp_path, ckpt_path):
     write(tmp_path / "lightning_logs/version_4/checkpoints/last.ckpt", 30)
     assert taken(tmp_path, ckpt_path) == ckpt_path
+
+
+def test_a_path_is_taken_as_it_is(taken, tmp_path):
+    newest = write(tmp_path / "lightning_logs/version_4/checkpoints/last.ckpt", 30)
+    other = write(tmp_path / "elsewhere.ckpt", 20)
+    assert taken(tmp_path, str(other)) == str(other) != str(newest)
 
 
 def parts(*arguments: str) -> tuple[list[type], list[type]]:

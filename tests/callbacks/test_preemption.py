@@ -25,10 +25,14 @@ class Terminate(Callback):
 
 
 class Epochs(Callback):
-    """Counts the updates of every epoch."""
+    """Counts the updates of every epoch, and notes which were begun as an epoch should."""
 
     def __init__(self):
         self.updates = {}
+        self.begun = []
+
+    def on_train_epoch_start(self, trainer, pl_module):
+        self.begun.append(trainer.current_epoch)
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
         self.updates[trainer.current_epoch] = self.updates.get(trainer.current_epoch, 0) + 1
@@ -68,7 +72,9 @@ def test_the_epoch_is_finished_and_exactly_the_others_are_trained_later(tmp_path
     checkpoint = tmp_path / "checkpoints" / "preempted.ckpt"
     kept = torch.load(checkpoint, weights_only=True)
     assert kept["global_step"] == sum(whole.updates[epoch] for epoch in (0, 1, 2))
-    assert fit(ckpt_path=checkpoint).updates == {epoch: whole.updates[epoch] for epoch in (3, 4)}
+    resumed = fit(ckpt_path=checkpoint)
+    assert resumed.updates == {epoch: whole.updates[epoch] for epoch in (3, 4)}
+    assert resumed.begun == [3, 4]
 
 
 def test_afterwards_the_signal_is_the_system_s_again(tmp_path):
