@@ -26,7 +26,7 @@ def run(config: str, iterations: int, folder: str) -> None:
     """Run the config's first iterations through the command line."""
     gigpo = Path(sys.executable).with_name("gigpo")
     options = {
-        "--trainer.logger.init_args.save_dir": folder,
+        "--trainer.default_root_dir": folder,
         "--trainer.max_epochs": str(iterations),
         "--trainer.num_sanity_val_steps": "0",
         "--trainer.limit_val_batches": "0",

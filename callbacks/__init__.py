@@ -1,8 +1,9 @@
-"""Callbacks: weight sync and its proof, statistics, evaluation, transcripts, exports."""
+"""Callbacks: weight sync and its proof, statistics, evaluation, transcripts, exports, preemption."""
 
 from callbacks.anchor_stats import AnchorStats
 from callbacks.export import Export
 from callbacks.held_out_evaluation import HeldOutEvaluation
+from callbacks.preemption import Preemption
 from callbacks.rollout_metrics import RolloutMetrics
 from callbacks.run_manifest import RunManifest
 from callbacks.transcripts import Transcripts
@@ -13,6 +14,7 @@ __all__ = [
     "AnchorStats",
     "Export",
     "HeldOutEvaluation",
+    "Preemption",
     "RolloutMetrics",
     "RunManifest",
     "Transcripts",

@@ -12,6 +12,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torchmetrics import MeanMetric
 
 from gigpo_lightning.bootstrap import paired_bootstrap
+from gigpo_lightning.ranks import gather
 from gigpo_lightning.rollout.record import HeldOutEpisodes
 
 _logger = logging.getLogger(__name__)
@@ -33,6 +34,27 @@ class HeldOutEvaluation(Callback):
         self.evaluations: dict[str, list[tuple[int, dict[str, float]]]] = defaultdict(list)
         self._metrics: dict[str, MeanMetric] = {}
 
+    def state_dict(self) -> dict[str, Any]:
+        """The evaluations of all ranks, so that the last line of a resumed run compares with the first of all."""
+        ranks = gather(dict(self.evaluations))
+        merged: dict[str, list[tuple[int, dict[str, float]]]] = {}
+        for split, evaluations in ranks[0].items():
+            parts = zip(*(rank[split] for rank in ranks), strict=True)
+            versions = [version for version, _ in evaluations]
+            games = [{game: rate for _, rates in part for game, rate in rates.items()} for part in parts]
+            merged[split] = list(zip(versions, games, strict=True))
+        return {"evaluations": merged}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take them back."""
+        self.evaluations = defaultdict(list, state_dict["evaluations"])
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Have the evaluation before the first update left out: it is in the checkpoint."""
+        kept = checkpoint.get("callbacks", {}).get(self.state_key, {})
+        if kept.get("evaluations"):
+            trainer.num_sanity_val_steps = 0
+
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Count anew."""
         self._metrics = {}
@@ -49,6 +71,7 @@ class HeldOutEvaluation(Callback):
         values = {name: float(metric.compute()) for name, metric in self._metrics.items()}
         if trainer.sanity_checking and trainer.logger is not None:  # Lightning drops what is logged in its sanity check
             trainer.logger.log_metrics(values, step=trainer.global_step)
+            trainer.logger.save()  # a run that is killed and goes on does not evaluate again what came first
         elif not trainer.sanity_checking:
             pl_module.log_dict(values, sync_dist=True)
         for name, value in values.items():

@@ -9,6 +9,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from gigpo_lightning.errors import RunError
+from gigpo_lightning.random_states import keep_random_states
 from gigpo_lightning.rollout.adapter import Adapter, LoadsAdapters
 from gigpo_lightning.rollout.engine import Replicated, RolloutEngine, Scorer
 from gigpo_lightning.token_batch import make_token_batch
@@ -77,7 +78,8 @@ class WeightSync(Callback):
         policy = module.policy
         if engine.policy_version == module.policy_version:
             return
-        with tempfile.TemporaryDirectory(prefix="gigpo-engine-") as folder:
+        # vLLM seeds every generator of the process when it starts: a resumed run would draw other numbers.
+        with tempfile.TemporaryDirectory(prefix="gigpo-engine-") as folder, keep_random_states():
             policy.model.config.save_pretrained(folder)
             engine.start(folder)
         started = time.perf_counter()

@@ -2,14 +2,14 @@
 
 import re
 import time
-from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
 from lightning.pytorch import LightningDataModule
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader
 
+from datamodules.stream import stream
 from gigpo_lightning.batch import Minibatch, make_minibatches
 from gigpo_lightning.rollout.episode import noise_seed
 from gigpo_lightning.rollout.progress import RolloutProgress
@@ -76,7 +76,7 @@ class ReplayDataModule(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Minibatch]:
         """One epoch's minibatches, read when first asked for."""
-        return DataLoader(_Replay(self), batch_size=None, num_workers=0)
+        return stream(lambda: iter(self.minibatches()))
 
     def minibatches(self) -> list[Minibatch]:
         """The current epoch's; read once, however often Lightning asks."""
@@ -124,13 +124,3 @@ class ReplayDataModule(LightningDataModule):
         if self.trainer is None:
             raise RuntimeError("ReplayDataModule trains only under a Trainer")
         return self.trainer
-
-
-class _Replay(IterableDataset[Minibatch]):
-    """An epoch's minibatches, anew for every epoch."""
-
-    def __init__(self, data: ReplayDataModule) -> None:
-        self._data = data
-
-    def __iter__(self) -> Iterator[Minibatch]:
-        yield from self._data.minibatches()

@@ -8,8 +8,9 @@ from typing import Any, cast
 
 import gymnasium
 from lightning.pytorch import LightningDataModule
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader
 
+from datamodules.stream import stream
 from gigpo_lightning.batch import Minibatch, make_minibatches
 from gigpo_lightning.environments.base import Task, TaskPanel, TaskSource
 from gigpo_lightning.errors import RunError
@@ -22,6 +23,7 @@ from gigpo_lightning.rollout.engine import RolloutEngine, SamplingParameters
 from gigpo_lightning.rollout.environment_pool import EnvironmentPool, make_pool
 from gigpo_lightning.rollout.episode import noise_seed
 from gigpo_lightning.rollout.group_sampler import GroupSampler, PlayedGroups, play_groups
+from gigpo_lightning.rollout.interruption import never, play_unless_stopped
 from gigpo_lightning.rollout.progress import RolloutProgress
 from gigpo_lightning.rollout.record import HeldOutEpisodes, Rollout
 from gigpo_lightning.rollout.tasks import epoch_tasks, more_tasks
@@ -130,6 +132,7 @@ class RolloutDataModule(LightningDataModule):
         self._check_numbers()
         self.panels: dict[str, TaskPanel] = {}
         self.before_rollout: Callable[[], None] | None = None
+        self.should_stop: Callable[[], bool] = never
         self.last_rollout: Rollout | None = None
         self._minibatches: list[Minibatch] = []
         self._pools, self._carried = dict[str, EnvironmentPool](), CarriedState()
@@ -182,19 +185,19 @@ class RolloutDataModule(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Minibatch]:
         """One epoch's minibatches, played when first asked for."""
-        return _stream(self._epoch_minibatches)
+        return stream(self._epoch_minibatches)
 
     def val_dataloader(self) -> list[DataLoader[HeldOutEpisodes]]:
         """One loader a held-out split."""
-        return [_stream(partial(self._held_out, split)) for split in self.held_out_splits]
+        return [stream(partial(self._held_out, split)) for split in self.held_out_splits]
 
     def test_dataloader(self) -> list[DataLoader[HeldOutEpisodes]]:
         """One loader a test split."""
-        return [_stream(partial(self._held_out, split)) for split in self.test_splits]
+        return [stream(partial(self._held_out, split)) for split in self.test_splits]
 
     def predict_dataloader(self) -> DataLoader[HeldOutEpisodes]:
         """The predict split's episodes."""
-        return _stream(partial(self._held_out, self.predict_split))
+        return stream(partial(self._held_out, self.predict_split))
 
     def teardown(self, stage: str) -> None:
         """End the environments; the engine stays for a next stage."""
@@ -233,7 +236,7 @@ class RolloutDataModule(LightningDataModule):
             return last
         epoch = module.iteration
         started = time.perf_counter()
-        played = self._played_groups(epoch)
+        played = play_unless_stopped(partial(self._played_groups, epoch), self.should_stop)
         ended = time.perf_counter()
         table = StepTable.from_groups(played.groups)
         credit = module.credit.estimate(table)
@@ -269,7 +272,7 @@ class RolloutDataModule(LightningDataModule):
         panel = self.panels[self.train_split]
         rank, ranks = self._trainer().global_rank, self._trainer().world_size
         dealt = epoch_tasks(panel, self.tasks_per_epoch, epoch, self.seed)
-        collector = self._collector(self.sampling, "rollout")
+        collector = self._collector(self.sampling, "rollout", self.should_stop)
         carried = self._carried.play(epoch)
         if self.carry_over is not None:
             carried.oldest = epoch - self.carry_over.max_staleness + 1
@@ -294,6 +297,9 @@ class RolloutDataModule(LightningDataModule):
         return play_groups(play, dealt[rank::ranks], others, self.group_sampler)
 
     def _epoch_minibatches(self) -> Iterator[Minibatch]:
+        epochs, done = self._trainer().max_epochs, self._trainer().fit_loop.epoch_progress.current.processed
+        if epochs is not None and 0 <= epochs <= done:
+            return  # Lightning asks for an epoch's data before it finds that a resumed run was at its end
         self.rollout()
         yield from self._minibatches
 
@@ -318,7 +324,7 @@ class RolloutDataModule(LightningDataModule):
             seconds=progress.seconds,
         )
 
-    def _collector(self, sampling: SamplingParameters, pool: str) -> Collector:
+    def _collector(self, sampling: SamplingParameters, pool: str, interrupted: Callable[[], bool] = never) -> Collector:
         """A collector on an engine that is proved to have the module's weights.
 
         Raises:
@@ -346,6 +352,7 @@ class RolloutDataModule(LightningDataModule):
             seed=self.seed,
             max_retries=self.max_retries,
             deterministic=self.deterministic,
+            interrupted=interrupted,
         )
 
     def _slots(self) -> int:
@@ -377,21 +384,6 @@ class RolloutDataModule(LightningDataModule):
 
     def _module(self) -> GiGPOModule:
         return cast("GiGPOModule", self._trainer().lightning_module)
-
-
-class _Stream(IterableDataset[Any]):
-    """Calls a generator function anew for every epoch."""
-
-    def __init__(self, make: Callable[[], Iterator[Any]]) -> None:
-        self._make = make
-
-    def __iter__(self) -> Iterator[Any]:
-        return self._make()
-
-
-def _stream(make: Callable[[], Iterator[Any]]) -> DataLoader[Any]:
-    """A loader that passes on what a generator yields: no batching, no workers, no copies."""
-    return DataLoader(_Stream(make), batch_size=None, num_workers=0)
 
 
 def _check_at_least(name: str, value: int, least: int, why: str = "") -> None:

@@ -1,21 +1,27 @@
 """The one door: ``gigpo fit | validate | test | predict``, a LightningCLI over the configs."""
 
+import contextlib
 import logging
 import os
 import sys
 import warnings
 from argparse import ArgumentError
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import jsonargparse
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import LightningDataModule, LightningModule
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.plugins.io import CheckpointIO
 
-from gigpo_lightning.errors import RunError
+from callbacks import Preemption
+from gigpo_lightning.errors import Preempted, RunError
+from modules import AtomicCheckpointIO
+from modules.checkpoint_io import check_whole
 
 _logger = logging.getLogger(__name__)
 
@@ -41,6 +47,7 @@ _KNOWN_WARNINGS = (
     ".*torch.distributed.reduce_op.*",
     ".*IterableDataset. has .__len__.*",
     ".*You have overridden .transfer_batch_to_device.*",
+    ".*The dirpath has changed from.*",  # a resumed run has a folder of its own
 )
 
 
@@ -62,28 +69,106 @@ class GigpoCLI(LightningCLI):
         """Let ``--seed_everything`` seed the tasks, the sampling noise and the minibatches too."""
         parser.link_arguments("seed_everything", "data.init_args.seed", compute_fn=int)
 
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Have every run's checkpoints written whole or not at all, and SIGTERM end it in good order.
+
+        A CheckpointIO or a ``callbacks.Preemption`` of the user's own takes the place of ours.
+        """
+        given = self._get(self.config_init, "trainer", default={})
+        plugins, callbacks = _as_list(given.get("plugins")), _as_list(given.get("callbacks"))
+        if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
+            plugins.append(AtomicCheckpointIO())
+        if not any(isinstance(callback, Preemption) for callback in callbacks):
+            callbacks.append(Preemption())
+        return super().instantiate_trainer(plugins=plugins, callbacks=callbacks, **kwargs)
+
+    def _parse_ckpt_path(self) -> None:
+        """Leave the checkpoint unread: the configuration alone says what a run is, and its loader what is wrong."""
+
     def before_fit(self) -> None:
-        """Refuse to write over another run's checkpoints, or to begin anew where a run was to go on.
+        """Refuse to write over another run's checkpoints, and find the one to go on from.
 
         Raises:
-            ValueError: If there are checkpoints and no ``--ckpt_path`` says to go on from one, or there are none and
-                it says so.
+            ValueError: If there are checkpoints and no ``--ckpt_path`` says to go on from one, or there is none and
+                it says ``last``.
         """
-        ckpt_path = self.config["fit"].get("ckpt_path")
-        folders = [Path(self.trainer.log_dir or self.trainer.default_root_dir) / "checkpoints"]
-        for callback in self.trainer.checkpoint_callbacks:
-            if isinstance(callback, ModelCheckpoint) and callback.dirpath:
-                folders.append(Path(callback.dirpath))
-        found = sorted(path for folder in folders for path in folder.glob("*.ckpt"))
-        if ckpt_path is None and found:
+        found = sorted(path for folder in self._checkpoint_folders() for path in folder.glob("*.ckpt"))
+        if self.config["fit"].get("ckpt_path") is None and found:
             raise ValueError(
                 f"the run folder must be empty for a new run, but has checkpoints such as {found[0]}; go on from one "
                 "with --ckpt_path, or choose another folder with --trainer.default_root_dir"
             )
-        if ckpt_path in ("last", "best", "hpc") and not found:
+        self._find_checkpoint()
+
+    def before_validate(self) -> None:
+        """Find the checkpoint that ``last`` means."""
+        self._find_checkpoint()
+
+    def before_test(self) -> None:
+        """Find the checkpoint that ``last`` means."""
+        self._find_checkpoint()
+
+    def before_predict(self) -> None:
+        """Find the checkpoint that ``last`` means."""
+        self._find_checkpoint()
+
+    def _checkpoint_folders(self) -> list[Path]:
+        """Where this run will write its checkpoints."""
+        folders = [Path(self.trainer.log_dir or self.trainer.default_root_dir) / "checkpoints"]
+        for callback in self.trainer.checkpoint_callbacks:
+            if isinstance(callback, ModelCheckpoint) and callback.dirpath:
+                folders.append(Path(callback.dirpath))
+        return folders
+
+    def _find_checkpoint(self) -> None:
+        """Give ``--ckpt_path last`` its meaning: the newest checkpoint of any run under the same folder.
+
+        Lightning looks only where the new run will write, and begins anew, with a warning, if there is nothing.
+
+        Raises:
+            ValueError: If there is none, or the one that is named cannot be one.
+        """
+        subcommand = self.config_init[str(self.subcommand)]
+        if subcommand.get("ckpt_path") == "last":
+            subcommand["ckpt_path"] = str(self._last_checkpoint())
+        path, ours = subcommand.get("ckpt_path"), isinstance(self.trainer.strategy.checkpoint_io, AtomicCheckpointIO)
+        if ours and path not in (None, "best", "hpc") and not Path(path).is_dir():
+            check_whole(path)  # before a model is loaded, and whatever strategy reads it then
+
+    def _last_checkpoint(self) -> Path:
+        """The newest checkpoint under the folders that this run would write to.
+
+        Raises:
+            ValueError: If there is none.
+        """
+        roots: list[Path] = []
+        others = [root for logger in self.trainer.loggers if (root := getattr(logger, "root_dir", None))]
+        for folder in map(Path, (self.trainer.default_root_dir, *others, *self._checkpoint_folders())):
+            if not any(folder.is_relative_to(root) for root in roots):
+                roots.append(folder)
+        newest = newest_checkpoint(roots)
+        if newest is None:
             raise ValueError(
-                f"ckpt_path {ckpt_path!r} needs checkpoints in {folders[0]}, where there are none; give the path of one"
+                f"ckpt_path 'last' needs a checkpoint under {' or '.join(map(str, roots))}, but there is "
+                "none; for a new run leave it out, for another run's give its path"
             )
+        return newest
+
+
+def newest_checkpoint(roots: Iterable[Path]) -> Path | None:
+    """The checkpoint that was written last, in any folder below those given; None if there is none.
+
+    Args:
+        roots: Folders; those that do not exist hold none.
+    """
+    found: dict[Path, int] = {}
+    for root in roots:
+        for path in root.rglob("*.ckpt"):
+            # A folder is one that a sharding strategy wrote; its last file says that it is whole.
+            file = path / "meta.pt" if path.is_dir() else path
+            with contextlib.suppress(FileNotFoundError):  # its run may have replaced it meanwhile
+                found[path] = file.stat().st_mtime_ns
+    return max(found, key=lambda path: (found[path], str(path)), default=None)
 
 
 def build_cli(args: Any = None, run: bool = True) -> GigpoCLI:
@@ -117,6 +202,8 @@ def main() -> None:
     share_the_machine()
     try:
         build_cli()
+    except Preempted as stop:
+        raise SystemExit(stop.exit_code) from stop
     except _MENDABLE as error:
         _logger.debug("the whole story:", exc_info=True)
         _logger.error("error: %s\n(GIGPO_LOG_LEVEL=DEBUG shows where it was raised)", _what_is_wrong(error))
@@ -131,6 +218,12 @@ def share_the_machine() -> None:
     if threads is None:
         # Contended, two threads are several times slower than one; environment workers want the other core.
         torch.set_num_threads(max(1, (os.cpu_count() or 2) // 2))
+
+
+def _as_list(value: Any) -> list[Any]:
+    if value is None:
+        return []
+    return list(value) if isinstance(value, list | tuple) else [value]
 
 
 def _what_is_wrong(error: BaseException) -> str:

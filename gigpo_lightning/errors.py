@@ -1,6 +1,7 @@
 """What ends a run although its configuration is right, and how a wrong number is refused."""
 
 import math
+import signal
 
 
 class RunError(RuntimeError):
@@ -12,6 +13,16 @@ class RunError(RuntimeError):
 
 class NothingPlayedError(RunError):
     """The environment failed on every task of a rollout; engine and pool are as they should be."""
+
+
+class Preempted(RuntimeError):
+    """The machine was wanted back and the run has stopped; nothing is wrong with it.
+
+    Attributes:
+        exit_code: What the process ends with: 128 plus the number of SIGTERM, as a shell would say it.
+    """
+
+    exit_code = 128 + signal.SIGTERM
 
 
 def check_range(name: str, value: float, low: float = 0.0, high: float = math.inf, *, why: str = "") -> None:

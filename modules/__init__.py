@@ -1,6 +1,7 @@
 """LightningModules and the policies they train."""
 
 from modules.behaviour_cloning import BehaviourCloningModule
+from modules.checkpoint_io import AtomicCheckpointIO
 from modules.fsdp2 import FSDP2Strategy
 from modules.gigpo import GiGPOModule
 from modules.lora import AdaptedPolicy, LoraPolicy
@@ -8,6 +9,7 @@ from modules.policy import Policy, PolicySource, PretrainedPolicy, TinyPolicy
 
 __all__ = [
     "AdaptedPolicy",
+    "AtomicCheckpointIO",
     "BehaviourCloningModule",
     "FSDP2Strategy",
     "GiGPOModule",

@@ -3,16 +3,17 @@
 import contextlib
 import copy
 import dataclasses
+import logging
 import math
 import time
 from collections.abc import Iterator
 from typing import Any, cast
 
-import numpy as np
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.core.optimizer import LightningOptimizer
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.distributed.fsdp import FullyShardedDataParallel
@@ -21,11 +22,24 @@ from torch.distributed.tensor import DTensor
 from gigpo_lightning.algorithm import CreditEstimator
 from gigpo_lightning.algorithm.losses import LossSettings, LossTerms, policy_loss
 from gigpo_lightning.batch import Minibatch, StepBatch
+from gigpo_lightning.random_states import random_states, restore_random_states
+from gigpo_lightning.ranks import gather
 from gigpo_lightning.token_batch import TokenBatch
+from modules.checkpoint_state import (
+    check_kept,
+    check_training_state,
+    check_weights,
+    log_again,
+    restored,
+    storable,
+    unlogged_metrics,
+)
 from modules.fsdp2 import FSDP2Strategy
 from modules.lora import AdaptedPolicy
 from modules.policy import Policy, PolicySource
-from modules.sharding import named_weights, wrap_blocks
+from modules.sharding import PREFIX, named_weights, wrap_blocks
+
+_logger = logging.getLogger(__name__)
 
 
 class GiGPOModule(LightningModule):
@@ -146,6 +160,7 @@ class GiGPOModule(LightningModule):
         self._policy = self.policy_source.build()
         if self.loss_settings.kl_coefficient > 0 and not isinstance(self._policy, AdaptedPolicy):
             self.reference = copy.deepcopy(self._policy).eval().requires_grad_(False)
+        self.strict_loading = not self._frozen()
         strategy = self.trainer.strategy if self._trainer is not None else None
         for policy in (self._policy, self.reference):
             if policy is not None and isinstance(strategy, FSDP2Strategy):
@@ -227,28 +242,55 @@ class GiGPOModule(LightningModule):
         """Nothing: the episodes have been played, and the Transcripts callback writes them down."""
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the version and what the estimator remembers."""
+        """Keep the version, the number of epochs done, what the estimator remembers, and every rank's random states.
+
+        What is never trained is left out: a reference, and the weights beside adapters, come from where they came from.
+        """
+        frozen = self._frozen()
+        checkpoint["state_dict"] = {
+            name: weight for name, weight in checkpoint["state_dict"].items() if name not in frozen
+        }
         checkpoint["gigpo"] = {
             "policy_version": self.policy_version,
             "iteration": self.iteration,
-            "credit": _storable(self.credit.state_dict(), type(self.credit).__name__),
+            "credit": storable(self.credit.state_dict(), type(self.credit).__name__),
+            "random_states": gather(random_states()),  # only the first rank's dictionary is written
+            "unlogged": unlogged_metrics(self.trainer) if self._trainer is not None else {},
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take them back.
+        """Take them back, once all that is in the checkpoint has proved to be this run's.
 
         Raises:
-            ValueError: If the checkpoint was not written by this module, or holds another policy's weights.
+            ValueError: If the checkpoint was not written by this module, holds another policy's weights, or cannot be
+                gone on from.
         """
-        if "gigpo" not in checkpoint:
-            raise ValueError("ckpt_path must name a checkpoint that GiGPOModule wrote; this one has no 'gigpo' entry")
-        theirs, ours = checkpoint["state_dict"], self.state_dict()
-        other = sorted(theirs.keys() ^ ours.keys()) or [name for name in ours if ours[name].shape != theirs[name].shape]
-        if other:
-            raise ValueError(f"ckpt_path must name a checkpoint of this policy; in this one {other[0]} is another's")
-        self.policy_version = int(checkpoint["gigpo"]["policy_version"])
-        self.iteration = int(checkpoint["gigpo"]["iteration"])
-        self.credit.load_state_dict(_restored(checkpoint["gigpo"]["credit"]))
+        trainer = self._trainer
+        fitting = trainer is not None and trainer.state.fn == TrainerFn.FITTING
+        path = trainer.ckpt_path if trainer is not None else None
+        rule = f"ckpt_path {str(path)!r} must name a checkpoint" if path else "ckpt_path must name a checkpoint"
+        kept = check_kept(checkpoint, self.credit, rule)
+        if "state_dict" in checkpoint:  # a strategy that shards has loaded the weights itself
+            frozen = self._frozen()
+            ours = {name: weight for name, weight in self.state_dict().items() if name not in frozen}
+            check_weights(checkpoint["state_dict"], ours, rule)
+            if fitting:
+                num_parameters = sum(each.requires_grad for each in self.policy.parameters())
+                check_training_state(checkpoint, num_parameters, self.make_lr_scheduler is not None, rule)
+        if trainer is not None and fitting:
+            restore_random_states(kept["random_states"][self.global_rank % len(kept["random_states"])])
+            log_again(trainer, kept["unlogged"])
+        self.policy_version, self.iteration = kept["policy_version"], kept["iteration"]
+        self.credit.load_state_dict(restored(kept["credit"]))
+        if path is not None and self.global_rank == 0:
+            what = "going on from" if fitting else "playing with the policy of"
+            done, step = self.iteration, checkpoint.get("global_step")
+            _logger.info("%s %s: %d epochs done, global step %s", what, path, done, step)
+
+    def _frozen(self) -> set[str]:
+        """Names of the weights that are never trained, as ``state_dict`` has them."""
+        named = self.named_parameters(remove_duplicate=False)
+        return {name.replace(PREFIX, "") for name, weight in named if not weight.requires_grad}
 
     def _terms(self, micro_batch: StepBatch, batch: Minibatch) -> LossTerms:
         """Loss of a micro-batch, divided by the whole minibatch's counts, so that micro-batches add up."""
@@ -289,37 +331,3 @@ class GiGPOModule(LightningModule):
             f"the {what} must be finite, got {value.item()} in epoch {self.current_epoch}, minibatch {batch_idx}, rows "
             f"{rows[0]} to {rows[-1]} of the rollout's table; the weights and the last checkpoint are unharmed"
         )
-
-
-_ARRAY = "numpy array"  # checkpoints are loaded without pickle, which knows tensors and not arrays
-
-
-def _storable(value: Any, owner: str) -> Any:
-    """What an estimator remembers, as a checkpoint can hold it.
-
-    Raises:
-        TypeError: If there is something in it that loading would refuse; better now than when it is needed.
-    """
-    if isinstance(value, dict):
-        return {key: _storable(each, owner) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(_storable(each, owner) for each in value)
-    if isinstance(value, np.ndarray) and value.dtype != object:
-        return {_ARRAY: torch.from_numpy(value.copy())}
-    if value is None or isinstance(value, bool | int | float | str | Tensor):
-        return value.item() if isinstance(value, np.generic) else value
-    raise TypeError(
-        f"{owner}.state_dict must hold numbers, strings, arrays and tensors, in dictionaries, lists and tuples; got a "
-        f"{type(value).__name__}"
-    )
-
-
-def _restored(value: Any) -> Any:
-    """The inverse of ``_storable``."""
-    if isinstance(value, dict):
-        if value.keys() == {_ARRAY}:
-            return value[_ARRAY].numpy()
-        return {key: _restored(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(_restored(each) for each in value)
-    return value

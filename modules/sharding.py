@@ -11,7 +11,7 @@ from torch.distributed.fsdp.wrap import wrap
 
 from modules.policy import Policy
 
-_PREFIX = "_fsdp_wrapped_module."
+PREFIX = "_fsdp_wrapped_module."
 
 
 def wrap_blocks(policy: Policy) -> None:
@@ -37,4 +37,4 @@ def named_weights(policy: Policy, root: nn.Module | None) -> Iterator[tuple[str,
         return
     with FullyShardedDataParallel.summon_full_params(root, writeback=False):
         for name, weight in policy.model.named_parameters(remove_duplicate=False):
-            yield name.replace(_PREFIX, ""), weight.detach()
+            yield name.replace(PREFIX, ""), weight.detach()

@@ -6,6 +6,7 @@ import logging
 from pathlib import Path
 
 import pytest
+import torch
 
 from gigpo_lightning import cli
 
@@ -24,7 +25,7 @@ def complaint(tmp_path, monkeypatch, caplog):
     caplog.set_level(logging.ERROR)
 
     def run(*arguments: str) -> str:
-        options = ["--trainer.logger.init_args.save_dir", str(tmp_path)]
+        options = ["--trainer.default_root_dir", str(tmp_path)]
         if "--trainer.accelerator" not in arguments:
             options += ["--trainer.accelerator", "cpu"]
         monkeypatch.setattr("sys.argv", ["gigpo", *arguments, *options])
@@ -88,21 +89,39 @@ def test_a_run_folder_with_checkpoints_is_not_written_into(complaint, tmp_path):
     kept = folder / "checkpoints" / "last.ckpt"
     kept.parent.mkdir(parents=True)
     kept.write_bytes(b"precious")
-    message = complaint("fit", "--config", GRIDWORLD, "--trainer.logger.init_args.version", "mine")
+    logger = {"save_dir": str(tmp_path), "name": "gridworld", "version": "mine"}
+    logger = {"class_path": "lightning.pytorch.loggers.TensorBoardLogger", "init_args": logger}
+    message = complaint("fit", "--config", GRIDWORLD, "--trainer.logger", json.dumps(logger))
     assert str(kept) in message
     assert "--ckpt_path" in message
     assert [path for path in folder.rglob("*") if path.is_file()] == [kept]
     assert kept.read_bytes() == b"precious"
 
 
-@pytest.mark.parametrize("ckpt_path", ["last", "best"])
-def test_going_on_from_a_run_that_is_not_there_is_refused(complaint, tmp_path, ckpt_path):
-    message = complaint("fit", "--config", GRIDWORLD, "--ckpt_path", ckpt_path)
-    assert message.startswith(f"ckpt_path '{ckpt_path}' needs checkpoints in {tmp_path}")
+@pytest.mark.parametrize("subcommand", ["fit", "validate", "test", "predict"])
+def test_going_on_from_a_run_that_is_not_there_is_refused(complaint, tmp_path, subcommand):
+    message = complaint(subcommand, "--config", GRIDWORLD, "--ckpt_path", "last")
+    assert message.startswith(f"ckpt_path 'last' needs a checkpoint under {tmp_path}, but there is none; ")
+
+
+def test_the_best_checkpoint_of_no_run_is_refused(complaint):
+    assert 'ckpt_path="best"' in complaint("fit", "--config", GRIDWORLD, "--ckpt_path", "best")
 
 
 def test_a_checkpoint_that_is_not_there_is_named(complaint, tmp_path):
-    assert "nowhere.ckpt" in complaint("fit", "--config", GRIDWORLD, "--ckpt_path", str(tmp_path / "nowhere.ckpt"))
+    path = str(tmp_path / "nowhere.ckpt")
+    message = complaint("fit", "--config", GRIDWORLD, "--ckpt_path", path)
+    assert message == f"ckpt_path must name a whole checkpoint that a Trainer wrote, got {path!r}, which is no file"
+
+
+@pytest.mark.parametrize("ckpt_path", ["last", "path"])
+def test_a_checkpoint_that_was_cut_short_is_named(complaint, tmp_path, ckpt_path):
+    path = tmp_path / "lightning_logs" / "version_7" / "checkpoints" / "last.ckpt"
+    path.parent.mkdir(parents=True)
+    torch.save({"pytorch-lightning_version": "2.6.0", "state_dict": {}}, path)
+    path.write_bytes(path.read_bytes()[:-100])
+    message = complaint("fit", "--config", GRIDWORLD, "--ckpt_path", "last" if ckpt_path == "last" else str(path))
+    assert message.startswith(f"ckpt_path must name a whole checkpoint that a Trainer wrote, got {str(path)!r}")
 
 
 def test_a_checkpoint_folder_in_use_is_not_written_into(complaint, tmp_path):

@@ -17,17 +17,20 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from gigpo_lightning.algorithm import GiGPO
 from gigpo_lightning.cli import build_cli
 from modules import PretrainedPolicy
+from tests.resume_run import assert_same_run, saboteur
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "configs").rglob("*.yaml"))
+TWO_EPOCHS = ["fit", "--config", "configs/gridworld_cpu.yaml", "--data.init_args.deterministic", "true"]
+TWO_EPOCHS += ["--trainer.max_epochs", "2", "--trainer.check_val_every_n_epoch", "2"]
 ON_TOP = [config for config in CONFIGS if config.startswith("configs/credit/")]
 
 
 def gigpo(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run the console script in the checkout, its runs in a folder of the test's."""
     script = Path(sys.executable).parent / "gigpo"
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "120"}
-    options = ["--trainer.logger.init_args.save_dir", str(folder)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "120", "PYTHONPATH": str(ROOT)}
+    options = ["--trainer.default_root_dir", str(folder)]
     return subprocess.run(
         [script, *arguments, *options],
         capture_output=True,
@@ -76,14 +79,13 @@ def test_a_mistake_ends_with_one_error_and_no_traceback(tmp_path: Path):
 
 @pytest.fixture(scope="module")
 def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two epochs of the gridworld, evaluated before and after."""
+    """Two epochs of the gridworld, evaluated before and after; deterministic, as another run is to be its equal."""
     folder = tmp_path_factory.mktemp("runs")
-    options = ["--trainer.max_epochs", "2", "--trainer.check_val_every_n_epoch", "2"]
-    result = gigpo(folder, "fit", "--config", "configs/gridworld_cpu.yaml", *options)
+    result = gigpo(folder, *TWO_EPOCHS)
     assert result.returncode == 0, result.stderr[-4000:]
     assert "held-out success on valid_unseen" in result.stderr
     assert f"{Path(sys.executable).with_name('tensorboard')} --logdir" in result.stderr
-    return folder / "gridworld" / "version_0"
+    return folder / "lightning_logs" / "version_0"
 
 
 @pytest.mark.vllm
@@ -155,6 +157,17 @@ class TestARun:
         assert "epoch 2: success" in result.stderr
         assert "epoch 1: success" not in result.stderr
 
+    def test_a_run_that_is_killed_at_any_moment_goes_on_to_the_last_bit(self, run_folder: Path, tmp_path: Path):
+        moments = [
+            saboteur("checkpoint", 0, 2),  # while last.ckpt is written
+            saboteur("rollout", 1, 100),
+            saboteur("update", 1),  # between two updates
+        ]
+        for index, moment in enumerate([*moments, []]):
+            result = gigpo(tmp_path, *TWO_EPOCHS, *moment, *(["--ckpt_path", "last"] if index else []))
+            assert result.returncode == (-9 if moment else 0), result.stderr[-4000:]
+        assert_same_run(tmp_path, run_folder.parent.parent)
+
     @pytest.mark.parametrize("subcommand", ["validate", "test", "predict"])
     def test_a_checkpoint_is_evaluated(self, subcommand: str, run_folder: Path, tmp_path: Path):
         checkpoint = run_folder / "checkpoints" / "last.ckpt"
@@ -181,7 +194,7 @@ def test_the_quickstart_trains_the_policy_that_is_shipped(few_scenes: list[str],
     result = gigpo(tmp_path, "fit", "--config", "configs/alfworld/tiny_cpu.yaml", *options, *few_scenes)
     assert result.returncode == 0, result.stderr[-4000:]
     assert "95% paired bootstrap over 6 games" in result.stderr
-    steps = pq.read_table(tmp_path / "alfworld_tiny/version_0/trajectories/epoch_0.parquet")
+    steps = pq.read_table(tmp_path / "lightning_logs/version_0/trajectories/epoch_0.parquet")
     # The policy that is shipped writes commands, not noise.
     assert np.mean(steps["valid_action"].to_numpy()) > 0.4
 
@@ -208,7 +221,7 @@ def test_replaying_a_run_s_episodes_gives_its_weights_to_the_last_bit(run_folder
     assert result.returncode == 0, result.stderr[-4000:]
     ours, theirs = (
         torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
-        for folder in (tmp_path / "gridworld_replay" / "version_0", run_folder)
+        for folder in (tmp_path / "lightning_logs" / "version_0", run_folder)
     )
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)

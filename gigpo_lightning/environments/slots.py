@@ -132,7 +132,8 @@ def serve(connection: Connection, environment: Environment, folder: str) -> None
     """A worker's life: carry out commands until told to stop or the parent is gone."""
     # A process that is killed cannot clean up: what its environments write goes where the parent will.
     os.environ["TMPDIR"], tempfile.tempdir = folder, None
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    for number in (signal.SIGINT, signal.SIGTERM):  # Ctrl-C and a scheduler's warning are the parent's to handle
+        signal.signal(number, signal.SIG_IGN)
     slots = EnvironmentSlots(environment)
     try:
         connection.send(READY)

@@ -2,11 +2,11 @@
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from gigpo_lightning.environments.base import Task
 from gigpo_lightning.environments.slots import EnvironmentEvent
-from gigpo_lightning.errors import NothingPlayedError, RunError
+from gigpo_lightning.errors import NothingPlayedError, Preempted, RunError
 from gigpo_lightning.prompts.base import Prompt, Tokenizer
 from gigpo_lightning.rollout.carry_over import CarriedEpisodes
 from gigpo_lightning.rollout.engine import (
@@ -19,6 +19,7 @@ from gigpo_lightning.rollout.engine import (
 )
 from gigpo_lightning.rollout.environment_pool import EnvironmentPool
 from gigpo_lightning.rollout.episode import Episode, EpisodePlayer, Group
+from gigpo_lightning.rollout.interruption import never
 from gigpo_lightning.rollout.progress import ProgressDisplay, RolloutProgress
 from gigpo_lightning.rollout.resumption import Resumption
 from gigpo_lightning.trajectory import TrajectoryGroup
@@ -51,6 +52,7 @@ class Collector:
             two rollouts with the same seed are then equal to the last bit, however quick the workers are. Nothing
             overlaps.
         display: Shows the progress.
+        interrupted: Asked at every turn whether to drop the rollout.
 
     Raises:
         ValueError: If ``max_steps`` < 1, ``max_retries`` < 0, or the engine's context has no room for a prompt.
@@ -70,6 +72,7 @@ class Collector:
         max_retries: int = 2,
         deterministic: bool = False,
         display: ProgressDisplay | None = None,
+        interrupted: Callable[[], bool] = never,
     ) -> None:
         if max_retries < 0:
             raise ValueError(f"max_retries must be >= 0, got {max_retries}")
@@ -88,6 +91,7 @@ class Collector:
         self.max_retries = max_retries
         self.deterministic = deterministic
         self.display = display or ProgressDisplay()
+        self.interrupted = interrupted
 
     def play(
         self,
@@ -114,6 +118,7 @@ class Collector:
 
         Raises:
             NothingPlayedError: If every group was dropped; the message names a task and what failed.
+            Preempted: If it was interrupted.
             RunError: If the engine or the workers cannot go on.
             ValueError: If a task's shortest prompt has no room in the context.
         """
@@ -183,6 +188,8 @@ class _Rollout:
         while not self.state.enough(self.group_size, self.wanted):
             self._submit()
             self._hear_engine()
+            if self.collector.interrupted():
+                raise Preempted(f"{self.progress.name} was interrupted")
             self._begin_episodes()
             if self.queue and not (self.stepping or self.waiting or self.generating or self.abandoned):
                 raise RunError(f"no environment slot is free for {len(self.queue)} episodes, and none will be")
@@ -321,12 +328,14 @@ class _Rollout:
     def _poll_engine(self) -> list[Completion]:
         """The engine's next replies; fewer, or none, if enough has come together meanwhile to be submitted."""
         engine = self.collector.engine
-        if self.collector.deterministic or not isinstance(engine, Interruptible):
+        if not isinstance(engine, Interruptible):
             return engine.poll()
-        return engine.poll_unless(self._listen)
+        return engine.poll_unless(self.collector.interrupted if self.collector.deterministic else self._listen)
 
     def _listen(self) -> bool:
         """Hear environments between two steps of the engine; whether what waits is worth interrupting it."""
+        if self.collector.interrupted():
+            return True
         if not self.stepping:
             return False
         clock = time.perf_counter()

@@ -77,3 +77,22 @@ def test_a_single_evaluation_is_not_compared_with_itself(folder, caplog):
     run(folder, num_sanity_val_steps=0)
     (line,) = [line for line in caplog.messages if line.startswith("held-out success on valid_unseen")]
     assert line.endswith("at version 2; no other to compare with")
+
+
+def test_the_first_evaluation_is_remembered_by_a_run_that_goes_on(folder, caplog):
+    trainer, _, evaluation, _ = run(folder)
+    trainer.save_checkpoint(folder / "two.ckpt")
+    caplog.set_level(logging.INFO)
+    caplog.clear()
+    module, again = tiny_module(), HeldOutEvaluation()
+    later = walking_data(random_walk(module), held_out_splits=["valid_seen", "valid_unseen"])
+    options = {"max_epochs": 4, "check_val_every_n_epoch": 2, "num_sanity_val_steps": -1}
+    quiet_trainer(folder, ScriptedSync(), again, **options).fit(module, later, ckpt_path=folder / "two.ckpt")
+    assert {split: [version for version, _ in each] for split, each in again.evaluations.items()} == {
+        "valid_seen": [0, 2, 4],  # and none is played for a second time
+        "valid_unseen": [0, 2, 4],
+    }
+    assert again.evaluations["valid_seen"][:2] == evaluation.evaluations["valid_seen"]
+    (line,) = [line for line in caplog.messages if line.startswith("held-out success on valid_seen")]
+    assert "before (version 0)" in line
+    assert "after (version 4)" in line

@@ -15,6 +15,7 @@ from gigpo_lightning.environments.gridworld import gridworld_words
 from gigpo_lightning.prompts.gridworld import gridworld_markers
 from gigpo_lightning.trajectory import StepTable
 from modules import GiGPOModule, TinyPolicy
+from tests import resume_run
 from tests.scripted_run import ScriptedSync, quiet_trainer, random_walk, walking_data
 
 
@@ -229,6 +230,44 @@ def test_a_checkpoint_of_another_policy_is_refused_by_the_first_weight_that_diff
         with pytest.raises(ValueError, match=f"must name a checkpoint of this policy; in this one {name}"):
             module.on_load_checkpoint(checkpoint | {"state_dict": others})
     module.on_load_checkpoint(checkpoint | {"state_dict": weights})
+
+
+def resume(tmp_path, module, change):
+    """Go on from a run's checkpoint after a change of what is in it."""
+    trainer = fit(make_module(resume_run.RememberingGiGPO()), tmp_path)
+    trainer.save_checkpoint(tmp_path / "kept.ckpt")
+    checkpoint = torch.load(tmp_path / "kept.ckpt", weights_only=True)
+    change(checkpoint)
+    torch.save(checkpoint, tmp_path / "changed.ckpt")
+    trainer = quiet_trainer(tmp_path, ScriptedSync(), max_epochs=2, limit_val_batches=0)
+    trainer.fit(module, walking_data(random_walk(module)), ckpt_path=tmp_path / "changed.ckpt")
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (lambda checkpoint: checkpoint["gigpo"].pop("random_states"), "gigpo.random_states is missing"),
+        (lambda checkpoint: checkpoint["gigpo"].update(random_states=[]), "gigpo.random_states is missing"),
+        (lambda checkpoint: checkpoint["gigpo"]["random_states"][0].pop("numpy"), "random states must be those of"),
+        (lambda checkpoint: checkpoint["gigpo"].update(iteration="two"), "gigpo.iteration is missing"),
+        (lambda checkpoint: checkpoint.pop("optimizer_states"), "this one has weights only"),
+        (
+            lambda checkpoint: checkpoint["optimizer_states"][0]["param_groups"][0]["params"].pop(),
+            "with this optimizer",
+        ),
+        (lambda checkpoint: checkpoint["lr_schedulers"].append({}), "it had one, this run has none"),
+        (lambda checkpoint: checkpoint["gigpo"].update(credit={}), "of a run with this RememberingGiGPO"),
+    ],
+)
+def test_a_checkpoint_that_one_cannot_go_on_from_is_refused_before_anything_is_taken(tmp_path, change, why):
+    module = make_module(resume_run.RememberingGiGPO())
+    module.configure_model()
+    before = weights(module)
+    with pytest.raises(ValueError, match=why) as refused:
+        resume(tmp_path, module, change)
+    assert str(refused.value).startswith(f"ckpt_path '{tmp_path / 'changed.ckpt'}' must name a checkpoint")
+    assert torch.equal(weights(module), before)
+    assert (module.policy_version, module.iteration, len(module.credit.returns)) == (0, 0, 0)
 
 
 def test_a_norm_that_lets_nothing_through_is_refused():

@@ -1,0 +1,91 @@
+"""The callback that ends a run in good order when a scheduler wants the machine back."""
+
+import logging
+from pathlib import Path
+from types import FrameType
+from typing import Any, cast
+
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.trainer.states import TrainerFn
+
+from gigpo_lightning.errors import Preempted
+from gigpo_lightning.ranks import gather
+
+_logger = logging.getLogger(__name__)
+
+
+class Preemption(Callback):
+    """On SIGTERM, stops a fit between two updates, writes a checkpoint, and ends the process with exit code 143.
+
+    A rollout under way is dropped; an update or an evaluation under way is finished with its epoch. The checkpoint
+    is that of the last epoch's end, so that a run which goes on from it is the one that was not stopped. Other
+    subcommands have nothing to keep, and end at once.
+
+    Differs from Lightning, which stops between two updates of one epoch, and whose handler waits for the other
+    processes.
+
+    Args:
+        file_name: Name of the checkpoint, beside the run's others.
+    """
+
+    def __init__(self, file_name: str = "preempted.ckpt") -> None:
+        self.file_name = file_name
+        self.asked = False
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Take SIGTERM over from Lightning, and have the DataModule ask before and during each rollout."""
+        self.asked = False
+
+        def on_sigterm(number: int, frame: FrameType | None) -> None:
+            self._stop(trainer, number)
+
+        # Lightning registers its handlers after the last hook before the first rollout.
+        cast("Any", trainer)._signal_connector._sigterm_notifier_fn = on_sigterm
+        data = cast("Any", trainer).datamodule
+        if hasattr(data, "should_stop"):
+            data.should_stop = lambda: self.asked
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop where there is no rollout to be dropped.
+
+        Raises:
+            Preempted: If a rank was asked to stop.
+        """
+        plays = hasattr(cast("Any", trainer).datamodule, "should_stop")
+        if not plays and any(gather(self.asked)):
+            raise Preempted(f"epoch {trainer.current_epoch} was not begun")
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Write the checkpoint, and say how to go on."""
+        if not isinstance(exception, Preempted) or cast("Any", trainer).fast_dev_run:
+            return
+        progress = cast("Any", trainer.fit_loop.epoch_progress)
+        for each in (progress.total, progress.current):
+            each.ready = each.started = each.processed  # the epoch that was begun will be begun again, with its hooks
+        path = _checkpoints(trainer) / self.file_name
+        trainer.save_checkpoint(path, weights_only=False)
+        if trainer.is_global_zero:
+            done = progress.current.processed
+            _logger.info("stopped by SIGTERM, %d epochs done; go on with --ckpt_path last, or %s", done, path)
+        elif isinstance(getattr(trainer.strategy, "cluster_environment", None), LightningEnvironment):
+            exception.exit_code = 0  # Lightning kills the first rank when one that it started fails
+
+    def _stop(self, trainer: Trainer, number: int) -> None:
+        if trainer.state.fn != TrainerFn.FITTING:
+            raise SystemExit(Preempted.exit_code)
+        if not self.asked:
+            launcher = trainer.strategy.launcher
+            if launcher is not None:
+                launcher.kill(number)
+            _logger.info("SIGTERM: the rollout is dropped, or else the epoch finished; then the run stops")
+        self.asked = True
+
+
+def _checkpoints(trainer: Trainer) -> Path:
+    """Where the run's checkpoints are."""
+    for callback in trainer.checkpoint_callbacks:
+        if isinstance(callback, ModelCheckpoint) and callback.dirpath:
+            return Path(callback.dirpath)
+    return Path(trainer.log_dir or trainer.default_root_dir) / "checkpoints"
