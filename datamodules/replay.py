@@ -2,6 +2,7 @@
 
 import re
 import time
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
@@ -76,7 +77,7 @@ class ReplayDataModule(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Minibatch]:
         """One epoch's minibatches, read when first asked for."""
-        return stream(lambda: iter(self.minibatches()))
+        return stream(self._epoch_minibatches)
 
     def minibatches(self) -> list[Minibatch]:
         """The current epoch's; read once, however often Lightning asks."""
@@ -119,6 +120,9 @@ class ReplayDataModule(LightningDataModule):
             )
         )
         return self._minibatches
+
+    def _epoch_minibatches(self) -> Iterator[Minibatch]:
+        yield from self.minibatches()
 
     def _trainer(self) -> Any:
         if self.trainer is None:

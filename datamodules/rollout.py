@@ -26,7 +26,7 @@ from gigpo_lightning.rollout.group_sampler import GroupSampler, PlayedGroups, pl
 from gigpo_lightning.rollout.interruption import never, play_unless_stopped
 from gigpo_lightning.rollout.progress import RolloutProgress
 from gigpo_lightning.rollout.record import HeldOutEpisodes, Rollout
-from gigpo_lightning.rollout.tasks import epoch_tasks, more_tasks
+from gigpo_lightning.rollout.tasks import check_share, epoch_tasks, more_tasks
 from gigpo_lightning.rollout.worker_pool import Deadlines
 from gigpo_lightning.trajectory import StepTable, TrajectoryGroup
 from modules import GiGPOModule
@@ -162,12 +162,8 @@ class RolloutDataModule(LightningDataModule):
         Raises:
             ValueError: If an epoch wants more tasks than the training panel holds, or fewer than there are ranks.
         """
-        ranks = self._trainer().world_size
-        if stage == "fit" and self.tasks_per_epoch < ranks:
-            raise ValueError(
-                f"tasks_per_epoch must be >= {ranks}, the number of ranks (trainer.devices times trainer.num_nodes), "
-                f"got {self.tasks_per_epoch}: each plays whole groups"
-            )
+        if stage == "fit":
+            check_share(self.tasks_per_epoch, self._trainer().world_size)
         splits = {
             "fit": (self.train_split, *self.held_out_splits),
             "validate": self.held_out_splits,

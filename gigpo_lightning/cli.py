@@ -17,9 +17,11 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.plugins.io import CheckpointIO
+from lightning.pytorch.utilities import rank_zero_only
 
 from callbacks import Preemption
 from gigpo_lightning.errors import Preempted, RunError
+from gigpo_lightning.plan import plan
 from modules import AtomicCheckpointIO
 from modules.checkpoint_io import check_whole
 
@@ -63,6 +65,8 @@ class GigpoCLI(LightningCLI):
         # Written out by argparse, the usage is a screen of options that the help lists again.
         parser.usage = f"gigpo {subcommand} --config CONFIG [--KEY VALUE ...]"
         parser.epilog = _MORE_HELP.format(subcommand=subcommand)
+        if subcommand == "fit":
+            parser.add_argument("--dry_run", action="store_true", help="Say what would be done, and do none of it.")
         return parser
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -80,7 +84,27 @@ class GigpoCLI(LightningCLI):
             plugins.append(AtomicCheckpointIO())
         if not any(isinstance(callback, Preemption) for callback in callbacks):
             callbacks.append(Preemption())
-        return super().instantiate_trainer(plugins=plugins, callbacks=callbacks, **kwargs)
+        try:
+            return super().instantiate_trainer(plugins=plugins, callbacks=callbacks, **kwargs)
+        except (ValueError, MisconfigurationException) as error:
+            if "`fsdp`" in str(error) and "GPU" in str(error):
+                raise ValueError(
+                    "trainer.strategy 'fsdp' needs GPUs; on CPUs use 'fsdp2', which shards there as well as on GPUs"
+                ) from error
+            raise
+
+    def fit(self, model: LightningModule, **kwargs: Any) -> None:
+        """Train, or only say what would be done."""
+        if self.config_init["fit"]["dry_run"]:
+            for line in plan(self.trainer, model, self.datamodule):
+                _logger.info(line)
+            return
+        self.trainer.fit(model, **kwargs)
+
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        kwargs = super()._prepare_subcommand_kwargs(subcommand)
+        kwargs.pop("dry_run", None)
+        return kwargs
 
     def _parse_ckpt_path(self) -> None:
         """Leave the checkpoint unread: the configuration alone says what a run is, and its loader what is wrong."""
@@ -194,7 +218,10 @@ def build_cli(args: Any = None, run: bool = True) -> GigpoCLI:
 
 def main() -> None:
     """Run the command line; what a user can mend ends with one line, not a traceback."""
-    logging.basicConfig(level=os.environ.get("GIGPO_LOG_LEVEL", "INFO"), format="%(message)s", stream=sys.stderr)
+    rank = getattr(rank_zero_only, "rank", 0)
+    # What every rank would say, the first says; what went wrong, each.
+    default, form = ("WARNING", f"rank {rank}: %(message)s") if rank else ("INFO", "%(message)s")
+    logging.basicConfig(level=os.environ.get("GIGPO_LOG_LEVEL", default), format=form, stream=sys.stderr)
     for noisy in ("httpx", "fsspec", "urllib3", "py4j"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     for message in _KNOWN_WARNINGS:

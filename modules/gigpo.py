@@ -247,9 +247,8 @@ class GiGPOModule(LightningModule):
         What is never trained is left out: a reference, and the weights beside adapters, come from where they came from.
         """
         frozen = self._frozen()
-        checkpoint["state_dict"] = {
-            name: weight for name, weight in checkpoint["state_dict"].items() if name not in frozen
-        }
+        for name in frozen & checkpoint.get("state_dict", {}).keys():
+            del checkpoint["state_dict"][name]
         checkpoint["gigpo"] = {
             "policy_version": self.policy_version,
             "iteration": self.iteration,

@@ -262,3 +262,26 @@ def test_the_parsed_defaults_are_those_of_the_paper():
 def test_one_seed_reaches_the_tasks_order_and_the_sampling_noise():
     cli = build_cli(["--config", str(ROOT / "configs/gridworld_cpu.yaml"), "--seed_everything", "3"], run=False)
     assert cli.datamodule.seed == 3
+
+
+def test_a_dry_run_plans_for_machines_that_are_not_there(tmp_path: Path):
+    options = ["--trainer.num_nodes", "4", "--trainer.devices", "2", "--trainer.strategy", "fsdp2", "--dry_run"]
+    result = gigpo(tmp_path, "fit", "--config", "configs/gridworld_cpu.yaml", *options)
+    assert result.returncode == 0, result.stderr
+    assert "8 ranks: 4 machines with 2 each, CPUAccelerator, FSDP2Strategy" in result.stderr
+    assert "a rank plays 2 groups on its own VLLMEngine" in result.stderr
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--trainer.num_nodes", "9", "--trainer.devices", "2"], "tasks_per_epoch must be >= 18, the number of ranks"),
+        (["--trainer.strategy", "fsdp"], "trainer.strategy 'fsdp' needs GPUs; on CPUs use 'fsdp2'"),
+    ],
+)
+def test_a_dry_run_finds_what_the_run_would_have_found(options: list[str], message: str, tmp_path: Path):
+    result = gigpo(tmp_path, "fit", "--config", "configs/gridworld_cpu.yaml", *options, "--dry_run")
+    assert result.returncode == 2
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr

@@ -7,6 +7,19 @@ import numpy as np
 from gigpo_lightning.environments.base import Task, TaskPanel
 
 
+def check_share(tasks_per_epoch: int, ranks: int) -> None:
+    """Refuse more ranks than there are groups to be played.
+
+    Raises:
+        ValueError: If a rank would have none.
+    """
+    if tasks_per_epoch < ranks:
+        raise ValueError(
+            f"tasks_per_epoch must be >= {ranks}, the number of ranks (trainer.devices times trainer.num_nodes), got "
+            f"{tasks_per_epoch}: each plays whole groups"
+        )
+
+
 def epoch_tasks(panel: TaskPanel, tasks_per_epoch: int, epoch: int, seed: int) -> Sequence[Task]:
     """Choose an epoch's tasks: the panel is shuffled anew for each pass over it, and dealt out epoch by epoch.
 
