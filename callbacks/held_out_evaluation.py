@@ -14,6 +14,7 @@ from torchmetrics import MeanMetric
 from gigpo_lightning.bootstrap import paired_bootstrap
 from gigpo_lightning.ranks import gather
 from gigpo_lightning.rollout.record import HeldOutEpisodes
+from gigpo_lightning.trajectory import Trajectory
 
 _logger = logging.getLogger(__name__)
 
@@ -35,15 +36,8 @@ class HeldOutEvaluation(Callback):
         self._metrics: dict[str, MeanMetric] = {}
 
     def state_dict(self) -> dict[str, Any]:
-        """The evaluations of all ranks, so that the last line of a resumed run compares with the first of all."""
-        ranks = gather(dict(self.evaluations))
-        merged: dict[str, list[tuple[int, dict[str, float]]]] = {}
-        for split, evaluations in ranks[0].items():
-            parts = zip(*(rank[split] for rank in ranks), strict=True)
-            versions = [version for version, _ in evaluations]
-            games = [{game: rate for _, rates in part for game, rate in rates.items()} for part in parts]
-            merged[split] = list(zip(versions, games, strict=True))
-        return {"evaluations": merged}
+        """The evaluations, so that the last line of a resumed run compares with the first of all."""
+        return {"evaluations": dict(self.evaluations)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take them back."""
@@ -121,41 +115,45 @@ class HeldOutEvaluation(Callback):
         return lines
 
     def _count(self, trainer: Trainer, pl_module: LightningModule, episodes: HeldOutEpisodes) -> None:
+        """Count the episodes of all ranks, which have shared the games out among them; one writes them down."""
+        ours = [self._line(trainer, episodes, each) for each in episodes.trajectories()]
+        lines = [line for of_rank in gather(ours) for line in of_rank]
         success: dict[str, list[bool]] = defaultdict(list)
-        lines = []
-        for group in episodes.groups:
-            for trajectory in group.trajectories:
-                prefix = f"held_out/{episodes.split}"
-                self._update(f"{prefix}/success_rate", float(trajectory.success))
-                self._update(f"{prefix}/{trajectory.kind}/success_rate", float(trajectory.success))
-                self._update(f"{prefix}/return", trajectory.episode_return)
-                self._update(f"{prefix}/episode_length", float(len(trajectory.steps)))
-                success[trajectory.task_id].append(trajectory.success)
-                lines.append(
-                    {
-                        "split": episodes.split,
-                        "epoch": trainer.current_epoch,
-                        "policy_version": episodes.policy_version,
-                        "temperature": episodes.temperature,
-                        "task_id": trajectory.task_id,
-                        "kind": trajectory.kind,
-                        "repeat": trajectory.episode_index,
-                        "success": trajectory.success,
-                        "return": trajectory.episode_return,
-                        "steps": len(trajectory.steps),
-                        "stop_reason": str(trajectory.stop_reason),
-                    }
-                )
+        for line in lines:
+            prefix = f"held_out/{episodes.split}"
+            self._update(f"{prefix}/success_rate", float(line["success"]))
+            self._update(f"{prefix}/{line['kind']}/success_rate", float(line["success"]))
+            self._update(f"{prefix}/return", line["return"])
+            self._update(f"{prefix}/episode_length", float(line["steps"]))
+            success[line["task_id"]].append(line["success"])
         rates = {task: sum(won) / len(won) for task, won in success.items()}
         self.evaluations[episodes.split].append((episodes.policy_version, rates))
-        if trainer.log_dir is not None:
-            folder = Path(trainer.log_dir)
+        log_dir = trainer.log_dir  # asked on every rank: it is broadcast
+        if log_dir is not None and trainer.is_global_zero:
+            folder = Path(log_dir)
             folder.mkdir(parents=True, exist_ok=True)
             with (folder / self.file_name).open("a") as record:
                 record.writelines(json.dumps(line) + "\n" for line in lines)
 
+    def _line(self, trainer: Trainer, episodes: HeldOutEpisodes, trajectory: Trajectory) -> dict[str, Any]:
+        return {
+            "split": episodes.split,
+            "epoch": trainer.current_epoch,
+            "policy_version": episodes.policy_version,
+            "temperature": episodes.temperature,
+            "task_id": trajectory.task_id,
+            "kind": trajectory.kind,
+            "repeat": trajectory.episode_index,
+            "success": trajectory.success,
+            "return": trajectory.episode_return,
+            "steps": len(trajectory.steps),
+            "stop_reason": str(trajectory.stop_reason),
+        }
+
     def _update(self, name: str, value: float) -> None:
-        self._metrics.setdefault(name, MeanMetric()).update(torch.tensor(value, dtype=torch.float64))
+        self._metrics.setdefault(name, MeanMetric(sync_on_compute=False)).update(
+            torch.tensor(value, dtype=torch.float64)
+        )
 
 
 def _version(pl_module: LightningModule) -> int:
