@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -110,9 +111,12 @@ def steps(arguments: argparse.Namespace) -> list[Pair]:
     chosen = [found[order[index % len(found)]] for index in range(arguments.rows)]
     # Another pass's prompts are other ones.
     moved = [37 * (index // len(found)) for index in range(arguments.rows)]
+
+    def renamed(tokens: Sequence[int], by: int) -> list[int]:
+        return [int(noise[(token + by) % arguments.vocabulary]) for token in tokens]
+
     return [
-        ([int(noise[i + by]) for i in step.prompt_ids], [int(noise[i + by]) for i in step.completion_ids])
-        for step, by in zip(chosen, moved, strict=True)
+        (renamed(step.prompt_ids, by), renamed(step.completion_ids, by)) for step, by in zip(chosen, moved, strict=True)
     ]
 
 
