@@ -38,6 +38,7 @@ def main() -> None:
     parser.add_argument("--hidden", type=int, default=64)
     parser.add_argument("--layers", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--once", action="store_true", help="leave out the times for more steps")
     parser.add_argument("--way", choices=["padded", "rows", "shared"], help="measure this one, here")
     parser.add_argument("--keep", type=Path, help="write the gradient to this file")
     arguments = parser.parse_args()
@@ -66,8 +67,8 @@ def report(arguments: argparse.Namespace, folder: Path) -> None:
         assert off < 1e-5, f"the gradients of {way} and padded must be equal to 1e-5, but differ by {off:.1e}"
         ratios = f"{one['seconds'] / base['seconds']:7.2f}{one['peak_mib'] / base['peak_mib']:8.2f}"
         lines.append(f"{way:8}{one['tokens']:9.0f}{one['seconds']:9.2f}{one['peak_mib']:10.0f}{ratios}{off:17.1e}")
-    lines.append("shared, more steps:")
-    for share in (4, 2, 1):
+    lines += [] if arguments.once else ["shared, more steps:"]
+    for share in () if arguments.once else (4, 2, 1):
         one = run("shared", 8 * arguments.rows // share)
         per_token = 1e6 * one["seconds"] / one["tokens"]
         lines.append(

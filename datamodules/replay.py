@@ -4,6 +4,7 @@ import re
 import time
 from collections.abc import Iterator
 from functools import cached_property
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,10 +17,10 @@ from gigpo_lightning.rollout.episode import noise_seed
 from gigpo_lightning.rollout.progress import RolloutProgress
 from gigpo_lightning.rollout.record import Rollout
 from gigpo_lightning.rollout.store import read_trajectories
-from gigpo_lightning.trajectory import StepTable
+from gigpo_lightning.trajectory import StepTable, TrajectoryGroup
 from modules import GiGPOModule
 
-_NAME = re.compile(r"epoch_(\d+)\.parquet")
+_NAME = re.compile(r"epoch_(\d+)(?:\.(\d+))?\.parquet")
 
 
 class ReplayDataModule(LightningDataModule):
@@ -31,7 +32,8 @@ class ReplayDataModule(LightningDataModule):
     not clipped.
 
     Args:
-        folder: Holds ``epoch_0.parquet``, ``epoch_1.parquet`` and so on.
+        folder: Holds ``epoch_0.parquet``, ``epoch_1.parquet`` and so on; of a run with several ranks
+            ``epoch_0.0.parquet``, ``epoch_0.1.parquet``, whose groups are put together.
         minibatch_size: Steps of one optimizer step; default: all steps of the epoch.
         micro_batch_tokens: Longest micro-batch, rows times longest row, in tokens.
         seed: Of the minibatches.
@@ -54,10 +56,13 @@ class ReplayDataModule(LightningDataModule):
             raise ValueError(f"folder must hold epoch_0.parquet and so on, found none in {str(folder)!r}")
 
     @cached_property
-    def files(self) -> dict[int, Path]:
-        """The file of each epoch."""
+    def files(self) -> dict[int, list[Path]]:
+        """The file of each epoch; of a run with several ranks, those of each, in their order."""
         found = ((_NAME.fullmatch(path.name), path) for path in self.folder.glob("epoch_*.parquet"))
-        return {int(match[1]): path for match, path in found if match}
+        files: dict[int, list[Path]] = {}
+        for epoch, _, path in sorted((int(match[1]), int(match[2] or 0), path) for match, path in found if match):
+            files.setdefault(epoch, []).append(path)
+        return files
 
     def setup(self, stage: str) -> None:
         """Refuse what the files cannot serve.
@@ -85,12 +90,12 @@ class ReplayDataModule(LightningDataModule):
         if self.last_rollout is not None and self.last_rollout.epoch == module.iteration:
             return self._minibatches
         epoch, started = module.iteration, time.perf_counter()
-        every_group, temperature = read_trajectories(self.files[epoch])
+        every_group, temperature = self._read(epoch)
         groups = every_group[self._trainer().global_rank :: self._trainer().world_size]
         if not groups:
             raise ValueError(
                 f"trainer.devices times trainer.num_nodes must be <= the {len(every_group)} groups in "
-                f"{self.files[epoch]}, got {self._trainer().world_size}: each rank trains on whole groups"
+                f"{self.files[epoch][0]}, got {self._trainer().world_size}: each rank trains on whole groups"
             )
         read = time.perf_counter()
         table = StepTable.from_groups(groups)
@@ -120,6 +125,12 @@ class ReplayDataModule(LightningDataModule):
             )
         )
         return self._minibatches
+
+    def _read(self, epoch: int) -> tuple[list[TrajectoryGroup], float]:
+        """An epoch's groups in the order of its tasks, which ranks were dealt in turn, and their temperature."""
+        parts = [read_trajectories(path) for path in self.files[epoch]]
+        turns = zip_longest(*(groups for groups, _ in parts))
+        return [group for turn in turns for group in turn if group is not None], parts[0][1]
 
     def _epoch_minibatches(self) -> Iterator[Minibatch]:
         yield from self.minibatches()

@@ -133,6 +133,15 @@ class TestARun:
         for said in ("rollout/episodes_per_second", "rollout/tokens_per_second", "resident memory after iteration 2"):
             assert said in result.stderr
 
+    def test_the_benchmark_of_the_update_gets_the_gradient_of_padded_rows(self, run_folder: Path):
+        file = run_folder / "trajectories" / "epoch_1.parquet"
+        script = [sys.executable, str(ROOT / "benchmarks" / "update.py"), str(file)]
+        options = ["--once", "--rows", "64", "--vocabulary", "500"]
+        result = subprocess.run([*script, *options], capture_output=True, text=True, check=False, timeout=120)
+        assert result.returncode == 0, result.stderr[-2000:]
+        tokens = {line.split()[0]: int(line.split()[1]) for line in result.stdout.splitlines()[2:]}
+        assert tokens["padded"] > tokens["rows"] > tokens["shared"]
+
     def test_every_held_out_game_is_played_once_an_evaluation(self, run_folder: Path):
         lines = [json.loads(line) for line in (run_folder / "evaluations.jsonl").read_text().splitlines()]
         evaluations = {line["policy_version"]: [] for line in lines}
@@ -226,6 +235,18 @@ def test_replaying_a_run_s_episodes_gives_its_weights_to_the_last_bit(run_folder
     )
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+@pytest.mark.slow
+@pytest.mark.vllm
+def test_the_gpu_s_benchmark_runs_at_a_tiny_shape_without_one():
+    script = [sys.executable, str(ROOT / "benchmarks" / "gpu.py"), "--shape", "tiny", "--strategies", "fsdp2", "fsdp"]
+    result = subprocess.run(script, capture_output=True, text=True, check=True, timeout=200)
+    table = {line.split()[0]: line.split()[1:] for line in result.stdout.splitlines() if line.startswith("fsdp")}
+    assert float(table["fsdp2"][0]) > 0
+    assert float(table["fsdp2"][-1]) > 0  # the weights went to vLLM, and the probes agreed
+    if not torch.cuda.is_available():
+        assert table["fsdp"][0] == "failed:"  # and does not take the rest with it
 
 
 @pytest.mark.slow

@@ -11,6 +11,8 @@ from datamodules import ReplayDataModule
 from gigpo_lightning.algorithm import GiGPO, LossSettings, TruncatedCorrection
 from gigpo_lightning.environments.gridworld import gridworld_words
 from gigpo_lightning.prompts.gridworld import gridworld_markers
+from gigpo_lightning.rollout.store import read_trajectories, write_trajectories
+from gigpo_lightning.trajectory import StepTable
 from modules import GiGPOModule, TinyPolicy
 from tests.scripted_run import ScriptedSync, quiet_trainer, random_walk, walking_data
 
@@ -54,6 +56,18 @@ def test_the_same_settings_give_the_same_weights_to_the_last_bit(played, tmp_pat
     replayed = weights(module)
     assert all(torch.equal(replayed[name], expected[name]) for name in expected)
     assert not all(torch.equal(weights(make_module())[name], expected[name]) for name in expected)
+
+
+def test_the_files_of_several_ranks_are_one_epoch(played, tmp_path):
+    source, expected = played
+    for epoch in range(3):
+        groups, temperature = read_trajectories(source / f"epoch_{epoch}.parquet")
+        for rank in range(3):  # of four groups one rank had two
+            part = groups[rank::3]
+            credit = GiGPO().estimate(StepTable.from_groups(part))
+            write_trajectories(tmp_path / f"epoch_{epoch}.{rank}.parquet", part, credit, temperature=temperature)
+    _, module = replay(tmp_path, tmp_path)
+    assert all(torch.equal(weights(module)[name], expected[name]) for name in expected)
 
 
 def test_another_loss_learns_something_else_from_the_same_episodes(played, tmp_path):
