@@ -1,9 +1,11 @@
 """The strategy that shards the policy over all ranks, block by block, on GPUs and on CPUs."""
 
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.fabric.utilities.types import _PATH
 from lightning.pytorch.strategies import ModelParallelStrategy, StrategyRegistry
 from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 
@@ -68,6 +70,19 @@ class FSDP2Strategy(ModelParallelStrategy):
         for block in policy.blocks:
             fully_shard(block, reshard_after_forward=self.reshard_after_forward, **options)
         fully_shard(policy, **options)
+
+    def load_checkpoint(self, checkpoint_path: _PATH, weights_only: bool | None = None) -> dict[str, Any]:
+        """Load a checkpoint, after a look at whose weights it holds: what is loaded here is loaded in place.
+
+        Raises:
+            ValueError: If they are another policy's.
+        """
+        check = getattr(self.lightning_module, "check_weights", None)
+        if check is not None and Path(checkpoint_path).is_file():
+            with torch.serialization.skip_data():  # names and shapes, and not a number
+                theirs = torch.load(checkpoint_path, map_location="cpu", weights_only=True)
+            check(theirs.get("state_dict", {}), f"ckpt_path {str(checkpoint_path)!r} must name a checkpoint")
+        return super().load_checkpoint(checkpoint_path, weights_only)
 
     def model_to_device(self) -> None:
         """Move what is not sharded; what is offloaded stays."""

@@ -269,10 +269,8 @@ class GiGPOModule(LightningModule):
         path = trainer.ckpt_path if trainer is not None else None
         rule = f"ckpt_path {str(path)!r} must name a checkpoint" if path else "ckpt_path must name a checkpoint"
         kept = check_kept(checkpoint, self.credit, rule)
-        if "state_dict" in checkpoint:  # a strategy that shards has loaded the weights itself
-            frozen = self._frozen()
-            ours = {name: weight for name, weight in self.state_dict().items() if name not in frozen}
-            check_weights(checkpoint["state_dict"], ours, rule)
+        if "state_dict" in checkpoint:  # fsdp2 has loaded the weights by now, and has had them checked before
+            self.check_weights(checkpoint["state_dict"], rule)
             if fitting:
                 num_parameters = sum(each.requires_grad for each in self.policy.parameters())
                 check_training_state(checkpoint, num_parameters, self.make_lr_scheduler is not None, rule)
@@ -285,6 +283,15 @@ class GiGPOModule(LightningModule):
             what = "going on from" if fitting else "playing with the policy of"
             done, step = self.iteration, checkpoint.get("global_step")
             _logger.info("%s %s: %d epochs done, global step %s", what, path, done, step)
+
+    def check_weights(self, theirs: dict[str, Tensor], rule: str) -> None:
+        """Refuse the weights of another policy.
+
+        Raises:
+            ValueError: If one is missing, unknown, or of another shape; the message begins with ``rule``.
+        """
+        frozen = self._frozen()
+        check_weights(theirs, {name: ours for name, ours in self.state_dict().items() if name not in frozen}, rule)
 
     def _frozen(self) -> set[str]:
         """Names of the weights that are never trained, as ``state_dict`` has them."""

@@ -70,11 +70,12 @@ def main() -> None:
     parser.add_argument("--resume", type=Path)
     parser.add_argument("--epochs", type=int, default=EPOCHS)
     parser.add_argument("--lora", action="store_true")
+    parser.add_argument("--width", type=int, default=32)
     parser.add_argument("--carry", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     settings = LossSettings(kl_coefficient=0.1, entropy_coefficient=0.01, aggregation="trajectory")
-    policy = modules.TinyPolicy([gridworld_words, gridworld_markers], hidden_size=32, max_length=64)
+    policy = modules.TinyPolicy([gridworld_words, gridworld_markers], hidden_size=arguments.width, max_length=64)
     module = modules.GiGPOModule(
         modules.LoraPolicy(policy, rank=4) if arguments.lora else policy,
         GiGPO(),

@@ -72,6 +72,22 @@ def test_sharded_adapters_learn_what_whole_ones_do(tmp_path: Path):
 
 
 @pytest.mark.slow
+def test_what_sharded_ranks_have_kept_one_process_goes_on_from_and_another_policy_does_not(tmp_path: Path):
+    whole = run(tmp_path / "whole", 1, "auto", "--lora")
+    kept = tmp_path / "kept.ckpt"
+    run(tmp_path / "first", 2, "fsdp2", "--lora", "--epochs", "1", "--checkpoint", str(kept))
+    names = torch.load(kept, weights_only=True)["state_dict"].keys()
+    assert names
+    assert all("lora_" in name for name in names)  # neither the weights beside them nor a reference
+    rest = run(tmp_path / "rest", 1, "auto", "--lora", "--resume", str(kept))
+    torch.testing.assert_close(rest["weights"], whole["weights"], **TOLERANCE)
+    process = start(tmp_path / "other", 1, "fsdp2", "--lora", "--width", "64", "--resume", str(kept))
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode != 0
+    assert "must name a checkpoint of this policy; in this one" in errors
+
+
+@pytest.mark.slow
 def test_lightning_s_first_fsdp_gives_its_blocks_weights_and_norm():
     command = [sys.executable, "-m", *TORCHRUN, "tests.fsdp_run"]
     result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, cwd=ROOT)
