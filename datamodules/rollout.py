@@ -116,8 +116,7 @@ class RolloutDataModule(LightningDataModule):
         self.minibatch_size = minibatch_size
         self.micro_batch_tokens = micro_batch_tokens
         self.train_split = train_split
-        self.held_out_splits = tuple(held_out_splits)
-        self.test_splits = tuple(test_splits)
+        self.held_out_splits, self.test_splits = tuple(held_out_splits), tuple(test_splits)
         self.predict_split = predict_split
         self.held_out_repeats = held_out_repeats
         self.held_out_tasks = held_out_tasks
