@@ -145,8 +145,11 @@ def count(pairs: list[Pair]) -> BatchCounts:
 def our_update(policy: Policy, pairs: list[Pair], advantage: torch.Tensor, arguments: argparse.Namespace) -> int:
     layout: Layout = arguments.way
     tokens = 0
-    for part in plan_micro_batches(pairs, arguments.tokens, layout):
-        batch = make_token_batch([pairs[index] for index in part], PAD, layout)
+    for blocks in plan_micro_batches(pairs, arguments.tokens, layout):
+        part = [index for block in blocks for index in block]
+        places = iter(range(len(part)))
+        planned = [[next(places) for _ in block] for block in blocks]
+        batch = make_token_batch([pairs[index] for index in part], PAD, layout, planned)
         logprobs, entropy = policy(batch)
         loss_of(logprobs, entropy, batch.action_mask, advantage[part], count(pairs)).backward()
         tokens += batch.input_ids.numel()

@@ -9,7 +9,7 @@ class AnchorStats(Callback):
     """Logs the anchor groups of each epoch's rollout under ``anchors/``: what the step level had to work with.
 
     Many singletons mean that few steps were compared with another; a small step-to-episode ratio means that the step
-    level hardly moves the advantage.
+    level hardly moves the advantage. Of several ranks it is the mean, each counted alike.
     """
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -33,9 +33,10 @@ class Transcripts(Callback):
         """Write the epoch's rollout."""
         rollout = cast("Rollout | None", cast("Any", trainer).datamodule.last_rollout)
         due = self.every_n_epochs and rollout is not None and rollout.epoch % self.every_n_epochs == 0
-        if due and rollout is not None and trainer.log_dir is not None:
+        log_dir = trainer.log_dir
+        if due and rollout is not None and log_dir is not None:
             groups, credit = rollout.groups, rollout.credit
-            self._write(trainer, pl_module, f"epoch_{rollout.epoch}", groups, credit, rollout.temperature)
+            self._write(trainer, log_dir, pl_module, f"epoch_{rollout.epoch}", groups, credit, rollout.temperature)
 
     def on_validation_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *args: Any
@@ -60,23 +61,25 @@ class Transcripts(Callback):
 
         One episode of a task has none to be compared with: ``held_out_repeats`` says how many there are.
         """
-        if isinstance(batch, HeldOutEpisodes):
+        log_dir = trainer.log_dir  # asked on every rank: it is broadcast
+        if isinstance(batch, HeldOutEpisodes) and batch.groups:  # of few tasks a rank may have none
             estimator = copy.deepcopy(cast("GiGPOModule", pl_module).credit)  # one that remembers must not learn of it
             credit = estimator.estimate(StepTable.from_groups(batch.groups))
             name = f"predict_{batch.split}"
-            path = self._write(trainer, pl_module, name, batch.groups, credit, batch.temperature)
+            path = self._write(trainer, log_dir, pl_module, name, batch.groups, credit, batch.temperature)
             _logger.info("episodes written to %s", path)
 
     def _write(
         self,
         trainer: Trainer,
+        log_dir: str | None,
         pl_module: LightningModule,
         name: str,
         groups: Sequence[TrajectoryGroup],
         credit: Credit,
         temperature: float,
     ) -> Path:
-        folder = Path(trainer.log_dir or trainer.default_root_dir) / "trajectories"
+        folder = Path(log_dir or trainer.default_root_dir) / "trajectories"
         rank = f".{trainer.global_rank}" if trainer.world_size > 1 else ""
         path = folder / f"{name}{rank}.parquet"
         prompt_text = cast("GiGPOModule", pl_module).policy.tokenizer.exact_text

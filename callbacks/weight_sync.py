@@ -121,7 +121,7 @@ class WeightSync(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the latest sync."""
-        pl_module.log_dict(self.metrics, sync_dist=True)
+        pl_module.log_dict(self.metrics, sync_dist=True, reduce_fx="max")  # of any rank
 
     def _probes(self, policy: Policy) -> list[list[int]]:
         """Random tokens: every embedding is as likely to be asked for as any other."""

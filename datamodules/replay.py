@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 
 from datamodules.stream import stream
 from gigpo_lightning.batch import Minibatch, make_minibatches
+from gigpo_lightning.ranks import end_processes
 from gigpo_lightning.rollout.episode import noise_seed
 from gigpo_lightning.rollout.progress import RolloutProgress
 from gigpo_lightning.rollout.record import Rollout
@@ -26,10 +27,10 @@ _NAME = re.compile(r"epoch_(\d+)(?:\.(\d+))?\.parquet")
 class ReplayDataModule(LightningDataModule):
     """Trains on the episodes that a run's ``Transcripts`` wrote: its epoch N on the file of epoch N.
 
-    Credit is assigned anew, by the module's own estimator. With the settings of the run that wrote the files every
-    update is that run's, to the last bit; with another estimator or loss it shows what that would have made of them.
-    From the second update on such episodes are another policy's, which the importance ratio corrects as far as it is
-    not clipped.
+    Credit is assigned anew, by the module's own estimator. With the settings of the run that wrote the files, and its
+    number of ranks, every update is that run's, to the last bit; with another estimator or loss it shows what that
+    would have made of them. From the second update on such episodes are another policy's, which the importance ratio
+    corrects as far as it is not clipped.
 
     Args:
         folder: Holds ``epoch_0.parquet``, ``epoch_1.parquet`` and so on; of a run with several ranks
@@ -83,6 +84,10 @@ class ReplayDataModule(LightningDataModule):
     def train_dataloader(self) -> DataLoader[Minibatch]:
         """One epoch's minibatches, read when first asked for."""
         return stream(self._epoch_minibatches)
+
+    def on_exception(self, exception: BaseException) -> None:
+        """End the ranks that would wait for this one in vain."""
+        end_processes(getattr(self._trainer().strategy.launcher, "procs", ()))
 
     def minibatches(self) -> list[Minibatch]:
         """The current epoch's; read once, however often Lightning asks."""

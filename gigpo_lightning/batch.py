@@ -108,7 +108,7 @@ def make_minibatches(
         rows = [ours[place] for place in places if place in ours]
         pairs = [(steps[row].prompt_ids, steps[row].completion_ids) for row in rows]
         micro_batches = [
-            make_step_batch([rows[i] for i in part], steps, share, credit, pad_token_id, layout)
+            make_step_batch([[rows[i] for i in block] for block in part], steps, share, credit, pad_token_id, layout)
             for part in plan_micro_batches(pairs, micro_batch_tokens, layout)
         ]
         parts.append(micro_batches)
@@ -199,7 +199,7 @@ def plan_minibatches(num_rows: int, minibatch_size: int | None, seed: int) -> li
 
 
 def make_step_batch(
-    rows: Sequence[int],
+    blocks: Sequence[Sequence[int]],
     steps: Sequence[Step],
     trajectory_share: Sequence[float],
     credit: Credit,
@@ -209,7 +209,7 @@ def make_step_batch(
     """Put steps into tensors.
 
     Args:
-        rows: Which, by their rows in the rollout's table.
+        blocks: Which, by their rows in the rollout's table; those of a block share their prompt.
         steps: All of the rollout's, in the table's order.
         trajectory_share: One over the number of steps of each step's trajectory.
         credit: Of the rollout.
@@ -219,6 +219,7 @@ def make_step_batch(
     Raises:
         ValueError: If a step has not one log-probability per written token.
     """
+    rows = [row for block in blocks for row in block]
     chosen = [steps[row] for row in rows]
     for row, step in zip(rows, chosen, strict=True):
         if len(step.logprobs) != len(step.completion_ids):
@@ -226,7 +227,10 @@ def make_step_batch(
                 f"logprobs must match completion_ids, got {len(step.logprobs)} for {len(step.completion_ids)} tokens "
                 f"in row {row}"
             )
-    tokens = make_token_batch([(step.prompt_ids, step.completion_ids) for step in chosen], pad_token_id, layout)
+    place = iter(range(len(rows)))
+    places = [[next(place) for _ in block] for block in blocks]
+    pairs = [(step.prompt_ids, step.completion_ids) for step in chosen]
+    tokens = make_token_batch(pairs, pad_token_id, layout, places)
     engine_logprobs = torch.zeros(tokens.reply_ids.shape)
     engine_logprobs[tokens.action_mask] = torch.tensor([value for step in chosen for value in step.logprobs])
     return StepBatch(

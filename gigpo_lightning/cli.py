@@ -84,6 +84,10 @@ class GigpoCLI(LightningCLI):
             plugins.append(AtomicCheckpointIO())
         if not any(isinstance(callback, Preemption) for callback in callbacks):
             callbacks.append(Preemption())
+        if self._is_dry_run() and given.get("accelerator", "auto") not in ("auto", "cpu"):
+            # The machine that plans need not have the devices that are planned with.
+            kwargs |= {"accelerator": "cpu", "devices": self._planned_devices(given.get("devices", "auto"))}
+            kwargs |= {"strategy": "ddp"} if given.get("strategy") == "fsdp" else {}
         try:
             return super().instantiate_trainer(plugins=plugins, callbacks=callbacks, **kwargs)
         except (ValueError, MisconfigurationException) as error:
@@ -93,10 +97,25 @@ class GigpoCLI(LightningCLI):
                 ) from error
             raise
 
+    def _is_dry_run(self) -> bool:
+        return bool(self._get(self.config_init, "dry_run", default=False))
+
+    def _planned_devices(self, devices: Any) -> int:
+        """How many devices a machine's are; without a look at it ``auto`` and -1 could be any number.
+
+        Raises:
+            ValueError: If it is not said.
+        """
+        number = len(devices) if isinstance(devices, list) else int(devices) if str(devices).isdigit() else 0
+        if number < 1:
+            raise ValueError(f"trainer.devices must be a number or a list for --dry_run without them, got {devices!r}")
+        return number
+
     def fit(self, model: LightningModule, **kwargs: Any) -> None:
         """Train, or only say what would be done."""
-        if self.config_init["fit"]["dry_run"]:
-            for line in plan(self.trainer, model, self.datamodule):
+        if self._is_dry_run():
+            given = self._get(self.config_init, "trainer", default={})
+            for line in plan(self.trainer, model, self.datamodule, given.get("accelerator"), given.get("strategy")):
                 _logger.info(line)
             return
         self.trainer.fit(model, **kwargs)

@@ -5,13 +5,15 @@ from typing import Any
 from gigpo_lightning.rollout.tasks import check_share
 
 
-def plan(trainer: Any, module: Any, data: Any) -> list[str]:
+def plan(trainer: Any, module: Any, data: Any, accelerator: Any = None, strategy: Any = None) -> list[str]:
     """Say how a run's work is dealt out over its ranks; nothing is loaded, played or started.
 
     Args:
         trainer: Lightning's, made and not begun.
         module: The LightningModule.
         data: The DataModule.
+        accelerator: What was asked for, if the machine that plans may not have it.
+        strategy: The same.
 
     Raises:
         ValueError: If the ranks cannot share the work.
@@ -20,7 +22,7 @@ def plan(trainer: Any, module: Any, data: Any) -> list[str]:
     lines = [
         f"{type(module).__name__} on {type(data).__name__}, {trainer.max_epochs} epochs",
         f"{_count(ranks, 'rank')}: {_count(trainer.num_nodes, 'machine')} with {trainer.num_devices} each, "
-        f"{type(trainer.accelerator).__name__}, {type(trainer.strategy).__name__}, precision {trainer.precision}",
+        f"accelerator {accelerator or 'auto'}, strategy {_name(strategy or 'auto')}, precision {trainer.precision}",
     ]
     policy = getattr(module, "policy_source", None)
     if policy is not None:
@@ -45,6 +47,10 @@ def _of_rollouts(data: Any, ranks: int) -> list[str]:
         f"micro-batches of at most {data.micro_batch_tokens} tokens a rank",
         f"evaluation on {', '.join(data.held_out_splits)}, dealt out over the ranks",
     ]
+
+
+def _name(strategy: Any) -> str:
+    return strategy if isinstance(strategy, str) else type(strategy).__name__
 
 
 def _count(number: int, one: str, several: str = "") -> str:

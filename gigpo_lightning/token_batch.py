@@ -64,18 +64,22 @@ class TokenBatch:
         return (causal & ((there == 0) | (there == here))).unsqueeze(1)
 
 
-def make_token_batch(pairs: Sequence[Pair], pad_token_id: int, layout: Layout = "shared") -> TokenBatch:
+def make_token_batch(
+    pairs: Sequence[Pair], pad_token_id: int, layout: Layout = "shared", blocks: Sequence[Sequence[int]] | None = None
+) -> TokenBatch:
     """Put prompts and replies into tensors.
 
     Args:
         pairs: Token ids of each prompt and of its reply; S of them, and in this order.
         pad_token_id: Fills rows up.
         layout: How replies lie in rows.
+        blocks: Positions of the pairs that share a prompt's row; default: all that have one prompt, if it is shared.
 
     Raises:
         ValueError: If a prompt is empty: nothing would predict its reply's first token.
     """
-    blocks = shared_prompts(pairs) if layout == "shared" else [[index] for index in range(len(pairs))]
+    if blocks is None:
+        blocks = shared_prompts(pairs) if layout == "shared" else [[index] for index in range(len(pairs))]
     lengths = [block_length(pairs, block) for block in blocks]
     one_row = layout == "packed"
     shape = (1, sum(lengths)) if one_row else (len(blocks), max(lengths))
@@ -116,7 +120,7 @@ def make_token_batch(pairs: Sequence[Pair], pad_token_id: int, layout: Layout = 
     )
 
 
-def plan_micro_batches(pairs: Sequence[Pair], token_budget: int, layout: Layout = "shared") -> list[list[int]]:
+def plan_micro_batches(pairs: Sequence[Pair], token_budget: int, layout: Layout = "shared") -> list[list[list[int]]]:
     """Pack rows of like length together, so that rows times longest row stays within the budget.
 
     A pair longer than the budget gets a micro-batch of its own: it is never cut.
@@ -127,28 +131,28 @@ def plan_micro_batches(pairs: Sequence[Pair], token_budget: int, layout: Layout 
         layout: How replies lie in rows.
 
     Returns:
-        Positions in ``pairs``, each once, shortest rows first.
+        Of each micro-batch, shortest rows first, the blocks of ``make_token_batch``: positions in ``pairs``, each once.
 
     Raises:
         ValueError: If ``token_budget`` is not positive.
 
     Example:
         >>> plan_micro_batches([([1, 2], [3]), ([1, 2], [4]), ([5], [6, 7, 8, 9])], token_budget=6)
-        [[0, 1], [2]]
+        [[[0, 1]], [[2]]]
     """
     if token_budget < 1:
         raise ValueError(f"token_budget must be >= 1, got {token_budget}")
     blocks = [[index] for index in range(len(pairs))]
     if layout == "shared":
         blocks = [part for block in shared_prompts(pairs) for part in _split(pairs, block, token_budget)]
-    plan: list[list[int]] = []
+    plan: list[list[list[int]]] = []
     rows = tokens = 0
     for length, block in sorted((block_length(pairs, block), block) for block in blocks):
         rows, tokens = rows + 1, tokens + length
         if plan and (tokens if layout == "packed" else rows * length) <= token_budget:
-            plan[-1] += block
+            plan[-1].append(block)
         else:
-            plan.append(list(block))
+            plan.append([block])
             rows, tokens = 1, length
     return plan
 
@@ -167,10 +171,15 @@ def block_length(pairs: Sequence[Pair], block: Sequence[int]) -> int:
 
 
 def _split(pairs: Sequence[Pair], block: list[int], token_budget: int) -> list[list[int]]:
-    """Parts of a prompt's replies that each fit into the budget beside the prompt."""
+    """Parts of a prompt's replies that each fit into the budget beside the prompt, and make no long row of short ones.
+
+    Attention costs the square of a row's length, with a mask twice what it costs without. In rows at most twice as long
+    as the longest of their sequences it stays a small part of what is saved.
+    """
+    longest = max(block_length(pairs, [index]) for index in block)
     parts: list[list[int]] = []
     for index in block:
-        if parts and block_length(pairs, [*parts[-1], index]) <= token_budget:
+        if parts and block_length(pairs, [*parts[-1], index]) <= min(token_budget, 2 * longest):
             parts[-1].append(index)
         else:
             parts.append([index])

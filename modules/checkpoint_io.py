@@ -33,6 +33,23 @@ def _rule(path: _PATH) -> str:
     return f"ckpt_path must name a whole checkpoint that a Trainer wrote, got {str(path)!r}"
 
 
+def read_checkpoint(path: _PATH, load: Callable[[], Any]) -> dict[str, Any]:
+    """Read a file that a Trainer wrote, with whatever reads it.
+
+    Raises:
+        ValueError: If there is no such file, it is not whole, or something else wrote it.
+    """
+    check_whole(path)
+    try:
+        checkpoint = load()
+    except (RuntimeError, EOFError, KeyError, ValueError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+        _logger.debug("the whole story:", exc_info=True)
+        raise ValueError(f"{_rule(path)}, which cannot be read: {str(error).splitlines()[0]}") from error
+    if not isinstance(checkpoint, dict) or "pytorch-lightning_version" not in checkpoint:
+        raise ValueError(f"{_rule(path)}, which something else wrote")
+    return checkpoint
+
+
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes a checkpoint beside its place and moves it there once it is whole and on the disk.
 
@@ -80,12 +97,6 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         Raises:
             ValueError: If there is no such file, it is not whole, or something else wrote it.
         """
-        check_whole(path)
-        try:
-            checkpoint = super().load_checkpoint(path, map_location, weights_only)
-        except (RuntimeError, EOFError, KeyError, ValueError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
-            _logger.debug("the whole story:", exc_info=True)
-            raise ValueError(f"{_rule(path)}, which cannot be read: {str(error).splitlines()[0]}") from error
-        if not isinstance(checkpoint, dict) or "pytorch-lightning_version" not in checkpoint:
-            raise ValueError(f"{_rule(path)}, which something else wrote")
-        return checkpoint
+        return read_checkpoint(
+            path, lambda: super(AtomicCheckpointIO, self).load_checkpoint(path, map_location, weights_only)
+        )

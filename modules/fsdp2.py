@@ -1,5 +1,6 @@
 """The strategy that shards the policy over all ranks, block by block, on GPUs and on CPUs."""
 
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -7,11 +8,12 @@ from typing import Any
 import torch
 from lightning.fabric.utilities.types import _PATH
 from lightning.pytorch.strategies import ModelParallelStrategy, StrategyRegistry
+from torch import nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict, set_optimizer_state_dict
 from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 
+from modules.checkpoint_io import read_checkpoint
 from modules.policy import Policy
-
-_COMPUTE = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
 
 class FSDP2Strategy(ModelParallelStrategy):
@@ -72,17 +74,31 @@ class FSDP2Strategy(ModelParallelStrategy):
         fully_shard(policy, **options)
 
     def load_checkpoint(self, checkpoint_path: _PATH, weights_only: bool | None = None) -> dict[str, Any]:
-        """Load a checkpoint, after a look at whose weights it holds: what is loaded here is loaded in place.
+        """Load a checkpoint, after a look at what it holds: what is loaded here is loaded in place.
+
+        Differs from Lightning, which takes the numbers that an optimizer gives its parameters for places among all of
+        the module's: beside frozen ones, as with LoRA, they are not.
 
         Raises:
-            ValueError: If they are another policy's.
+            ValueError: If it is not whole, or not of this run.
         """
-        check = getattr(self.lightning_module, "check_weights", None)
-        if check is not None and Path(checkpoint_path).is_file():
-            with torch.serialization.skip_data():  # names and shapes, and not a number
-                theirs = torch.load(checkpoint_path, map_location="cpu", weights_only=True)
-            check(theirs.get("state_dict", {}), f"ckpt_path {str(checkpoint_path)!r} must name a checkpoint")
-        return super().load_checkpoint(checkpoint_path, weights_only)
+        path = Path(self.broadcast(checkpoint_path))
+        if path.is_dir():
+            return super().load_checkpoint(path, weights_only)
+
+        def load() -> Any:
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+
+        checkpoint, module = read_checkpoint(path, load), self.lightning_module
+        assert module is not None
+        check: Callable[[dict[str, Any]], Any] | None = getattr(module, "check_checkpoint", None)
+        if check is not None:
+            check(checkpoint)
+        options = StateDictOptions(full_state_dict=True, strict=module.strict_loading, cpu_offload=self.cpu_offload)
+        set_model_state_dict(module, checkpoint["state_dict"], options=options)
+        for optimizer, state in zip(self.optimizers, checkpoint["optimizer_states"], strict=False):
+            set_optimizer_state_dict(module, optimizer, _by_name(state, optimizer, module), options=options)
+        return checkpoint
 
     def model_to_device(self) -> None:
         """Move what is not sharded; what is offloaded stays."""
@@ -90,13 +106,27 @@ class FSDP2Strategy(ModelParallelStrategy):
             super().model_to_device()
 
     def _mixed_precision(self) -> MixedPrecisionPolicy:
-        compute = _COMPUTE.get(str(self.precision_plugin.precision))
+        compute = torch.bfloat16 if self.precision_plugin.precision == "bf16-mixed" else None
         return MixedPrecisionPolicy(param_dtype=compute, reduce_dtype=torch.float32 if compute else None)
 
     def _get_process_group_backend(self) -> str:
         backend = super()._get_process_group_backend()
         # Offloaded gradients are on the CPU, where their norm is added up.
         return f"cpu:gloo,cuda:{backend}" if self.cpu_offload and backend == "nccl" else backend
+
+
+def _by_name(state: dict[str, Any], optimizer: torch.optim.Optimizer, module: nn.Module) -> dict[str, Any]:
+    """An optimizer's state by the names of its parameters, which lie in it in their order, whatever their numbers."""
+    names = {parameter: name for name, parameter in module.named_parameters()}
+    ours = [names[parameter] for group in optimizer.param_groups for parameter in group["params"]]
+    numbers = [number for group in state["param_groups"] for number in group["params"]]
+    name_of = dict(zip(numbers, ours, strict=True))
+    return {
+        "state": {name_of[number]: kept for number, kept in state["state"].items()},
+        "param_groups": [
+            group | {"params": [name_of[number] for number in group["params"]]} for group in state["param_groups"]
+        ],
+    }
 
 
 StrategyRegistry.register("fsdp2", FSDP2Strategy, description="FSDP2, each decoder block sharded over all ranks")

@@ -89,16 +89,27 @@ class GiGPOModule(LightningModule):
             self._logged += ["engine_kl", "correction_weight", "corrected_fraction"]
 
     def setup(self, stage: str) -> None:
-        """Refuse a precision that would round the advantages too.
+        """Refuse what would train something else than was asked for.
 
         Raises:
-            ValueError: If ``trainer.precision`` is one that converts every tensor.
+            ValueError: If ``trainer.precision`` is one that converts every tensor or scales gradients, or several ranks
+                would each see a part of what the estimator must see whole.
         """
-        precision = str(self.trainer.precision)
+        precision, ranks = str(self.trainer.precision), self.trainer.world_size
         if precision in ("bf16-true", "16-true", "64-true"):
             raise ValueError(
-                f"trainer.precision must be 32-true, or mixed such as bf16-mixed, got {precision}: it would convert "
-                "the batches as well; the type of the weights is policy.init_args.dtype"
+                f"trainer.precision must be 32-true or bf16-mixed, got {precision}: it would convert the batches as "
+                "well; the type of the weights is policy.init_args.dtype"
+            )
+        if precision == "16-mixed":
+            raise ValueError(
+                "trainer.precision must be 32-true or bf16-mixed, got 16-mixed: it scales gradients, and max_grad_norm "
+                "would be of the scaled ones"
+            )
+        if ranks > 1 and (getattr(self.credit, "whole_batch", False) or self.credit.state_dict()):
+            raise ValueError(
+                f"trainer.devices times trainer.num_nodes must be 1 with {type(self.credit).__name__}, got {ranks}: it "
+                "compares or remembers all episodes of an epoch, and a rank knows only its own"
             )
 
     @property
@@ -119,7 +130,11 @@ class GiGPOModule(LightningModule):
         """What a rollout's minibatches need of this module before the first of them updates it."""
         if self.loss_settings.importance_correction is None:
             return minibatches
-        return [self._with_old_logprobs(minibatch) for minibatch in minibatches]
+        training = self.policy.training
+        self.policy.eval()
+        prepared = [self._with_old_logprobs(minibatch) for minibatch in minibatches]
+        self.policy.train(training)
+        return prepared
 
     @torch.no_grad()
     def _with_old_logprobs(self, minibatch: Minibatch) -> Minibatch:
@@ -264,34 +279,39 @@ class GiGPOModule(LightningModule):
             ValueError: If the checkpoint was not written by this module, holds another policy's weights, or cannot be
                 gone on from.
         """
+        kept = self.check_checkpoint(checkpoint)
         trainer = self._trainer
         fitting = trainer is not None and trainer.state.fn == TrainerFn.FITTING
-        path = trainer.ckpt_path if trainer is not None else None
-        rule = f"ckpt_path {str(path)!r} must name a checkpoint" if path else "ckpt_path must name a checkpoint"
-        kept = check_kept(checkpoint, self.credit, rule)
-        if "state_dict" in checkpoint:  # fsdp2 has loaded the weights by now, and has had them checked before
-            self.check_weights(checkpoint["state_dict"], rule)
-            if fitting:
-                num_parameters = sum(each.requires_grad for each in self.policy.parameters())
-                check_training_state(checkpoint, num_parameters, self.make_lr_scheduler is not None, rule)
         if trainer is not None and fitting:
             restore_random_states(kept["random_states"][self.global_rank % len(kept["random_states"])])
             log_again(trainer, kept["unlogged"])
         self.policy_version, self.iteration = kept["policy_version"], kept["iteration"]
         self.credit.load_state_dict(restored(kept["credit"]))
+        path = trainer.ckpt_path if trainer is not None else None
         if path is not None and self.global_rank == 0:
             what = "going on from" if fitting else "playing with the policy of"
             done, step = self.iteration, checkpoint.get("global_step")
             _logger.info("%s %s: %d epochs done, global step %s", what, path, done, step)
 
-    def check_weights(self, theirs: dict[str, Tensor], rule: str) -> None:
-        """Refuse the weights of another policy.
+    def check_checkpoint(self, checkpoint: dict[str, Any]) -> dict[str, Any]:
+        """Look at all of a checkpoint before any of it is taken; what this module keeps in it.
 
         Raises:
-            ValueError: If one is missing, unknown, or of another shape; the message begins with ``rule``.
+            ValueError: If this module did not write it, it holds another policy's weights, or it cannot be gone on
+                from.
         """
-        frozen = self._frozen()
-        check_weights(theirs, {name: ours for name, ours in self.state_dict().items() if name not in frozen}, rule)
+        trainer = self._trainer
+        path = trainer.ckpt_path if trainer is not None else None
+        rule = f"ckpt_path {str(path)!r} must name a checkpoint" if path else "ckpt_path must name a checkpoint"
+        kept = check_kept(checkpoint, self.credit, rule)
+        if "state_dict" in checkpoint:  # a folder, in which each rank has a file, is loaded in place
+            frozen = self._frozen()
+            ours = {name: weight for name, weight in self.state_dict().items() if name not in frozen}
+            check_weights(checkpoint["state_dict"], ours, rule)
+            if trainer is not None and trainer.state.fn == TrainerFn.FITTING:
+                num_parameters = sum(each.requires_grad for each in self.policy.parameters())
+                check_training_state(checkpoint, num_parameters, self.make_lr_scheduler is not None, rule)
+        return kept
 
     def _frozen(self) -> set[str]:
         """Names of the weights that are never trained, as ``state_dict`` has them."""

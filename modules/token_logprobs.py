@@ -42,7 +42,8 @@ def token_logprobs(
         dtype = torch.get_autocast_dtype(device)
         hidden, weight = hidden.to(dtype), weight.to(dtype)
     apply: Callable[..., tuple[Tensor, Tensor]] = _TokenLogprobs.apply
-    return apply(hidden, weight.to(hidden.dtype), bias, token_ids, temperature)
+    with torch.autocast(device, enabled=False):  # it would take the entropy's dot product, too
+        return apply(hidden, weight.to(hidden.dtype), bias, token_ids, temperature)
 
 
 class _TokenLogprobs(torch.autograd.Function):

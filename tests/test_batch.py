@@ -47,28 +47,28 @@ CREDIT = credit_of([0.5, -1.5, 2.0])
     ],
 )
 def test_two_steps_as_tensors_by_hand(tensor: str, values: list[Any]) -> None:
-    assert getattr(make_step_batch([1, 0], STEPS, SHARES, CREDIT, PAD), tensor).tolist() == values
+    assert getattr(make_step_batch([[1], [0]], STEPS, SHARES, CREDIT, PAD), tensor).tolist() == values
 
 
 def test_the_sampler_s_logprobs_lie_where_its_tokens_do() -> None:
-    batch = make_step_batch([1, 0], STEPS, SHARES, CREDIT, PAD)
+    batch = make_step_batch([[1], [0]], STEPS, SHARES, CREDIT, PAD)
     torch.testing.assert_close(batch.old_logprobs, torch.tensor([[-0.06, 0], [-0.03, -0.04]]))
 
 
 def test_logprobs_that_do_not_match_the_tokens_are_refused() -> None:
     steps = [*STEPS, step([1], [2, 3, 4], logprobs=(-0.5,))]
     with pytest.raises(ValueError, match="logprobs must match completion_ids, got 1 for 3 tokens in row 3"):
-        make_step_batch([0, 3], steps, SHARES, credit_of([0.0] * 4), PAD)
+        make_step_batch([[0], [3]], steps, SHARES, credit_of([0.0] * 4), PAD)
 
 
 def test_logprobs_may_not_slip_from_one_row_into_the_next() -> None:
     steps = [step([1], [2, 3], logprobs=(-0.1,)), step([1], [2, 3], logprobs=(-0.1, -0.2, -0.3))]
     with pytest.raises(ValueError, match="got 1 for 2 tokens in row 0"):
-        make_step_batch([0, 1], steps, SHARES, CREDIT, PAD)
+        make_step_batch([[0, 1]], steps, SHARES, CREDIT, PAD)
 
 
 def test_moving_a_batch_moves_every_tensor() -> None:
-    batch = make_step_batch([0], STEPS, SHARES, CREDIT, PAD).to(torch.device("meta"))
+    batch = make_step_batch([[0]], STEPS, SHARES, CREDIT, PAD).to(torch.device("meta"))
     tensors = [getattr(part, field.name) for part in (batch, batch.tokens) for field in fields(part)]
     assert {each.device.type for each in tensors if isinstance(each, torch.Tensor)} == {"meta"}
 

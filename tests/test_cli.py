@@ -321,9 +321,17 @@ def test_a_dry_run_plans_for_machines_that_are_not_there(tmp_path: Path):
     options = ["--trainer.num_nodes", "4", "--trainer.devices", "2", "--trainer.strategy", "fsdp2", "--dry_run"]
     result = gigpo(tmp_path, "fit", "--config", "configs/gridworld_cpu.yaml", *options)
     assert result.returncode == 0, result.stderr
-    assert "8 ranks: 4 machines with 2 each, CPUAccelerator, FSDP2Strategy" in result.stderr
+    assert "8 ranks: 4 machines with 2 each, accelerator cpu, strategy fsdp2, precision 32-true" in result.stderr
     assert "a rank plays 2 groups on its own VLLMEngine" in result.stderr
     assert not any(tmp_path.iterdir())
+
+
+def test_a_dry_run_plans_with_gpus_that_this_machine_has_not(tmp_path: Path):
+    options = ["--trainer.num_nodes", "2", "--trainer.devices", "8", "--trainer.strategy", "fsdp", "--dry_run"]
+    result = gigpo(tmp_path, "fit", "--config", "configs/alfworld/qwen2.5_7b.yaml", *options)
+    assert result.returncode == 0, result.stderr
+    assert "16 ranks: 2 machines with 8 each, accelerator gpu, strategy fsdp, precision bf16-mixed" in result.stderr
+    assert "a rank plays 1 groups on its own VLLMEngine, with 4 worker processes" in result.stderr
 
 
 @pytest.mark.parametrize(

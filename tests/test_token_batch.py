@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from gigpo_lightning.token_batch import (
     Layout,
     Pair,
+    TokenBatch,
     block_length,
     make_token_batch,
     plan_micro_batches,
@@ -105,36 +106,46 @@ def test_every_reply_is_predicted_from_its_prompt_and_what_it_has_written(pairs:
 @given(pair_lists, st.integers(1, 60), layouts)
 def test_micro_batches_hold_every_pair_once(pairs: list[Pair], budget: int, layout: Layout):
     plan = plan_micro_batches(pairs, budget, layout)
-    assert sorted(index for part in plan for index in part) == list(range(len(pairs)))
+    assert sorted(index for part in plan for block in part for index in block) == list(range(len(pairs)))
+
+
+def planned(pairs: list[Pair], part: list[list[int]], layout: Layout) -> TokenBatch:
+    """A micro-batch as it was planned."""
+    places = iter(range(len(pairs)))
+    blocks = [[next(places) for _ in block] for block in part]
+    return make_token_batch([pairs[index] for block in part for index in block], PAD, layout, blocks)
 
 
 @given(pair_lists, st.integers(1, 60), layouts)
 def test_only_a_pair_on_its_own_may_exceed_the_budget(pairs: list[Pair], budget: int, layout: Layout):
     for part in plan_micro_batches(pairs, budget, layout):
-        size = make_token_batch([pairs[index] for index in part], PAD, layout).input_ids.numel()
-        assert len(part) == 1 or size <= budget
+        size = planned(pairs, part, layout).input_ids.numel()
+        assert [len(block) for block in part] == [1] or size <= budget
 
 
 @given(pair_lists, st.integers(1, 60))
 def test_two_neighbouring_micro_batches_would_not_have_fitted_into_one(pairs: list[Pair], budget: int):
     plan = plan_micro_batches(pairs, budget, "rows")
     for one, other in pairwise(plan):
-        assert (len(one) + 1) * block_length(pairs, other[:1]) > budget
+        assert (len(one) + 1) * block_length(pairs, other[0]) > budget
 
 
 @given(pair_lists)
-def test_a_prompt_is_there_once_if_there_is_room_for_its_replies(pairs: list[Pair]):
+def test_a_prompt_is_there_once_unless_its_row_would_be_long(pairs: list[Pair]):
     (part,) = plan_micro_batches(pairs, 10_000)
-    batch = make_token_batch([pairs[index] for index in part], PAD)
-    prompts = len({tuple(prompt) for prompt, _ in pairs})
-    assert len(batch.input_ids) == len(shared_prompts(pairs)) == prompts
-    assert np.count_nonzero(batch.input_ids.numpy() != PAD) == sum(
-        block_length(pairs, block) for block in shared_prompts(pairs)
-    )
+    batch = planned(pairs, part, "shared")
+    for block in shared_prompts(pairs):
+        rows = [row for row in part if set(row) <= set(block)]
+        longest = max(block_length(pairs, [index]) for index in block)
+        assert sorted(index for row in rows for index in row) == sorted(block)
+        assert all(block_length(pairs, row) <= 2 * longest for row in rows)
+        for one, other in pairwise(sorted(rows, key=min)):  # filled in order, as far as they may be
+            assert block_length(pairs, [*one, other[0]]) > 2 * longest
+    assert np.count_nonzero(batch.input_ids.numpy() != PAD) == sum(block_length(pairs, row) for row in part)
 
 
 def test_a_budget_may_be_used_up():
-    assert plan_micro_batches([([1], [2, 3]), ([2], [3, 4])], token_budget=6) == [[0, 1]]
+    assert plan_micro_batches([([1], [2, 3]), ([2], [3, 4])], token_budget=6) == [[[0], [1]]]
 
 
 def test_a_budget_of_nothing_is_refused():

@@ -33,6 +33,9 @@ class ReinforcePlusPlus(OrderedEstimator):
         ValueError: If an argument is out of its range.
     """
 
+    whole_batch = True
+    """Several ranks would each whiten over their own episodes, which is another estimator: they are refused."""
+
     def __init__(
         self, discount: float = 1.0, group_baseline: bool = False, invalid_action_penalty: float = 0.1
     ) -> None:
