@@ -95,7 +95,7 @@ class FSDP2Strategy(ModelParallelStrategy):
         if check is not None:
             check(checkpoint)
         options = StateDictOptions(full_state_dict=True, strict=module.strict_loading, cpu_offload=self.cpu_offload)
-        set_model_state_dict(module, checkpoint["state_dict"], options=options)
+        set_model_state_dict(module, dict(checkpoint["state_dict"]), options=options)  # it adds to what it is given
         for optimizer, state in zip(self.optimizers, checkpoint["optimizer_states"], strict=False):
             set_optimizer_state_dict(module, optimizer, _by_name(state, optimizer, module), options=options)
         return checkpoint
