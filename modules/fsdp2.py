@@ -7,10 +7,12 @@ from typing import Any
 
 import torch
 from lightning.fabric.utilities.types import _PATH
+from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import ModelParallelStrategy, StrategyRegistry
 from torch import nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict, set_optimizer_state_dict
 from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, OffloadPolicy, fully_shard
+from torch.distributed.tensor import DTensor
 
 from modules.checkpoint_io import read_checkpoint
 from modules.policy import Policy
@@ -72,6 +74,21 @@ class FSDP2Strategy(ModelParallelStrategy):
         for block in policy.blocks:
             fully_shard(block, reshard_after_forward=self.reshard_after_forward, **options)
         fully_shard(policy, **options)
+
+    def setup(self, trainer: Trainer) -> None:
+        """Refuse a module that leaves its weights whole: nobody would add up its gradients.
+
+        Raises:
+            ValueError: If nothing has been sharded.
+        """
+        super().setup(trainer)
+        module = self.lightning_module
+        assert module is not None
+        if not any(isinstance(parameter, DTensor) for parameter in module.parameters()):
+            raise ValueError(
+                f"trainer.strategy fsdp2 needs a module that shards its policy, as GiGPOModule does, got "
+                f"{type(module).__name__}; use ddp"
+            )
 
     def load_checkpoint(self, checkpoint_path: _PATH, weights_only: bool | None = None) -> dict[str, Any]:
         """Load a checkpoint, after a look at what it holds: what is loaded here is loaded in place.

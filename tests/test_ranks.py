@@ -1,5 +1,6 @@
 """Several ranks train as one process would: the same minibatches, the same sums, the same weights; and fail as one."""
 
+import os
 import subprocess
 import sys
 import time
@@ -133,3 +134,21 @@ def test_one_rank_exports_what_all_of_them_have(together: tuple[dict[str, Any], 
     (size,) = (path.stat().st_size for path in (folder / "exports" / "epoch_1").glob("*.safetensors"))
     once = sum(weight.numel() * 4 for name, weight in both["weights"].items() if name != "lm_head.weight")
     assert once <= size < once + 20_000  # the tied one is written once
+
+
+@pytest.mark.slow
+def test_fsdp2_refuses_a_module_that_leaves_its_weights_whole(tmp_path: Path):
+    code = """
+from lightning.pytorch import Trainer
+from modules import BehaviourCloningModule, TinyPolicy
+module = BehaviourCloningModule(TinyPolicy([lambda: ["word"]], hidden_size=16))
+trainer = Trainer(accelerator="cpu", devices=1, strategy="fsdp2", logger=False, max_steps=3)
+trainer.fit(module, [0, 1, 2])
+"""
+    command = [sys.executable, "-c", code]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    result = subprocess.run(
+        command, capture_output=True, text=True, check=False, timeout=120, cwd=tmp_path, env=environment
+    )
+    assert "trainer.strategy fsdp2 needs a module that shards its policy" in result.stderr
+    assert "got BehaviourCloningModule; use ddp" in result.stderr
