@@ -12,7 +12,7 @@ from lightning.pytorch import Callback
 import modules
 from callbacks import Export
 from datamodules import RolloutDataModule
-from gigpo_lightning.algorithm import GiGPO
+from gigpo_lightning.algorithm import GiGPO, ReinforcePlusPlus
 from gigpo_lightning.algorithm.losses import LossSettings
 from gigpo_lightning.environments.gridworld import GridworldEnvironment, GridworldTasks, gridworld_words
 from gigpo_lightning.prompts.gridworld import GridworldPrompt, gridworld_markers
@@ -70,6 +70,7 @@ def main() -> None:
     parser.add_argument("--resume", type=Path)
     parser.add_argument("--epochs", type=int, default=EPOCHS)
     parser.add_argument("--lora", action="store_true")
+    parser.add_argument("--whole_batch", action="store_true")
     parser.add_argument("--width", type=int, default=32)
     parser.add_argument("--carry", action="store_true")
     arguments = parser.parse_args()
@@ -78,7 +79,7 @@ def main() -> None:
     policy = modules.TinyPolicy([gridworld_words, gridworld_markers], hidden_size=arguments.width, max_length=64)
     module = modules.GiGPOModule(
         modules.LoraPolicy(policy, rank=4) if arguments.lora else policy,
-        GiGPO(),
+        ReinforcePlusPlus() if arguments.whole_batch else GiGPO(),
         settings,
         optimizer=lambda parameters: torch.optim.AdamW(parameters, lr=1e-3, eps=1e-4),
     )

@@ -168,6 +168,7 @@ def test_of_two_processes_one_is_stopped_and_both_go_on(run, tmp_path):
         names = {"TORCHELASTIC_RUN_ID": "test", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "GROUP_RANK": "0"}
         names |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
         ranks = ["--trainer.accelerator", "cpu", "--trainer.devices", "2", "--trainer.strategy", "fsdp2", *more]
+        ranks += ["--model.init_args.credit", "gigpo_lightning.algorithm.GiGPO"]  # one that remembers is refused
         (tmp_path / name).mkdir(exist_ok=True)
         processes = [run.start(tmp_path / name, *ranks, RANK=rank, LOCAL_RANK=rank, **names) for rank in ("0", "1")]
         for process in processes:
