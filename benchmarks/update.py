@@ -147,9 +147,7 @@ def our_update(policy: Policy, pairs: list[Pair], advantage: torch.Tensor, argum
     tokens = 0
     for blocks in plan_micro_batches(pairs, arguments.tokens, layout):
         part = [index for block in blocks for index in block]
-        places = iter(range(len(part)))
-        planned = [[next(places) for _ in block] for block in blocks]
-        batch = make_token_batch([pairs[index] for index in part], PAD, layout, planned)
+        batch = make_token_batch([pairs[index] for index in part], PAD, layout, [len(block) for block in blocks])
         logprobs, entropy = policy(batch)
         loss_of(logprobs, entropy, batch.action_mask, advantage[part], count(pairs)).backward()
         tokens += batch.input_ids.numel()

@@ -227,18 +227,16 @@ def make_step_batch(
                 f"logprobs must match completion_ids, got {len(step.logprobs)} for {len(step.completion_ids)} tokens "
                 f"in row {row}"
             )
-    place = iter(range(len(rows)))
-    places = [[next(place) for _ in block] for block in blocks]
     pairs = [(step.prompt_ids, step.completion_ids) for step in chosen]
-    tokens = make_token_batch(pairs, pad_token_id, layout, places)
+    tokens = make_token_batch(pairs, pad_token_id, layout, [len(block) for block in blocks])
     engine_logprobs = torch.zeros(tokens.reply_ids.shape)
     engine_logprobs[tokens.action_mask] = torch.tensor([value for step in chosen for value in step.logprobs])
     return StepBatch(
         tokens=tokens,
         old_logprobs=engine_logprobs,
         engine_logprobs=engine_logprobs,
-        advantage=torch.from_numpy(credit.advantage[list(rows)].astype(np.float32)),
+        advantage=torch.from_numpy(credit.advantage[rows].astype(np.float32)),
         trajectory_share=torch.tensor([trajectory_share[row] for row in rows]),
         row_weight=torch.ones(len(rows)),
-        row=torch.tensor(list(rows), dtype=torch.int64),
+        row=torch.tensor(rows),
     )

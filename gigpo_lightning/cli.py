@@ -22,6 +22,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from callbacks import Preemption
 from gigpo_lightning.errors import Preempted, RunError
 from gigpo_lightning.plan import plan
+from gigpo_lightning.ranks import leave_job
 from modules import AtomicCheckpointIO
 from modules.checkpoint_io import check_whole
 
@@ -246,14 +247,18 @@ def main() -> None:
     for message in _KNOWN_WARNINGS:
         warnings.filterwarnings("ignore", message=message)
     share_the_machine()
+    exit_code = 0
     try:
         build_cli()
     except Preempted as stop:
-        raise SystemExit(stop.exit_code) from stop
+        exit_code = stop.exit_code
     except _MENDABLE as error:
         _logger.debug("the whole story:", exc_info=True)
         _logger.error("error: %s\n(GIGPO_LOG_LEVEL=DEBUG shows where it was raised)", _what_is_wrong(error))
         raise SystemExit(2) from error
+    leave_job()
+    if exit_code:
+        raise SystemExit(exit_code)
 
 
 def share_the_machine() -> None:

@@ -1,6 +1,7 @@
 """What the processes of one job tell each other; alone, a process tells itself."""
 
 import contextlib
+import gc
 import subprocess
 import time
 from collections.abc import Iterable
@@ -37,3 +38,14 @@ def end_processes(processes: Iterable[subprocess.Popen[bytes]], patience: float 
             process.wait(max(0.0, deadline - time.monotonic()))
         if process.poll() is None:
             process.kill()
+
+
+def leave_job() -> None:
+    """Take this process out of its job, if it is in one; when all that it ran there has ended well.
+
+    A gloo thread that frees a tensor while the interpreter ends aborts the process, and with it a job that has
+    succeeded. A group waits for its threads when it is freed, so what holds it is freed first.
+    """
+    gc.collect()
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()

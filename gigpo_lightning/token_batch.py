@@ -9,6 +9,7 @@ Shape letters: B = rows, T = tokens of the longest row; S = replies, R = tokens 
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from itertools import islice
 from typing import Literal
 
 import numpy as np
@@ -65,7 +66,7 @@ class TokenBatch:
 
 
 def make_token_batch(
-    pairs: Sequence[Pair], pad_token_id: int, layout: Layout = "shared", blocks: Sequence[Sequence[int]] | None = None
+    pairs: Sequence[Pair], pad_token_id: int, layout: Layout = "shared", block_sizes: Sequence[int] | None = None
 ) -> TokenBatch:
     """Put prompts and replies into tensors.
 
@@ -73,13 +74,16 @@ def make_token_batch(
         pairs: Token ids of each prompt and of its reply; S of them, and in this order.
         pad_token_id: Fills rows up.
         layout: How replies lie in rows.
-        blocks: Positions of the pairs that share a prompt's row; default: all that have one prompt, if it is shared.
+        block_sizes: So many successive pairs each share their prompt; default: all that have one, if it is shared.
 
     Raises:
         ValueError: If a prompt is empty: nothing would predict its reply's first token.
     """
-    if blocks is None:
-        blocks = shared_prompts(pairs) if layout == "shared" else [[index] for index in range(len(pairs))]
+    if block_sizes is None and layout == "shared":
+        blocks = shared_prompts(pairs)
+    else:
+        places = iter(range(len(pairs)))
+        blocks = [list(islice(places, size)) for size in block_sizes or [1] * len(pairs)]
     lengths = [block_length(pairs, block) for block in blocks]
     one_row = layout == "packed"
     shape = (1, sum(lengths)) if one_row else (len(blocks), max(lengths))
@@ -131,7 +135,7 @@ def plan_micro_batches(pairs: Sequence[Pair], token_budget: int, layout: Layout 
         layout: How replies lie in rows.
 
     Returns:
-        Of each micro-batch, shortest rows first, the blocks of ``make_token_batch``: positions in ``pairs``, each once.
+        Of each micro-batch, shortest rows first, the blocks of pairs that share a row: positions in ``pairs``.
 
     Raises:
         ValueError: If ``token_budget`` is not positive.

@@ -115,8 +115,12 @@ class LoraPolicy:
                 f"LoraPolicy needs PEFT, which could not be imported ({error}). Install the extra 'lora'"
             ) from error
         policy = self.base.build()
-        linear = {name.rpartition(".")[2] for name, module in policy.model.named_modules() if _is_adaptable(module)}
-        linear -= {name for name, module in policy.model.named_modules() if module is _head(policy)}
+        head = policy.model.get_output_embeddings()
+        linear = {
+            name.rpartition(".")[2]
+            for name, module in policy.model.named_modules()
+            if isinstance(module, nn.Linear) and module is not head
+        }
         if self.targets is not None and not set(self.targets) <= linear:
             raise ValueError(f"targets must be among the linear layers {sorted(linear)}, got {self.targets}")
         config = peft.LoraConfig(
@@ -131,14 +135,6 @@ class LoraPolicy:
             torch.manual_seed(0)  # the same on every rank, and in every run
             peft.inject_adapter_in_model(config, policy.model, adapter_name=_NAME)
         return AdaptedPolicy(policy, config)
-
-
-def _is_adaptable(module: nn.Module) -> bool:
-    return isinstance(module, nn.Linear)
-
-
-def _head(policy: Policy) -> nn.Module:
-    return cast("nn.Module", policy.model.get_output_embeddings())
 
 
 def _delta(layer: Any) -> Tensor:

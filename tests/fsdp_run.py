@@ -1,5 +1,7 @@
 """Lightning's first FSDP, which refuses CPUs, as far as two CPU ranks can show it: for ``test_ranks``."""
 
+from pathlib import Path
+
 import torch
 import torch.distributed
 from torch.distributed.fsdp import FullyShardedDataParallel
@@ -7,6 +9,7 @@ from torch.distributed.fsdp.wrap import enable_wrap
 
 from gigpo_lightning.environments.gridworld import gridworld_words
 from gigpo_lightning.prompts.gridworld import gridworld_markers
+from gigpo_lightning.ranks import leave_job
 from gigpo_lightning.token_batch import make_token_batch
 from modules import TinyPolicy
 from modules.sharding import named_weights, wrap_blocks
@@ -41,8 +44,10 @@ def main() -> None:
         model(tokens)[0].sum().backward()
     expected = torch.nn.utils.clip_grad_norm_(plain.parameters(), 1.0)
     torch.testing.assert_close(root.clip_grad_norm_(1.0), expected)
-    torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":
     main()
+    leave_job()
+    threads = [name.read_text() for name in Path("/proc/self/task").glob("*/comm")]
+    assert not any("gloo" in name for name in threads), threads  # one that frees a tensor at exit aborts the process

@@ -16,7 +16,7 @@ from gigpo_lightning.algorithm import GiGPO, ReinforcePlusPlus
 from gigpo_lightning.algorithm.losses import LossSettings
 from gigpo_lightning.environments.gridworld import GridworldEnvironment, GridworldTasks, gridworld_words
 from gigpo_lightning.prompts.gridworld import GridworldPrompt, gridworld_markers
-from gigpo_lightning.ranks import gather
+from gigpo_lightning.ranks import gather, leave_job
 from gigpo_lightning.rollout import CarryOver, SamplingParameters
 from gigpo_lightning.rollout.tasks import epoch_tasks
 from tests.scripted_run import ScriptedSync, quiet_trainer, random_walk
@@ -121,3 +121,6 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+    leave_job()
+    threads = [name.read_text() for name in Path("/proc/self/task").glob("*/comm")]
+    assert not any("gloo" in name for name in threads), threads  # one that frees a tensor at exit aborts the process

@@ -57,8 +57,9 @@ class Rollout:
         columns = np.concatenate([rows for rows, _, _ in by_rank]).T
         names = ("success_rate", "return", "episode_length", "invalid_action_rate", "staleness_mean")
         means = {f"rollout/{name}": float(column.mean()) for name, column in zip(names, columns, strict=True)}
-        totals = {name: sum(counts[name] for _, counts, _ in by_rank) for name in self._counts()}
-        most = {name: max(values[name] for _, _, values in by_rank) for name in self._most()}
+        _, counted, measured = by_rank[0]
+        totals = {name: sum(counts[name] for _, counts, _ in by_rank) for name in counted}
+        most = {name: max(values[name] for _, _, values in by_rank) for name in measured}
         tokens, seconds = totals.pop("tokens"), most["time/rollout"]
         speeds = {
             "rollout/tokens_per_second": tokens / seconds,

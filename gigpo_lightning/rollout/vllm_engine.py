@@ -326,6 +326,8 @@ def _among_ranks() -> dict[str, Any]:
     """What an engine must be told where every rank of a job has one: which device is this rank's."""
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return {}
+    if torch.distributed.get_world_size() == 1:  # vLLM's own, of an engine before this one
+        return {}
     os.environ["RANK"] = str(torch.distributed.get_rank())
     if torch.cuda.is_available():
         os.environ["LOCAL_RANK"] = str(torch.cuda.current_device())

@@ -65,13 +65,20 @@ def change(module: GiGPOModule) -> None:
     module.policy_version += 1
 
 
-def ask(engine: RolloutEngine, seeds: list[int], temperature: float = 1.0, prompt=(5, 6, 7, 8), stop=(2,)) -> dict:
+def ask(
+    engine: RolloutEngine,
+    seeds: list[int],
+    temperature: float = 1.0,
+    prompt=(5, 6, 7, 8),
+    stop=(2,),
+    max_tokens: int = 8,
+) -> dict:
     for seed in seeds:
         engine.submit(
             GenerationRequest(
                 request_id=str(seed),
                 prompt_ids=prompt,
-                sampling=SamplingParameters(temperature=temperature, max_tokens=8),
+                sampling=SamplingParameters(temperature=temperature, max_tokens=max_tokens),
                 stop_token_ids=stop,
                 seed=seed,
             )
@@ -235,12 +242,12 @@ def test_weights_that_break_off_half_way_leave_an_engine_that_admits_it(synced):
 
 def test_a_reply_under_way_can_be_interrupted_and_goes_on_unchanged(synced):
     _, engine = synced
-    whole = ask(engine, [4], stop=())["4"]
+    whole = ask(engine, [4], stop=(), max_tokens=200)["4"]  # so long that no server has answered at the first glance
     engine.submit(
         GenerationRequest(
             request_id="4",
             prompt_ids=(5, 6, 7, 8),
-            sampling=SamplingParameters(max_tokens=8),
+            sampling=SamplingParameters(max_tokens=200),
             stop_token_ids=(),
             seed=4,
         )
