@@ -1,0 +1,1 @@
+"""Finding texts by words: what shops and question answering search with."""
