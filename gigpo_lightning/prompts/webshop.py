@@ -233,12 +233,14 @@ def _compact_offer(view: TurnView, page: Page, wanted: frozenset[str], mark_trie
 
 
 def _tried(view: TurnView, page: Page) -> frozenset[str]:
-    """Products looked at in this episode, or options chosen since this item was opened."""
+    """Products looked at in this episode, or what is chosen of this item's options now."""
     if page.kind == "results":
         return frozenset(action for _, action in view.history)
-    chosen = []
-    for observation, action in reversed(view.history):
+    chosen: dict[str, str] = {}
+    for observation, action in view.history:
         if read_page(observation, ()).kind == "results":
-            break
-        chosen.append(action)
-    return frozenset(chosen)
+            chosen = {}
+        for name, values in page.options.items():
+            if action in (f"click[{value}]" for value in values):
+                chosen[name] = action
+    return frozenset(chosen.values())

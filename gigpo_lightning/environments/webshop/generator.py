@@ -161,7 +161,7 @@ def _move(partial: Path, folder: Path, settings: ShopSettings) -> None:
             raise
 
 
-def _manifest(settings: ShopSettings) -> dict[str, float]:
+def _manifest(settings: ShopSettings) -> dict[str, int | float]:
     return {"format": _FORMAT, **{name: getattr(settings, name) for name in settings.__slots__}}
 
 

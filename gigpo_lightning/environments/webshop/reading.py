@@ -13,6 +13,7 @@ _RESULTS = re.compile(r"Page (\d+) \(Total results: (\d+)\)")
 _BUTTONS = ("back to search", "< prev", "next >", "description", "features", "reviews", "attributes", "buy now")
 _PRICE = re.compile(r"\d+(?:\.\d+)?")
 _LIMIT = re.compile(r",? and price lower than (\d+(?:\.\d+)?) dollars")
+_ASKED = re.compile(r"(?:\bwith|, and) ([^:,]+): ")
 _WORD = re.compile(r"[a-z0-9]+")
 # Words of instructions that say nothing about a product.
 _FILLER = frozenset(
@@ -131,16 +132,21 @@ def words_of(text: str) -> tuple[str, ...]:
     return tuple(word for word in _WORD.findall(text.lower()) if word not in _FILLER)
 
 
-def wanted_value(instruction: str, name: str, values: Sequence[str]) -> str:
-    """The value of an option that an instruction asks for; empty where it asks for none.
+def asked_options(instruction: str) -> tuple[str, ...]:
+    """The names of the options that a synthetic instruction asks for, as in ``with color: blue, and size: small``."""
+    named = _ASKED.findall(_LIMIT.sub("", instruction.lower()))
+    return tuple(name.rsplit(" with ", 1)[-1] for name in named)
 
-    One that stands there as ``name: value`` is taken first, as synthetic instructions say it, else the longest whose
-    words all occur.
+
+def wanted_value(instruction: str, name: str, values: Sequence[str]) -> str:
+    """The value of an option that an instruction asks for; empty where it asks for none that is there.
+
+    Where ``name: value`` is said, as in synthetic instructions, only that very value will do; else it is the longest
+    whose words all occur.
     """
     text = _LIMIT.sub("", instruction.lower()) + ","
-    for value in values:
-        if f"{name}: {value}," in text or f"{name}: {value}, and " in text:
-            return value
+    if f"{name}: " in text:
+        return next((value for value in values if f"{name}: {value}," in text), "")
     wanted = frozenset(_WORD.findall(text))
     fitting = [value for value in values if (words := _WORD.findall(value)) and wanted.issuperset(words)]
     return max(fitting, key=len, default="")
