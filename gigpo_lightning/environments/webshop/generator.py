@@ -120,7 +120,12 @@ def generate_catalogue(folder: str | Path, settings: ShopSettings) -> tuple[Path
             _move(partial, folder, settings)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
-    return folder / PRODUCTS_FILE, folder / ATTRIBUTES_FILE
+    return catalogue_files(folder)
+
+
+def catalogue_files(folder: str | Path) -> tuple[Path, Path]:
+    """Where the product file and the attribute file of a generated catalogue are."""
+    return Path(folder) / PRODUCTS_FILE, Path(folder) / ATTRIBUTES_FILE
 
 
 @cache
@@ -167,7 +172,8 @@ def _manifest(settings: ShopSettings) -> dict[str, int | float]:
 
 def _write(folder: Path, settings: ShopSettings) -> None:
     """Product by product, as a large catalogue would fill the memory."""
-    with (folder / PRODUCTS_FILE).open("w") as products, (folder / ATTRIBUTES_FILE).open("w") as attributes:
+    product_file, attribute_file = catalogue_files(folder)
+    with product_file.open("w") as products, attribute_file.open("w") as attributes:
         before = ("[\n", "{\n")
         for product, entry in _products(settings):
             products.write(before[0] + json.dumps(product))

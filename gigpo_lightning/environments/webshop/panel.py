@@ -9,6 +9,7 @@ from typing import Literal
 
 from gigpo_lightning.environments.base import Task, TaskPanel
 from gigpo_lightning.environments.webshop.catalogue import Catalogue
+from gigpo_lightning.environments.webshop.generator import ShopSettings, catalogue_files, generate_catalogue
 from gigpo_lightning.environments.webshop.types import Goal
 
 Split = Literal["train", "valid", "test"]
@@ -81,6 +82,10 @@ class WebShopTasks:
         scheme: ``by_product``, or ``verl_agent`` to compare with published numbers.
         seed: Of the splits' order.
         max_goals_per_product: At most so many goals of a product; default: all.
+        generated: Make this catalogue where the files are named, if it is not there yet; default: only read.
+
+    Raises:
+        ValueError: If a catalogue is to be made, but its files have other names or stand in two folders.
     """
 
     def __init__(
@@ -89,14 +94,24 @@ class WebShopTasks:
         scheme: Scheme = "by_product",
         seed: int = 233,
         max_goals_per_product: int | None = None,
+        generated: ShopSettings | None = None,
     ) -> None:
+        folder = catalogue.files[0].parent
+        if generated is not None and catalogue.files != catalogue_files(folder):
+            wanted = " and ".join(map(str, catalogue_files(folder)))
+            raise ValueError(
+                f"catalogue must name {wanted} to be generated, got {' and '.join(map(str, catalogue.files))}"
+            )
         self.catalogue = catalogue
         self.scheme = scheme
         self.seed = seed
         self.max_goals_per_product = max_goals_per_product
+        self.generated = generated
 
     def prepare(self) -> None:
-        """Nothing to prepare: the files must be there."""
+        """Make the catalogue, if one is asked for; at once where it exists."""
+        if self.generated is not None:
+            generate_catalogue(self.catalogue.files[0].parent, self.generated)
 
     def panel(self, split: str) -> TaskPanel:
         """Return the split's panel, as ``webshop_panel`` lists it."""
