@@ -57,7 +57,12 @@ def lucene_words(text: str) -> list[str]:
     Differs from Lucene in words of more than 255 characters, which it cuts, and in characters that Unicode got, or
     moved to another class, since its tables were made.
     """
-    return _ASCII_WORD.findall(text) if text.isascii() else _WORD.findall(text)
+    if text.isascii():
+        return _ASCII_WORD.findall(text)
+    words: list[str] = []
+    for part in text.split(" "):  # no word goes over a space, and few parts need the slow pattern
+        words += _ASCII_WORD.findall(part) if part.isascii() else _WORD.findall(part)
+    return words
 
 
 @lru_cache(_TERMS_KEPT)
