@@ -53,10 +53,10 @@ def item_page(product: Product, show_attributes: bool = False) -> Page:
     """A product's page; which options are chosen, it does not say, in the original neither."""
     pages = [DESCRIPTION, FEATURES, REVIEWS, *([ATTRIBUTES] if show_attributes else [])]
     pieces = [BACK_TO_SEARCH, PREVIOUS]
-    for name, values in product.options.items():
-        pieces += (*_piece(name), *(piece for value in values for piece in _piece(value)))
+    for name, choices in product.options.items():
+        pieces += (piece for text in (name, *choices) for piece in _piece(text))
     pieces += (*_piece(product.title), f"Price: {product.price_tag}", "Rating: N.A.", *pages, BUY)
-    values = [value for values in product.options.values() for value in values]
+    values = [value for choices in product.options.values() for value in choices]
     return _page(pieces, [BACK_TO_SEARCH, PREVIOUS, *pages, BUY], values)
 
 

@@ -9,7 +9,12 @@ from typing import Literal
 
 from gigpo_lightning.environments.base import Task, TaskPanel
 from gigpo_lightning.environments.webshop.catalogue import Catalogue
+<<<<<<< HEAD
 from gigpo_lightning.environments.webshop.generator import ShopSettings, catalogue_files, generate_catalogue
+=======
+from gigpo_lightning.environments.webshop.nouns import PlainNouns
+from gigpo_lightning.environments.webshop.reward import shopping_reward
+>>>>>>> main
 from gigpo_lightning.environments.webshop.types import Goal
 
 Split = Literal["train", "valid", "test"]
@@ -17,6 +22,8 @@ Scheme = Literal["by_product", "verl_agent"]
 SPLITS = ("train", "valid", "test")
 _SHARES = (0.8, 0.1, 0.1)
 _VERL_AGENT_HELD_OUT = 500
+_NOUNS = PlainNouns()
+"""A product has all nouns of its own title, whatever finds them."""
 
 
 def webshop_panel(
@@ -25,6 +32,7 @@ def webshop_panel(
     scheme: Scheme = "by_product",
     seed: int = 233,
     max_goals_per_product: int | None = None,
+    reachable_only: bool = False,
 ) -> TaskPanel:
     """List a split's goals in an order that is the same on every machine, and mixes products.
 
@@ -41,6 +49,8 @@ def webshop_panel(
         seed: Of the order.
         max_goals_per_product: At most so many goals of a product, drawn by the seed: of the official thousand products
             ten have two fifths of all goals. Default: all.
+        reachable_only: Leave out synthetic goals that even their own product, as it is asked for, does not meet in
+            everything: by the original's rules these are 458 of the 6910 of the official thousand products.
 
     Raises:
         ValueError: If an argument is not one of its values, or nothing is left.
@@ -59,6 +69,8 @@ def webshop_panel(
         chosen = numbered[:_VERL_AGENT_HELD_OUT] if held_out else numbered[_VERL_AGENT_HELD_OUT:]
     else:
         chosen = _of_products(numbered, split, seed)
+    if reachable_only:
+        chosen = [(number, goal) for number, goal in chosen if _is_reachable(catalogue, goal)]
     if max_goals_per_product is not None:
         chosen = _at_most(chosen, max_goals_per_product)
     if not chosen:
@@ -82,10 +94,14 @@ class WebShopTasks:
         scheme: ``by_product``, or ``verl_agent`` to compare with published numbers.
         seed: Of the splits' order.
         max_goals_per_product: At most so many goals of a product; default: all.
+<<<<<<< HEAD
         generated: Make this catalogue where the files are named, if it is not there yet; default: only read.
 
     Raises:
         ValueError: If a catalogue is to be made, but its files have other names or stand in two folders.
+=======
+        reachable_only: Leave out goals that even their own product does not meet.
+>>>>>>> main
     """
 
     def __init__(
@@ -94,7 +110,11 @@ class WebShopTasks:
         scheme: Scheme = "by_product",
         seed: int = 233,
         max_goals_per_product: int | None = None,
+<<<<<<< HEAD
         generated: ShopSettings | None = None,
+=======
+        reachable_only: bool = False,
+>>>>>>> main
     ) -> None:
         folder = catalogue.files[0].parent
         if generated is not None and catalogue.files != catalogue_files(folder):
@@ -106,7 +126,11 @@ class WebShopTasks:
         self.scheme = scheme
         self.seed = seed
         self.max_goals_per_product = max_goals_per_product
+<<<<<<< HEAD
         self.generated = generated
+=======
+        self.reachable_only = reachable_only
+>>>>>>> main
 
     def prepare(self) -> None:
         """Make the catalogue, if one is asked for; at once where it exists."""
@@ -115,7 +139,8 @@ class WebShopTasks:
 
     def panel(self, split: str) -> TaskPanel:
         """Return the split's panel, as ``webshop_panel`` lists it."""
-        return webshop_panel(self.catalogue, split, self.scheme, self.seed, self.max_goals_per_product)
+        limits = (self.max_goals_per_product, self.reachable_only)
+        return webshop_panel(self.catalogue, split, self.scheme, self.seed, *limits)
 
 
 def _of_products(numbered: list[tuple[int, Goal]], split: str, seed: int) -> list[tuple[int, Goal]]:
@@ -128,6 +153,14 @@ def _of_products(numbered: list[tuple[int, Goal]], split: str, seed: int) -> lis
     ours = set(asins[bounds[place] : bounds[place + 1]])
     said = {goal.instruction for _, goal in numbered if goal.asin in earlier}
     return [(number, goal) for number, goal in numbered if goal.asin in ours and goal.instruction not in said]
+
+
+def _is_reachable(catalogue: Catalogue, goal: Goal) -> bool:
+    """Whether the goal's own product, with the options that are asked for, is a success."""
+    pairs = [option for option in goal.options if isinstance(option, tuple)]
+    if len(pairs) < len(goal.options):
+        return True  # people wrote values without saying of what: nothing says how to choose them
+    return shopping_reward(catalogue[goal.asin], catalogue.price(goal.asin), dict(pairs), goal, _NOUNS).total == 1.0
 
 
 def _at_most(numbered: Iterable[tuple[int, Goal]], limit: int) -> list[tuple[int, Goal]]:

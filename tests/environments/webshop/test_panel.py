@@ -82,6 +82,16 @@ def test_products_with_many_goals_can_be_held_back(catalogue):
     assert len(limited) == len({goal.asin for goal in limited}) == len({g.asin for g in goals(catalogue, "train")})
 
 
+def test_goals_that_their_own_product_does_not_meet_can_be_left_out(thousand):
+    for scheme, left_out in (("verl_agent", 458), ("by_product", 458)):
+        splits = ("train", "valid", "test")[: 2 if scheme == "verl_agent" else 3]
+        whole, reachable = (
+            sum(len(webshop_panel(thousand, split, scheme, reachable_only=only)) for split in splits)
+            for only in (False, True)
+        )
+        assert whole - reachable == left_out
+
+
 def test_a_tasks_kind_is_its_category(catalogue):
     assert {task.kind for task in webshop_panel(catalogue, "train").tasks} == {"garden"}
 
