@@ -9,12 +9,9 @@ from typing import Literal
 
 from gigpo_lightning.environments.base import Task, TaskPanel
 from gigpo_lightning.environments.webshop.catalogue import Catalogue
-<<<<<<< HEAD
 from gigpo_lightning.environments.webshop.generator import ShopSettings, catalogue_files, generate_catalogue
-=======
 from gigpo_lightning.environments.webshop.nouns import PlainNouns
 from gigpo_lightning.environments.webshop.reward import shopping_reward
->>>>>>> main
 from gigpo_lightning.environments.webshop.types import Goal
 
 Split = Literal["train", "valid", "test"]
@@ -94,14 +91,11 @@ class WebShopTasks:
         scheme: ``by_product``, or ``verl_agent`` to compare with published numbers.
         seed: Of the splits' order.
         max_goals_per_product: At most so many goals of a product; default: all.
-<<<<<<< HEAD
+        reachable_only: Leave out goals that even their own product does not meet.
         generated: Make this catalogue where the files are named, if it is not there yet; default: only read.
 
     Raises:
         ValueError: If a catalogue is to be made, but its files have other names or stand in two folders.
-=======
-        reachable_only: Leave out goals that even their own product does not meet.
->>>>>>> main
     """
 
     def __init__(
@@ -110,11 +104,8 @@ class WebShopTasks:
         scheme: Scheme = "by_product",
         seed: int = 233,
         max_goals_per_product: int | None = None,
-<<<<<<< HEAD
-        generated: ShopSettings | None = None,
-=======
         reachable_only: bool = False,
->>>>>>> main
+        generated: ShopSettings | None = None,
     ) -> None:
         folder = catalogue.files[0].parent
         if generated is not None and catalogue.files != catalogue_files(folder):
@@ -126,11 +117,8 @@ class WebShopTasks:
         self.scheme = scheme
         self.seed = seed
         self.max_goals_per_product = max_goals_per_product
-<<<<<<< HEAD
-        self.generated = generated
-=======
         self.reachable_only = reachable_only
->>>>>>> main
+        self.generated = generated
 
     def prepare(self) -> None:
         """Make the catalogue, if one is asked for; at once where it exists."""
