@@ -55,9 +55,9 @@ def steps_per_second(
     searches = 0
     start = time.process_time()
     _, info = environment.reset(options={"task": rng.choice(tasks)})
-    for query in queries:
+    for steps, query in enumerate(queries):
         clicks = info["admissible_actions"]
-        if rng.random() < SEARCHES or clicks[0].startswith("search"):
+        if searches < SEARCHES * steps or clicks[0].startswith("search"):
             action = f"search[{query}]"
             searches += 1
         else:
