@@ -48,9 +48,12 @@ class Connections:
             aiohttp.ClientError: If there is no answer.
         """
         whole = aiohttp.ClientTimeout(total=timeout)
-        async with asyncio.timeout(deadline), self._turns:
-            async with self._session.post(url, json=payload, timeout=whole) as response:
-                return response.status, await response.read()
+        async with (
+            asyncio.timeout(deadline),
+            self._turns,
+            self._session.post(url, json=payload, timeout=whole) as response,
+        ):
+            return response.status, await response.read()
 
     def wait_for(self, coroutine: Coroutine[Any, Any, _T]) -> _T:
         """Run a coroutine in the loop's thread and wait for what it returns or raises."""

@@ -145,5 +145,6 @@ def import_dense(name: str) -> ModuleType:
         return importlib.import_module(name)
     except ImportError as error:
         raise ImportError(
-            f"DenseRetriever needs the packages of the extra 'dense' ({error}): pip install faiss-cpu sentence-transformers"
+            f"DenseRetriever needs the packages of the extra 'dense' ({error}): "
+            "pip install faiss-cpu sentence-transformers"
         ) from error

@@ -63,10 +63,10 @@ class _Call:
 class HttpRetriever:
     """Asks retrieval servers that speak Search-R1's protocol.
 
-    A request that fails in passing (no connection, no answer in time, a status of 5xx, 408, 425 or 429) is made again: at
-    once on another server, or, when all have failed lately, after a wait that doubles each time. Any other status, and
-    an answer that is no list of passages, ends the search. Copies made with ``copy.deepcopy`` are the object itself, so
-    that all environments of a process share its connections; a pickled one opens its own.
+    A request that fails in passing (no connection, no answer in time, a status of 5xx, 408, 425 or 429) is made again:
+    at once on another server, or, when all have failed lately, after a wait that doubles each time. Any other status,
+    and an answer that is no list of passages, ends the search. Copies made with ``copy.deepcopy`` are the object
+    itself, so that all environments of a process share its connections; a pickled one opens its own.
 
     Differs from the reference client, which sends each query in a request of its own and returns nothing found when it
     gives up: here that is an error, as an agent would otherwise learn from a broken tool.
@@ -262,8 +262,8 @@ class HttpRetriever:
     def _given_up(self, url: str, attempts: int, cause: Exception) -> str:
         others = f" (of {', '.join(self.urls)})" if len(self.urls) > 1 else ""
         return (
-            f"the retriever {url}{others} {cause}; given up after {attempts} attempts, of at most {self.attempts} within "
-            f"{self.deadline:g} s. Is it running? gigpo-retriever starts one."
+            f"the retriever {url}{others} {cause}; given up after {attempts} attempts, of at most {self.attempts} "
+            f"within {self.deadline:g} s. Is it running? gigpo-retriever starts one."
         )
 
 

@@ -1,4 +1,4 @@
-"""How passages travel: Search-R1's documents and answers, as its corpora and servers write them.
+r"""How passages travel: Search-R1's documents and answers, as its corpora and servers write them.
 
 A document is ``{"id": "7", "contents": "\"Title\"\ntext"}``. A server is asked with ``{"query": str | "queries": [str],
 "topk": int, "return_scores": bool}`` and answers ``{"result": [[{"document": document, "score": float}]]}``, or with
@@ -12,13 +12,13 @@ from gigpo_lightning.retrieval.base import Passage
 
 
 def split_contents(contents: str) -> tuple[str, str]:
-    """Take a document's contents apart into title and text.
+    r"""Take a document's contents apart into title and text.
 
     The title is the first line without the quotation marks around it; without a line break all is text. Differs from
     Search-R1's client, which leaves the quotation marks on.
 
     Example:
-        >>> split_contents('"Paris"\\nParis is the capital of France.')
+        >>> split_contents('"Paris"\nParis is the capital of France.')
         ('Paris', 'Paris is the capital of France.')
     """
     title, line_break, text = contents.partition("\n")

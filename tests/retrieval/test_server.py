@@ -22,6 +22,7 @@ from gigpo_lightning.retrieval.wire import parse_answer, write_answer
 from tests.retrieval.troubled_server import EchoRetriever, TroubledServer, echoed
 from tests.rollout.real_server import free_port
 
+START = "from gigpo_lightning.retrieval.server import main; main()"
 ECHO = "tests.retrieval.troubled_server.EchoRetriever"
 HTTP = "gigpo_lightning.retrieval.HttpRetriever"
 
@@ -190,8 +191,7 @@ def test_the_command_has_its_name(repository_root) -> None:
 def test_the_command_serves_a_retriever_until_it_is_told_to_stop(repository_root) -> None:
     port = free_port()
     process = subprocess.Popen(
-        [sys.executable, "-c", "from gigpo_lightning.retrieval.server import main; main()", "--port", str(port)]
-        + ["--retriever", ECHO, "--retriever.seconds", "0.001"],
+        [sys.executable, "-c", START, "--port", str(port), "--retriever", ECHO, "--retriever.seconds", "0.001"],
         env=os.environ | {"PYTHONPATH": str(repository_root)},
         stderr=subprocess.PIPE,
         text=True,
