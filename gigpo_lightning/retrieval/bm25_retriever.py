@@ -63,4 +63,4 @@ class Bm25Retriever:
 def _build(path: str, size: int, modified: int, k1: float, b: float) -> tuple[Corpus, Bm25Index]:
     """Build the index of a file; size and time of change say which of its contents."""
     corpus = Corpus(path)
-    return corpus, Bm25Index(list(corpus.contents()), k1=k1, b=b)
+    return corpus, Bm25Index(corpus.contents(), k1=k1, b=b)
