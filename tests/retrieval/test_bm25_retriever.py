@@ -122,7 +122,7 @@ def test_what_is_pickled_is_its_arguments_alone(corpus_path) -> None:
 
 
 def normal(text: str) -> str:
-    kept = "".join(character for character in text.lower() if character not in string.punctuation)
+    kept = text.lower().translate(str.maketrans("", "", string.punctuation))
     return " ".join(re.sub(r"\b(a|an|the)\b", " ", kept).split())
 
 

@@ -12,7 +12,7 @@ from dataclasses import replace
 from urllib.parse import urlsplit
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gigpo_lightning.errors import RunError
@@ -171,6 +171,7 @@ passages = st.builds(
 )
 
 
+@settings(max_examples=50)
 @given(st.lists(st.lists(passages, max_size=3), max_size=3))
 def test_what_is_written_is_read_back(found: list[list[Passage]]) -> None:
     # Without a title, a first line would be taken for one.
