@@ -220,7 +220,6 @@ class HttpRetriever:
                 raise RunError(self._given_up(url, attempt, cause)) from cause
             call.retries += 1
             await asyncio.sleep(pause)
-        self._paused_until[url] = 0.0
         try:
             return parse_answer(answer, len(queries), top_k)
         except ValueError as error:

@@ -106,8 +106,8 @@ def test_what_fails_in_passing_is_asked_again(serve, ask, fault) -> None:
 
 def test_a_server_that_is_too_slow_once_is_asked_again(serve, ask) -> None:
     server = serve(first(1, 5.0))
-    assert ask(server, timeout=0.1).search(["a"], 1) == [[echoed("a", 0)]]
-    assert len(server.asked) == 2
+    assert ask(server, timeout=0.2).search(["a"], 1) == [[echoed("a", 0)]]
+    assert len(server.asked) >= 2  # more where the machine is slower still
 
 
 @pytest.mark.parametrize("fault", [5.0, "trickle"])
@@ -224,7 +224,7 @@ def test_a_failed_server_is_left_out_for_a_while_and_then_asked_again(serve, ask
 
 def test_another_server_is_asked_without_waiting(serve, ask) -> None:
     good = serve()
-    retriever = ask(nobody(), good, first_wait=60.0, longest_wait=60.0)
+    retriever = ask(nobody(), good, first_wait=1000.0, longest_wait=1000.0)
     for _ in range(2):
         assert retriever.search(["a"], 1) == [[echoed("a", 0)]]
     assert retriever.stats.retries == 1
@@ -306,16 +306,19 @@ def search_in_child(retriever: HttpRetriever, connection) -> None:
     connection.send(retriever.search(["child"], 1))
 
 
-def test_a_forked_process_opens_its_own_connections(serve, ask) -> None:
-    retriever = ask(serve())
+def test_a_forked_process_opens_its_own_connections_and_leaves_its_parent_s_alone(serve, ask) -> None:
+    retriever = ask(serve(), attempts=1, timeout=5.0)
     retriever.search(["a"], 1)
     context = multiprocessing.get_context("fork")
     ours, theirs = context.Pipe()
     child = context.Process(target=search_in_child, args=(retriever, theirs))
     child.start()
-    assert ours.poll(20)
-    assert ours.recv() == [[echoed("child", 0)]]
-    child.join()
+    try:
+        assert ours.poll(20)
+        assert ours.recv() == [[echoed("child", 0)]]
+    finally:
+        child.kill()
+        child.join()
     assert retriever.search(["b"], 1) == [[echoed("b", 0)]]
 
 

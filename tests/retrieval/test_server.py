@@ -23,6 +23,7 @@ from tests.retrieval.troubled_server import EchoRetriever, TroubledServer, echoe
 from tests.rollout.real_server import free_port
 
 START = "from gigpo_lightning.retrieval.server import main; main()"
+BM25 = "gigpo_lightning.retrieval.Bm25Retriever"
 ECHO = "tests.retrieval.troubled_server.EchoRetriever"
 HTTP = "gigpo_lightning.retrieval.HttpRetriever"
 
@@ -207,6 +208,13 @@ def test_the_command_serves_a_retriever_until_it_is_told_to_stop(repository_root
     finally:
         process.kill()
         process.communicate()
+
+
+def test_what_cannot_be_served_is_found_before_anyone_is(tmp_path, capsys) -> None:
+    (tmp_path / "corpus.jsonl").write_text("no json\n")
+    with pytest.raises(SystemExit, match="2"):
+        main(["--retriever", BM25, "--retriever.corpus_path", str(tmp_path / "corpus.jsonl"), "--port", "0"])
+    assert "corpus.jsonl, line 1: " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
