@@ -24,8 +24,8 @@ class Bm25Retriever:
 
     Args:
         corpus_path: A ``.jsonl`` or ``.jsonl.gz`` file, a document a line, as ``Corpus`` reads it.
-        k1: How slowly a word's repetitions stop to count; Anserini's default.
-        b: How much a long passage is held back; Anserini's default.
+        k1: How soon further occurrences of a word stop to matter; Anserini's default.
+        b: How much a passage's length counts against it; Anserini's default.
 
     Raises:
         ValueError: If there is no such file, or a number is out of range.
@@ -41,14 +41,15 @@ class Bm25Retriever:
         self.b = b
 
     def search(self, queries: Sequence[str], top_k: int) -> list[list[Passage]]:
-        """Passages of each query that share a word with it, best first.
+        """Passages of each query that share a word with it, best first; of equal ones the file's first.
 
         Raises:
             ValueError: If a line of the file is no document; the message names file and line. Or if ``top_k`` < 1.
         """
         check_at_least_one("top_k", top_k)
         corpus, index = self._load()
-        return [[corpus.passage(row, score) for row, score in index.search(query, top_k)] for query in queries]
+        found = index.search_many(queries, top_k)
+        return [[corpus.passage(row, score) for row, score in best] for best in found]
 
     def __deepcopy__(self, memo: dict[int, object]) -> "Bm25Retriever":
         return self
