@@ -99,9 +99,9 @@ class DenseRetriever:
             raise ValueError(
                 f"encoder must give vectors of {index.d} numbers, as {self.index_path} holds, got {vectors.shape[1:]}"
             )
-        scores, rows = index.search(vectors, min(top_k, index.ntotal))
+        scores, rows = index.search(vectors, top_k)
         return [
-            # FAISS fills up with -1 where an approximate index finds less
+            # FAISS fills up with -1 where it finds fewer
             [corpus.passage(row, score) for row, score in zip(*found, strict=True) if row >= 0]
             for found in zip(rows.tolist(), scores.tolist(), strict=True)
         ]

@@ -261,8 +261,8 @@ class HttpRetriever:
     def _given_up(self, url: str, attempts: int, cause: Exception) -> str:
         others = f" (of {', '.join(self.urls)})" if len(self.urls) > 1 else ""
         return (
-            f"the retriever {url}{others} {cause}; given up after {attempts} attempts, of at most {self.attempts} "
-            f"within {self.deadline:g} s. Is it running? gigpo-retriever starts one."
+            f"the retriever {url}{others} {cause}; given up after {attempts} of at most {self.attempts} attempts in "
+            f"{self.deadline:g} s. Is it running? gigpo-retriever starts one."
         )
 
 
