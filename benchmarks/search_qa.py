@@ -1,6 +1,6 @@
 """Searches per second of the passages that questions are answered from: in this process, and over HTTP.
 
-    python benchmarks/search_qa.py [FOLDER] [--queries 1000] [--calls 200]
+    python benchmarks/search_qa.py [FOLDER] [--queries 1000] [--calls 200] [--server-threads 8]
 
 ``FOLDER`` holds ``corpus.jsonl.gz`` and ``questions.jsonl``; without it, both are made up. Times in this process are
 CPU times; over HTTP they are the clock's, with a real ``gigpo-retriever`` process on loopback, and so need idle cores.
@@ -69,6 +69,7 @@ def normal(text: str) -> str:
 def recalls(retriever: Retriever, questions: Sequence[dict[str, Any]]) -> dict[str, float]:
     """How often a golden answer stands in one of the top passages, by data source."""
     hits = defaultdict(list)
+    questions = [question for question in questions if question["golden_answers"]]
     found = retriever.search([question["question"] for question in questions], TOP_K)
     for question, passages in zip(questions, found, strict=True):
         texts = [normal(f"{passage.title} {passage.text}") for passage in passages]
@@ -78,8 +79,8 @@ def recalls(retriever: Retriever, questions: Sequence[dict[str, Any]]) -> dict[s
     return {source: fmean(each) for source, each in hits.items()}
 
 
-def in_process(corpus_path: str, questions: Sequence[dict[str, Any]], num_queries: int) -> float:
-    """Report the index and its speed; returns seconds a search."""
+def in_process(corpus_path: str, questions: Sequence[dict[str, Any]], num_queries: int) -> None:
+    """Report the index, its speed, and what it finds."""
     before, started = psutil.Process().memory_info().rss, time.process_time()
     retriever = Bm25Retriever(corpus_path)
     retriever.search(["a first search"], TOP_K)
@@ -95,50 +96,62 @@ def in_process(corpus_path: str, questions: Sequence[dict[str, Any]], num_querie
     OUT.print(f"in process: {1 / min(times):,.0f} searches/s, {min(times) * 1e6:.0f} µs each")
     for source, recall in recalls(retriever, questions).items():
         OUT.print(f"a golden answer in the top {TOP_K} for the plain question: {source} {recall:.3f}")
-    return min(times)
 
 
 @contextmanager
-def serve(corpus_path: str) -> Iterator[str]:
+def serve(corpus_path: str, threads: int) -> Iterator[tuple[str, psutil.Process]]:
     """A server of the corpus in a process of its own."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     retriever = "gigpo_lightning.retrieval.Bm25Retriever"
-    options = ["--port", str(port), "--retriever", retriever, "--retriever.corpus_path", corpus_path]
+    options = ["--port", str(port), "--threads", str(threads), "--retriever", retriever]
+    options += ["--retriever.corpus_path", corpus_path]
     process = subprocess.Popen([sys.executable, "-c", SERVER, *options], stderr=subprocess.DEVNULL)
     try:
-        yield f"http://127.0.0.1:{port}"
+        yield f"http://127.0.0.1:{port}", psutil.Process(process.pid)
     finally:
         process.terminate()
         process.wait()
 
 
-def over_http(corpus_path: str, queries: Sequence[str], num_calls: int, alone: float) -> Table:
-    """The same queries through a server, by how many travel together and how many threads ask."""
-    report = Table("queries a call", "threads", "searches/s", "ms a call", "ms a search beyond the search itself")
-    with serve(corpus_path) as url:
+def over_http(corpus_path: str, queries: Sequence[str], num_calls: int, server_threads: int) -> Table:
+    """The same queries through a server, by how many travel together and how many ask; CPU times are a search's."""
+    report = Table("queries a call", "threads", "searches/s", "ms a call", "client CPU µs", "server CPU µs")
+    with serve(corpus_path, server_threads) as (url, server):
         retriever = HttpRetriever(url, attempts=1000, longest_wait=0.5)
         retriever.search(["is it there"], TOP_K)
         for batch, threads in itertools.product((1, 32), (1, 8)):
-            calls = [
-                [queries[(call * batch + number) % len(queries)] for number in range(batch)]
-                for call in range(num_calls)
-            ]
-            best = min(_timed(retriever, calls, threads) for _ in range(3))
-            call = best * threads / num_calls
-            beyond = f"{(call / batch - alone) * 1e3:.2f}" if threads == 1 else "-"
-            report.add_row(f"{batch}", f"{threads}", f"{num_calls * batch / best:,.0f}", f"{call * 1e3:.2f}", beyond)
+            runs = []
+            for _ in range(3):
+                taken = itertools.cycle(queries)
+                calls = [list(itertools.islice(taken, batch)) for _ in range(num_calls)]
+                runs.append(_timed(retriever, calls, threads, server))
+            clock, ours, theirs = map(min, zip(*runs, strict=True))
+            searches = num_calls * batch
+            report.add_row(
+                f"{batch}",
+                f"{threads}",
+                f"{searches / clock:,.0f}",
+                f"{clock * threads / num_calls * 1e3:.2f}",
+                f"{ours / searches * 1e6:,.0f}",
+                f"{theirs / searches * 1e6:,.0f}",
+            )
         retriever.close()
     return report
 
 
-def _timed(retriever: HttpRetriever, calls: Sequence[Sequence[str]], threads: int) -> float:
+def _timed(
+    retriever: HttpRetriever, calls: Sequence[Sequence[str]], threads: int, server: psutil.Process
+) -> tuple[float, float, float]:
+    """Seconds of the clock, of this process' CPU time and of the server's."""
     with ThreadPoolExecutor(threads) as pool:
-        started = time.perf_counter()
+        before = time.perf_counter(), time.process_time(), sum(server.cpu_times()[:2])
         for _ in pool.map(lambda queries: retriever.search(queries, TOP_K), calls):
             pass
-        return time.perf_counter() - started
+        after = time.perf_counter(), time.process_time(), sum(server.cpu_times()[:2])
+    first, second, third = (end - begin for begin, end in zip(before, after, strict=True))
+    return first, second, third
 
 
 def main() -> None:
@@ -146,6 +159,7 @@ def main() -> None:
     parser.add_argument("folder", nargs="?", type=Path)
     parser.add_argument("--queries", type=int, default=1000)
     parser.add_argument("--calls", type=int, default=200)
+    parser.add_argument("--server-threads", type=int, default=8)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as made_up:
         folder = arguments.folder or Path(made_up)
@@ -153,9 +167,9 @@ def main() -> None:
             make_up(folder)
         corpus_path, questions = read(folder)
         OUT.print(f"{'real' if arguments.folder else 'made-up'} passages, {len(questions):,} questions")
-        alone = in_process(corpus_path, questions, arguments.queries)
+        in_process(corpus_path, questions, arguments.queries)
         queries = [question["question"] for question in questions]
-        OUT.print(over_http(corpus_path, queries, arguments.calls, alone))
+        OUT.print(over_http(corpus_path, queries, arguments.calls, arguments.server_threads))
 
 
 if __name__ == "__main__":
