@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from gigpo_lightning.environments.base import TaskSource
 from gigpo_lightning.environments.demonstrations import Demonstration, Expert, demonstrate
-from gigpo_lightning.prompts.base import Prompt
+from gigpo_lightning.prompts.base import Prompt, ReplyWriter
 from gigpo_lightning.token_batch import TokenBatch, make_token_batch
 from modules import Policy
 
@@ -120,7 +120,10 @@ class DemonstrationDataModule(LightningDataModule):
     def _encode(self, policy: Policy, demonstration: Demonstration) -> Pair:
         tokenizer = policy.tokenizer
         prompt = self.prompt.encode(demonstration.view, tokenizer, self.max_prompt_tokens)
-        return prompt.ids, (*tokenizer.encode(demonstration.action), tokenizer.end_token_id)
+        reply = demonstration.action
+        if isinstance(self.prompt, ReplyWriter):
+            reply = self.prompt.write_reply(reply, demonstration.view)
+        return prompt.ids, (*tokenizer.encode(reply), tokenizer.end_token_id)
 
 
 class _Batches(IterableDataset[TokenBatch]):

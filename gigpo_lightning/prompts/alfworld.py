@@ -7,9 +7,8 @@ from itertools import pairwise
 
 from gigpo_lightning.prompts.base import EncodedPrompt, ParsedAction, Tokenizer, TurnView
 from gigpo_lightning.prompts.fitting import fit_prompt, well_formed
+from gigpo_lightning.prompts.tagged import TaggedPrompt, list_offer, recent_turns, steps_taken
 
-_LAST_CHARACTERS = 30
-_CHINESE = re.compile(r"[\u4e00-\u9fff]")
 _NOT_OFFERED = ("help",)
 
 _ROLE = "You act as a skilled household robot in ALFRED, a world that you see and change through short texts."
@@ -38,65 +37,26 @@ _VERBS_NOT_OFFERED_COMPACT = ("examine", "close")
 _LONGEST_ACTION = 8  # words; the longest command has seven
 
 
-class AlfworldPrompt:
-    """One fresh chat message a turn: task, last turns, observation, available actions (App. E of arXiv:2505.10978).
+class AlfworldPrompt(TaggedPrompt):
+    """The paper's form: task, last turns, observation, available actions; the reply thinks and acts between tags.
 
-    Earlier replies are not shown, only the observations and actions of the last turns, so that prompts do not grow
-    with the episode. Too long a prompt loses its oldest turns first, then the beginning of the observation.
-
-    Args:
-        history_length: Earlier turns shown, as pairs of observation and action.
-        require_think: A reply without think tags, in lower case, is invalid.
-        require_admissible: An action outside the available ones is invalid. The paper lets it pass: it costs a step.
-
-    Raises:
-        ValueError: If ``history_length`` is negative.
+    The first turn's observation brings the task itself. Of a reply without action tags the last 30 characters are sent.
     """
 
-    def __init__(self, history_length: int = 2, require_think: bool = True, require_admissible: bool = False) -> None:
-        if history_length < 0:
-            raise ValueError(f"history_length must be >= 0, got {history_length}")
-        self.history_length = history_length
-        self.require_think = require_think
-        self.require_admissible = require_admissible
+    last_characters = 30
 
-    def encode(self, view: TurnView, tokenizer: Tokenizer, max_tokens: int) -> EncodedPrompt:
-        """Write the turn through the model's chat template, in at most ``max_tokens`` tokens.
-
-        Raises:
-            ValueError: If task and available actions alone are longer than ``max_tokens``.
-        """
-
-        def write(num_turns: int, observation: str) -> list[int]:
-            content = _message(view, num_turns, observation)
-            return tokenizer.encode_chat([{"role": "user", "content": content}])
-
-        return fit_prompt(write, min(self.history_length, len(view.history)), view.observation, max_tokens)
-
-    def parse(self, response: str, view: TurnView) -> ParsedAction:
-        """Read what stands between the first action tags, in lower case.
-
-        Without them the reply's last 30 characters are sent, and it is invalid; so is a reply without think tags or
-        with a Chinese character, whose action is sent all the same.
-        """
-        text = well_formed(response).lower()
-        start = text.find("<action>")
-        end = text.find("</action>", max(start, 0))
-        if start < 0 or end < 0:
-            return ParsedAction(action=text[-_LAST_CHARACTERS:].strip(), valid=False, problem="no action tags")
-        action = text[start + len("<action>") : end].strip()
-        problem = self._problem(response, action, view)
-        return ParsedAction(action=action, valid=not problem, problem=problem)
-
-    def _problem(self, response: str, action: str, view: TurnView) -> str:
-        if self.require_think and not ("<think>" in response and "</think>" in response):
-            return "no think tags"
-        if _CHINESE.search(response):
-            return "a Chinese character"
-        known = view.admissible_actions
-        if self.require_admissible and known is not None and action not in known:
-            return "not an available action"
-        return ""
+    def message(self, view: TurnView, num_turns: int, observation: str) -> str:
+        """The message of a turn; the first turn's observation brings the task itself."""
+        now = len(view.history)
+        parts = [_ROLE]
+        if now:
+            parts += [f"Your task is: {view.instruction}", steps_taken(view)]
+        if num_turns:
+            parts.append(recent_turns(view, num_turns))
+        parts.append(f"This is step {now + 1}. You now observe: {observation}")
+        if view.admissible_actions is not None:
+            parts.append(list_offer([action for action in view.admissible_actions if action not in _NOT_OFFERED]))
+        return "\n\n".join((*parts, _ORDER))
 
 
 class CompactAlfworldPrompt:
@@ -214,25 +174,3 @@ def _compact_offer(admissible_actions: Sequence[str], tried: frozenset[str]) -> 
         if action not in _NOT_OFFERED_COMPACT and words and words[0] not in _VERBS_NOT_OFFERED_COMPACT:
             (old if action in tried else new).extend(words)
     return [*new, TRIED, *old] if old else new
-
-
-def _message(view: TurnView, num_turns: int, observation: str) -> str:
-    """The message of a turn; the first turn's observation brings the task itself."""
-    now = len(view.history)
-    parts = [_ROLE]
-    if now:
-        parts.append(f"Your task is: {view.instruction}")
-        parts.append(f"You have taken {now} {'step' if now == 1 else 'steps'} so far.")
-    if num_turns:
-        turns = list(enumerate(view.history, start=1))[-num_turns:]
-        lines = [f"[Observation {n}: {said!r}; Action {n}: {done!r}]" for n, (said, done) in turns]
-        parts.append("\n".join((f"The last {num_turns} of them:", *lines)))
-    parts.append(f"This is step {now + 1}. You now observe: {observation}")
-    if view.admissible_actions is not None:
-        parts.append(_offer(view.admissible_actions))
-    return "\n\n".join((*parts, _ORDER))
-
-
-def _offer(admissible_actions: Sequence[str]) -> str:
-    lines = [f"  '{action}'" for action in admissible_actions if action not in _NOT_OFFERED]
-    return "\n".join(("The available actions are:", *lines))

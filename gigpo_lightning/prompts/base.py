@@ -81,3 +81,11 @@ class Prompt(Protocol):
 
     def parse(self, response: str, view: TurnView) -> ParsedAction:
         """Read the action from a reply; never raises, whatever the model wrote."""
+
+
+@runtime_checkable
+class ReplyWriter(Protocol):
+    """A prompt whose replies are not the commands themselves, and which can write the one that means a command."""
+
+    def write_reply(self, action: str, view: TurnView) -> str:
+        """The reply that ``parse`` reads as this action."""

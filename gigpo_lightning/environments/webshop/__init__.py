@@ -5,7 +5,20 @@ Rules, constants and file formats are facts of princeton-nlp/WebShop and of verl
 
 from gigpo_lightning.environments.webshop.catalogue import Catalogue
 from gigpo_lightning.environments.webshop.environment import WebShopEnvironment
+from gigpo_lightning.environments.webshop.expert import ShoppingExpert
+from gigpo_lightning.environments.webshop.generator import ShopSettings, generate_catalogue, webshop_words
 from gigpo_lightning.environments.webshop.panel import WebShopTasks, webshop_panel
 from gigpo_lightning.environments.webshop.types import Goal, Product
 
-__all__ = ["Catalogue", "Goal", "Product", "WebShopEnvironment", "WebShopTasks", "webshop_panel"]
+__all__ = [
+    "Catalogue",
+    "Goal",
+    "Product",
+    "ShopSettings",
+    "ShoppingExpert",
+    "WebShopEnvironment",
+    "WebShopTasks",
+    "generate_catalogue",
+    "webshop_panel",
+    "webshop_words",
+]

@@ -68,6 +68,11 @@ class Catalogue:
         return catalogue
 
     @property
+    def files(self) -> tuple[Path, Path]:
+        """The product file and the attribute file, which may not be there yet."""
+        return Path(self._files[0]), Path(self._files[1])
+
+    @property
     def shelves(self) -> "Shelves":
         """What was read.
 

@@ -9,6 +9,7 @@ from typing import Literal
 
 from gigpo_lightning.environments.base import Task, TaskPanel
 from gigpo_lightning.environments.webshop.catalogue import Catalogue
+from gigpo_lightning.environments.webshop.generator import ShopSettings, catalogue_files, generate_catalogue
 from gigpo_lightning.environments.webshop.nouns import PlainNouns
 from gigpo_lightning.environments.webshop.reward import shopping_reward
 from gigpo_lightning.environments.webshop.types import Goal
@@ -91,6 +92,10 @@ class WebShopTasks:
         seed: Of the splits' order.
         max_goals_per_product: At most so many goals of a product; default: all.
         reachable_only: Leave out goals that even their own product does not meet.
+        generated: Make this catalogue where the files are named, if it is not there yet; default: only read.
+
+    Raises:
+        ValueError: If a catalogue is to be made, but its files have other names or stand in two folders.
     """
 
     def __init__(
@@ -100,15 +105,25 @@ class WebShopTasks:
         seed: int = 233,
         max_goals_per_product: int | None = None,
         reachable_only: bool = False,
+        generated: ShopSettings | None = None,
     ) -> None:
+        folder = catalogue.files[0].parent
+        if generated is not None and catalogue.files != catalogue_files(folder):
+            wanted = " and ".join(map(str, catalogue_files(folder)))
+            raise ValueError(
+                f"catalogue must name {wanted} to be generated, got {' and '.join(map(str, catalogue.files))}"
+            )
         self.catalogue = catalogue
         self.scheme = scheme
         self.seed = seed
         self.max_goals_per_product = max_goals_per_product
         self.reachable_only = reachable_only
+        self.generated = generated
 
     def prepare(self) -> None:
-        """Nothing to prepare: the files must be there."""
+        """Make the catalogue, if one is asked for; at once where it exists."""
+        if self.generated is not None:
+            generate_catalogue(self.catalogue.files[0].parent, self.generated)
 
     def panel(self, split: str) -> TaskPanel:
         """Return the split's panel, as ``webshop_panel`` lists it."""

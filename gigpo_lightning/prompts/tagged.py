@@ -1,0 +1,104 @@
+"""What prompts for instruct models share: a chat message a turn, a reply with tags (App. E of arXiv:2505.10978)."""
+
+import re
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+from gigpo_lightning.prompts.base import EncodedPrompt, ParsedAction, Tokenizer, TurnView
+from gigpo_lightning.prompts.fitting import fit_prompt, well_formed
+
+_CHINESE = re.compile(r"[\u4e00-\u9fff]")
+
+
+class TaggedPrompt(ABC):
+    """One fresh chat message a turn, and a reply that thinks and acts between tags.
+
+    Earlier replies are not shown, only the observations and actions of the last turns, so that prompts do not grow
+    with the episode. Too long a prompt loses its oldest turns first, then the beginning of the observation.
+
+    Args:
+        history_length: Earlier turns shown, as pairs of observation and action.
+        require_think: A reply without think tags, in lower case, is invalid.
+        require_admissible: An action outside the available ones is invalid. The paper lets it pass: it costs a step.
+
+    Raises:
+        ValueError: If ``history_length`` is negative.
+    """
+
+    last_characters: ClassVar[int]
+    """How much of a reply without action tags is sent as its action."""
+
+    def __init__(self, history_length: int = 2, require_think: bool = True, require_admissible: bool = False) -> None:
+        if history_length < 0:
+            raise ValueError(f"history_length must be >= 0, got {history_length}")
+        self.history_length = history_length
+        self.require_think = require_think
+        self.require_admissible = require_admissible
+
+    @abstractmethod
+    def message(self, view: TurnView, num_turns: int, observation: str) -> str:
+        """The message of a turn with so many earlier turns and this observation."""
+
+    def num_turns(self, view: TurnView) -> int:
+        """How many earlier turns are shown if there is room."""
+        return min(self.history_length, len(view.history))
+
+    def is_offered(self, action: str, offered: tuple[str, ...]) -> bool:
+        """Whether an action is one of the available ones."""
+        return action in offered
+
+    def encode(self, view: TurnView, tokenizer: Tokenizer, max_tokens: int) -> EncodedPrompt:
+        """Write the turn through the model's chat template, in at most ``max_tokens`` tokens.
+
+        Raises:
+            ValueError: If task and available actions alone are longer than ``max_tokens``.
+        """
+
+        def write(num_turns: int, observation: str) -> list[int]:
+            content = self.message(view, num_turns, observation)
+            return tokenizer.encode_chat([{"role": "user", "content": content}])
+
+        return fit_prompt(write, self.num_turns(view), view.observation, max_tokens)
+
+    def parse(self, response: str, view: TurnView) -> ParsedAction:
+        """Read what stands between the first action tags, in lower case.
+
+        Without them the reply's last characters are sent, and it is invalid; so is a reply without think tags or with
+        a Chinese character, whose action is sent all the same.
+        """
+        text = well_formed(response).lower()
+        start = text.find("<action>")
+        end = text.find("</action>", max(start, 0))
+        if start < 0 or end < 0:
+            return ParsedAction(action=text[-self.last_characters :].strip(), valid=False, problem="no action tags")
+        action = text[start + len("<action>") : end].strip()
+        problem = self._problem(response, action, view)
+        return ParsedAction(action=action, valid=not problem, problem=problem)
+
+    def _problem(self, response: str, action: str, view: TurnView) -> str:
+        if self.require_think and not ("<think>" in response and "</think>" in response):
+            return "no think tags"
+        if _CHINESE.search(response):
+            return "a Chinese character"
+        known = view.admissible_actions
+        if self.require_admissible and known is not None and not self.is_offered(action, known):
+            return "not an available action"
+        return ""
+
+
+def recent_turns(view: TurnView, num_turns: int) -> str:
+    """The last turns as pairs of observation and action, numbered from the episode's beginning."""
+    turns = list(enumerate(view.history, start=1))[-num_turns:]
+    lines = [f"[Observation {n}: {said!r}; Action {n}: {done!r}]" for n, (said, done) in turns]
+    return "\n".join((f"The last {num_turns} of them:", *lines))
+
+
+def steps_taken(view: TurnView) -> str:
+    """How many steps the episode has had."""
+    now = len(view.history)
+    return f"You have taken {now} {'step' if now == 1 else 'steps'} so far."
+
+
+def list_offer(offered: list[str]) -> str:
+    """The available actions, quoted, one a line."""
+    return "\n".join(("The available actions are:", *(f"  '{action}'" for action in offered)))
