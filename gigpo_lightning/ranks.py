@@ -45,8 +45,8 @@ def leave_job() -> None:
     """Take this process out of its job, if it is in one; when all that it ran there has ended well.
 
     A gloo thread that frees a tensor while the interpreter ends aborts the process, and with it a job that has
-    succeeded. A group waits for its threads when it is freed, so what holds it is freed first. PyTorch's own caches hold
-    the groups of device meshes to the end: their threads are given time to let go of the last tensor.
+    succeeded. A group waits for its threads when it is freed, so what holds it is freed first. Groups of device meshes
+    are held to the end by caches of PyTorch: their threads are given time to let go of the last tensor.
     """
     gc.collect()
     if torch.distributed.is_available() and torch.distributed.is_initialized():
