@@ -122,5 +122,3 @@ def main() -> None:
 if __name__ == "__main__":
     main()
     leave_job()
-    threads = [name.read_text() for name in Path("/proc/self/task").glob("*/comm")]
-    assert not any("gloo" in name for name in threads), threads  # one that frees a tensor at exit aborts the process

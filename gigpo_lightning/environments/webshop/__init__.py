@@ -4,11 +4,11 @@ Rules, constants and file formats are facts of princeton-nlp/WebShop and of verl
 """
 
 from gigpo_lightning.environments.webshop.catalogue import Catalogue
+from gigpo_lightning.environments.webshop.entities import Goal, Product
 from gigpo_lightning.environments.webshop.environment import WebShopEnvironment
 from gigpo_lightning.environments.webshop.expert import ShoppingExpert
 from gigpo_lightning.environments.webshop.generator import ShopSettings, generate_catalogue, webshop_words
 from gigpo_lightning.environments.webshop.panel import WebShopTasks, webshop_panel
-from gigpo_lightning.environments.webshop.types import Goal, Product
 
 __all__ = [
     "Catalogue",

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from gigpo_lightning.environments.webshop.entities import Goal, Product
 from gigpo_lightning.environments.webshop.files import JsonFile
 from gigpo_lightning.environments.webshop.goals import human_goals, synthetic_goals
 from gigpo_lightning.environments.webshop.pages import Page, item_page
 from gigpo_lightning.environments.webshop.products import is_sold, make_product, searchable_text
-from gigpo_lightning.environments.webshop.types import Goal, Product
 from gigpo_lightning.retrieval import Bm25Index
 
 PRICE_SEED = 233

@@ -9,10 +9,10 @@ import gymnasium
 from gigpo_lightning.environments.base import Task
 from gigpo_lightning.environments.webshop import pages
 from gigpo_lightning.environments.webshop.catalogue import Catalogue
+from gigpo_lightning.environments.webshop.entities import Goal
 from gigpo_lightning.environments.webshop.nouns import Nouns, default_nouns
 from gigpo_lightning.environments.webshop.pages import Page
 from gigpo_lightning.environments.webshop.reward import shopping_reward
-from gigpo_lightning.environments.webshop.types import Goal
 
 NUM_RESULTS = 50
 SEARCH = "search[<your query>]"

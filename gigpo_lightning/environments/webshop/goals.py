@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from gigpo_lightning.environments.webshop.types import Goal, Product
+from gigpo_lightning.environments.webshop.entities import Goal, Product
 
 NO_LIMIT = 1_000_000.0
 _LIMITS = tuple(10.0 * number for number in range(1, 100))

@@ -7,7 +7,7 @@ them. Beside it go the texts that can be clicked.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from gigpo_lightning.environments.webshop.types import Product
+from gigpo_lightning.environments.webshop.entities import Product
 
 PAGE_SIZE = 10
 BACK_TO_SEARCH, PREVIOUS, NEXT, BUY = "Back to Search", "< Prev", "Next >", "Buy Now"

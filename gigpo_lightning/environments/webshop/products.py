@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from gigpo_lightning.environments.webshop.types import Product
+from gigpo_lightning.environments.webshop.entities import Product
 
 DEFAULT_PRICE = 100.0
 _NO_ATTRIBUTES = ("DUMMY_ATTR",)

@@ -12,8 +12,8 @@ from rapidfuzz import fuzz
 from rapidfuzz.utils import default_process
 
 from gigpo_lightning.environments.webshop.colours import COLOURS, plain_colour
+from gigpo_lightning.environments.webshop.entities import Goal, Product
 from gigpo_lightning.environments.webshop.nouns import Nouns
-from gigpo_lightning.environments.webshop.types import Goal, Product
 
 _ALIKE_ABOVE = 85  # percent, rounded
 _LATIN_1 = dict.fromkeys(range(128, 256))  # deleted, as thefuzz does; letters beyond stay

@@ -2,8 +2,8 @@
 
 from typing import Any
 
+from gigpo_lightning.environments.webshop.entities import Goal, Product
 from gigpo_lightning.environments.webshop.reward import Reward, shopping_reward
-from gigpo_lightning.environments.webshop.types import Goal, Product
 
 
 def words(title: str) -> tuple[str, ...]:

@@ -8,8 +8,8 @@ from rapidfuzz import fuzz
 from rapidfuzz.utils import default_process
 
 from gigpo_lightning.environments.webshop.colours import COLOURS
+from gigpo_lightning.environments.webshop.entities import Goal, Product
 from gigpo_lightning.environments.webshop.reward import Reward
-from gigpo_lightning.environments.webshop.types import Goal, Product
 from tests.environments.webshop.purchases import a_goal, a_product, attribute_hits, bought, option_hits, words
 
 # By hand.

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from gigpo_lightning.environments.webshop.colours import plain_colour
+from gigpo_lightning.environments.webshop.entities import Goal, Product
 from gigpo_lightning.environments.webshop.nouns import PlainNouns
 from gigpo_lightning.environments.webshop.reward import shopping_reward
-from gigpo_lightning.environments.webshop.types import Goal, Product
 from tests.environments.webshop.purchases import a_goal, a_product, attribute_hits, bought, option_hits
 
 SNEAKER = "Mens D.O.N. Issue 2 Gca Basketball Sneakers Shoes Casual - Off White"
