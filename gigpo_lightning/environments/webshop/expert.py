@@ -1,11 +1,9 @@
 """A scripted expert that shops: it knows only what it has read, so that what it does can be learnt."""
 
-import random
 import re
 from collections.abc import Sequence
 
 from gigpo_lightning.environments.webshop.reading import (
-    SEARCH_OFFER,
     Offer,
     Page,
     asked_options,
@@ -28,21 +26,9 @@ class ShoppingExpert:
     that lacks an option that is asked for is left, and the next one opened; where none is left, the best of those is
     bought. Others may act in its place: it is told of each action with ``observe``. It trusts titles: descriptions and
     features are never read.
-
-    Args:
-        carelessness: Share of the pages on which it clicks on anything instead, as people do. What copies it knows what
-            to do, and does not always do it: a start that leaves something to be learnt.
-        seed: Of the careless clicks.
-
-    Raises:
-        ValueError: If ``carelessness`` is not in [0, 1].
     """
 
-    def __init__(self, carelessness: float = 0.0, seed: int = 0) -> None:
-        if not 0 <= carelessness <= 1:
-            raise ValueError(f"carelessness must be in [0, 1], got {carelessness}")
-        self.carelessness = carelessness
-        self._rng = random.Random(seed)
+    def __init__(self) -> None:
         self.reset("", "")
 
     def reset(self, instruction: str, observation: str) -> None:
@@ -80,11 +66,6 @@ class ShoppingExpert:
         if not admissible_actions:
             raise ValueError("admissible_actions must hold at least one action, got none")
         self._page = read_page(observation, tuple(admissible_actions))
-        clicks = [action for action in admissible_actions if action != SEARCH_OFFER]
-        advice = self._advise(admissible_actions)  # even if it is not heeded: it is what remembers
-        return self._rng.choice(clicks) if clicks and self._rng.random() < self.carelessness else advice
-
-    def _advise(self, admissible_actions: Sequence[str]) -> str:
         if self._page.kind == "index":
             return f"search[{' '.join(self._words)}]"
         if self._page.kind == "results":

@@ -156,26 +156,6 @@ def test_the_next_episode_starts_without_memories() -> None:
     assert expert.act(RESULTS, ON_RESULTS) == "click[b000000002]"
 
 
-def test_a_careless_one_clicks_on_anything_now_and_then() -> None:
-    expert = ShoppingExpert(carelessness=0.5)
-    expert.reset(INSTRUCTION, INDEX)
-    advice = [expert.act(ITEM, ON_ITEM) for _ in range(400)]
-    assert 0.4 < advice.count("click[blue]") / 400 < 0.7
-    assert set(advice) == set(ON_ITEM)
-
-
-def test_even_a_careless_one_searches() -> None:
-    expert = ShoppingExpert(carelessness=1.0)
-    expert.reset(INSTRUCTION, INDEX)
-    assert {expert.act(INDEX, ON_INDEX) for _ in range(20)} == {QUERY}
-
-
-@pytest.mark.parametrize("carelessness", [-0.1, 1.1])
-def test_carelessness_is_a_share(carelessness: float) -> None:
-    with pytest.raises(ValueError, match=r"carelessness must be in \[0, 1\], got"):
-        ShoppingExpert(carelessness=carelessness)
-
-
 def test_no_action_to_choose_from_is_refused() -> None:
     with pytest.raises(ValueError, match="admissible_actions must hold at least one action"):
         begin().act(INDEX, ())
