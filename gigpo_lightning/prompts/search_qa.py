@@ -21,7 +21,7 @@ TASK, DID, SAW, PASSAGE, ACT = "<task>", "<did>", "<saw>", "<passage>", "<act>"
 _TAGS = tuple(f"<{slash}{tag}>" for tag in (SEARCH, ANSWER) for slash in ("", "/"))
 
 _ASIDE = re.compile(r"</?(?:information|search|answer)>")
-_PASSAGE_HEAD = re.compile(r'doc \d+(?::\s*(?:"[^"\n]*"\n)?|\(title: "[^"\n]*"\))')
+_PASSAGE_HEAD = re.compile(r'doc \d+(?::\s*(?:"[^"\n]*"\n)?|\(title: (?:"[^"\n]*"\))?)')
 _WORD = re.compile(rf"{PASSAGE}|[^\W_]+")
 # The words of the invented world's sentences that tell nothing apart.
 _FILLER = frozenset(("a", "an", "the", "is", "was", "who", "in", "of", "by"))
@@ -53,7 +53,8 @@ class SearchQAPrompt:
         """
 
         def write(num_earlier: int, information: str) -> list[int]:
-            content = _message(view, num_earlier + 1, information)
+            whole = information in ("", view.observation)
+            content = _message(view, num_earlier + 1, information if whole else f"<information>… {information}")
             return tokenizer.encode_chat([{"role": "user", "content": content}])
 
         return _fit(write, view, self.history_length, max_tokens)

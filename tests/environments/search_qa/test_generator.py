@@ -134,7 +134,7 @@ def test_an_expert_who_reads_wins_every_episode_with_a_search_a_hop(data_dir: Pa
 
 def test_one_in_a_haste_wins_some(data_dir: Path, retriever: WordRetriever) -> None:
     outcomes = play(data_dir, retriever, ReadingExpert(haste=0.5))
-    assert 0 < sum(success for _, success, _ in outcomes) < 0.5 * len(outcomes)
+    assert 0 < sum(success for _, success, _ in outcomes) < 0.8 * len(outcomes)
     assert play(data_dir, retriever, ReadingExpert(haste=0.5)) == outcomes
 
 
