@@ -141,13 +141,13 @@ class HeldOutEvaluation(Callback):
         kinds: dict[str, str] = {}
         for line in lines:
             prefix = f"held_out/{episodes.split}"
-            self._update(f"{prefix}/success_rate", float(line["success"]))
-            self._update(f"{prefix}/{line['kind']}/success_rate", float(line["success"]))
-            self._update(f"{prefix}/return", line["return"])
-            self._update(f"{prefix}/episode_length", float(line["steps"]))
+            won = float(line["success"])
+            figures = {"success_rate": won, "return": line["return"], "episode_length": float(line["steps"])}
+            for name, value in (line["metrics"] | figures | {f"{line['kind']}/success_rate": won}).items():
+                self._update(f"{prefix}/{name}", value)
             success[line["task_id"]].append(line["success"])
             kinds[line["task_id"]] = line["kind"]
-        rates = {task: sum(won) / len(won) for task, won in success.items()}
+        rates = {task: sum(wins) / len(wins) for task, wins in success.items()}
         self._average(f"held_out/{episodes.split}", list(kinds.values()), list(rates.values()))
         self.evaluations[episodes.split].append((episodes.policy_version, rates))
         log_dir = trainer.log_dir  # asked on every rank: it is broadcast
@@ -181,6 +181,7 @@ class HeldOutEvaluation(Callback):
             "return": trajectory.episode_return,
             "steps": len(trajectory.steps),
             "stop_reason": str(trajectory.stop_reason),
+            "metrics": dict(trajectory.metrics),
         }
 
     def _update(self, name: str, value: float) -> None:

@@ -2,8 +2,8 @@
 
 import math
 from collections import deque
-from collections.abc import Hashable, Iterable, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import Any
 
@@ -77,6 +77,7 @@ class Trajectory:
         success: Whether the environment called the episode a success.
         stop_reason: Why the episode ended.
         final_observation: What the world said after the last action.
+        metrics: The environment's own figures of the episode, such as a score.
     """
 
     task_id: str
@@ -86,6 +87,7 @@ class Trajectory:
     success: bool
     stop_reason: StopReason
     final_observation: str = ""
+    metrics: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def episode_return(self) -> float:
@@ -138,9 +140,9 @@ class StepTable:
     policy_version: np.ndarray
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            object.__setattr__(self, field.name, _column(field.name, getattr(self, field.name)))
-        lengths = {field.name: len(getattr(self, field.name)) for field in fields(self)}
+        for column in fields(self):
+            object.__setattr__(self, column.name, _column(column.name, getattr(self, column.name)))
+        lengths = {column.name: len(getattr(self, column.name)) for column in fields(self)}
         shortest, longest = min(lengths, key=lengths.__getitem__), max(lengths, key=lengths.__getitem__)
         if lengths[shortest] < lengths[longest]:
             raise ValueError(
@@ -162,8 +164,8 @@ class StepTable:
         if (order == np.arange(len(order))).all():
             return self, order  # as a rollout's rows are
         table = object.__new__(StepTable)  # sorting makes no row wrong: nothing needs to be checked again
-        for field in fields(self):
-            object.__setattr__(table, field.name, getattr(self, field.name)[order])
+        for column in fields(self):
+            object.__setattr__(table, column.name, getattr(self, column.name)[order])
         return table, order
 
     @classmethod

@@ -53,7 +53,8 @@ def walking_data(engine: ScriptedEngine, **options) -> RolloutDataModule:
         "workers": 0,
     }
     tasks = GridworldTasks(size=3, num_walls=0)
-    return RolloutDataModule(GridworldEnvironment(), tasks, GridworldPrompt(), engine, **defaults | options)
+    environment = options.pop("environment", GridworldEnvironment())
+    return RolloutDataModule(environment, tasks, GridworldPrompt(), engine, **defaults | options)
 
 
 def quiet_trainer(folder: Path, *callbacks: Callback, **options) -> Trainer:

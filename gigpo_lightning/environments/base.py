@@ -6,7 +6,9 @@ An environment is a plain ``gymnasium.Env[str, str]``:
 * ``info["anchor"]`` is the anchor state, hashable, without history (default: the observation);
 * ``info["admissible_actions"]`` lists the commands that do something (optional);
 * ``info["instruction"]`` says what is asked for, in words (optional, after ``reset`` only);
-* ``info["success"]`` says whether the episode has succeeded (default: False).
+* ``info["success"]`` says whether the episode has succeeded (default: False);
+* ``info["metrics"]`` maps names to figures of the episode so far (optional): those of its end are logged, as means over
+  episodes, beside the success rate.
 
 Until its first ``reset`` an environment can be pickled, so that a pool can make its copies in other processes.
 """
@@ -172,10 +174,27 @@ def _check_said(when: str, observation: object, info: object) -> tuple[str, ...]
         raise ValueError(f"info['instruction'] must be a string, but {when} gave {info['instruction']!r}")
     if not _is_bool(info.get("success", False)):
         raise ValueError(f"info['success'] must be True or False, but {when} gave {info['success']!r}")
+    try:
+        check_metrics(info.get("metrics", {}))
+    except ValueError as error:
+        raise ValueError(f"{error}, after {when}") from error
     admissible = info.get("admissible_actions", ())
     if not isinstance(admissible, list | tuple) or not all(isinstance(command, str) for command in admissible):
         raise ValueError(f"info['admissible_actions'] must be a list of strings, but {when} gave {admissible!r}")
     return tuple(admissible)
+
+
+def check_metrics(metrics: object) -> None:
+    """Check an episode's own figures.
+
+    Raises:
+        ValueError: If they are not finite numbers by name.
+    """
+    if not isinstance(metrics, Mapping):
+        raise ValueError(f"info['metrics'] must be a dictionary, got {metrics!r}")
+    for name, value in metrics.items():
+        if not isinstance(name, str) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise ValueError(f"info['metrics'] must map names to finite numbers, got {name!r}: {value!r}")
 
 
 def _check_outcome(command: str, reward: object, terminated: object, truncated: object) -> None:

@@ -12,11 +12,11 @@ import signal
 import tempfile
 import time
 import traceback
-from collections.abc import Hashable
-from dataclasses import dataclass
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 
-from gigpo_lightning.environments.base import Environment, Task
+from gigpo_lightning.environments.base import Environment, Task, check_metrics
 
 READY = "ready"
 """What a worker says first."""
@@ -35,6 +35,7 @@ class EnvironmentEvent:
         admissible_actions: Commands that do something; None where the environment does not say.
         instruction: What is asked for; empty where the environment does not say.
         success: Whether the episode has succeeded.
+        metrics: The environment's own figures of the episode so far.
         reward: Of the step; 0 after a reset.
         terminated: Gymnasium's.
         truncated: Gymnasium's.
@@ -49,6 +50,7 @@ class EnvironmentEvent:
     admissible_actions: tuple[str, ...] | None = None
     instruction: str = ""
     success: bool = False
+    metrics: Mapping[str, float] = field(default_factory=dict)
     reward: float = 0.0
     terminated: bool = False
     truncated: bool = False
@@ -98,7 +100,9 @@ class EnvironmentSlots:
             observation, given, terminated, truncated, info = environment.step(command)
             reward = float(given)
         anchor = info.get("anchor", observation)
+        metrics = info.get("metrics", {})
         _check(observation, reward, anchor)
+        check_metrics(metrics)
         admissible = info.get("admissible_actions")
         return EnvironmentEvent(
             slot=slot,
@@ -107,6 +111,7 @@ class EnvironmentSlots:
             admissible_actions=None if admissible is None else tuple(admissible),
             instruction=info.get("instruction", ""),
             success=bool(info.get("success", False)),
+            metrics={name: float(value) for name, value in metrics.items()},
             reward=reward,
             terminated=bool(terminated),
             truncated=bool(truncated),

@@ -176,6 +176,7 @@ def _stored_trajectory(trajectory: Trajectory) -> dict[str, Any]:
         "success": trajectory.success,
         "stop_reason": str(trajectory.stop_reason),
         "final_observation": _plain(trajectory.final_observation),
+        "metrics": dict(trajectory.metrics),
         "steps": _stored_steps(trajectory.steps),
     }
 
@@ -189,6 +190,7 @@ def _restored_trajectory(entry: Mapping[str, Any], task: Task) -> Trajectory:
         success=entry["success"],
         stop_reason=StopReason(entry["stop_reason"]),
         final_observation=entry["final_observation"],
+        metrics=entry["metrics"],
     )
 
 

@@ -116,6 +116,7 @@ class EpisodePlayer:
             success=event.success,
             stop_reason=reason,
             final_observation=event.observation,
+            metrics=event.metrics,
         )
 
     def _stop_reason(self, episode: Episode, event: EnvironmentEvent) -> StopReason | None:

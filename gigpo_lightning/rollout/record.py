@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float64
 
 from gigpo_lightning.algorithm import Credit
 from gigpo_lightning.ranks import gather
@@ -54,35 +53,32 @@ class Rollout:
         would be that of the tasks that are sometimes won.
         """
         by_rank = gather((self._of_episodes(), self._counts(), self._most()))
-        columns = np.concatenate([rows for rows, _, _ in by_rank]).T
-        names = ("success_rate", "return", "episode_length", "invalid_action_rate", "staleness_mean")
-        means = {f"rollout/{name}": float(column.mean()) for name, column in zip(names, columns, strict=True)}
+        episodes = [figures for of_rank, _, _ in by_rank for figures in of_rank]
+        means = {f"rollout/{name}": value for name, value in _means(episodes).items()}
         _, counted, measured = by_rank[0]
         totals = {name: sum(counts[name] for _, counts, _ in by_rank) for name in counted}
         most = {name: max(values[name] for _, _, values in by_rank) for name in measured}
         tokens, seconds = totals.pop("tokens"), most["time/rollout"]
         speeds = {
             "rollout/tokens_per_second": tokens / seconds,
-            "rollout/episodes_per_second": columns.shape[1] / seconds,
+            "rollout/episodes_per_second": len(episodes) / seconds,
         }
         return means | totals | most | speeds
 
-    def _of_episodes(self) -> Float64[np.ndarray, "E 5"]:
-        """Of each episode: success, return, length, share of invalid actions and mean staleness."""
-        episodes = [episode for group in (*self.groups, *self.discarded) for episode in group.trajectories]
-        return np.array(
-            [
-                (
-                    episode.success,
-                    episode.episode_return,
-                    len(episode.steps),
-                    np.mean([not step.valid_action for step in episode.steps]),
-                    np.mean([self.policy_version - step.policy_version for step in episode.steps]),
-                )
-                for episode in episodes
-            ],
-            dtype=np.float64,
-        )
+    def _of_episodes(self) -> list[dict[str, float]]:
+        """Figures of each episode, the environment's own among them."""
+        return [
+            {
+                **episode.metrics,
+                "success_rate": float(episode.success),
+                "return": episode.episode_return,
+                "episode_length": float(len(episode.steps)),
+                "invalid_action_rate": float(np.mean([not step.valid_action for step in episode.steps])),
+                "staleness_mean": float(np.mean([self.policy_version - s.policy_version for s in episode.steps])),
+            }
+            for group in (*self.groups, *self.discarded)
+            for episode in group.trajectories
+        ]
 
     def _counts(self) -> dict[str, float]:
         """What adds up over ranks."""
@@ -109,6 +105,12 @@ class Rollout:
 
     def _steps(self) -> list[Step]:
         return [s for group in (*self.groups, *self.discarded) for episode in group.trajectories for s in episode.steps]
+
+
+def _means(episodes: list[dict[str, float]]) -> dict[str, float]:
+    """The mean of each figure, over the episodes that have it."""
+    names = dict.fromkeys(name for figures in episodes for name in figures)
+    return {name: float(np.mean([figures[name] for figures in episodes if name in figures])) for name in names}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -64,6 +64,8 @@ def write_trajectories(
                 )
             trajectory_id += 1
     table = pa.Table.from_pylist(rows)
+    figures = [list(t.metrics.items()) for g in groups for t in g.trajectories for _ in t.steps]
+    table = table.append_column("metrics", pa.array(figures, pa.map_(pa.string(), pa.float64())))
     if credit is not None:
         for name in ("advantage", "episode_advantage", "step_advantage", "step_group_id"):
             table = table.append_column(name, pa.array(getattr(credit, name)))
@@ -141,4 +143,5 @@ def _trajectory(rows: Sequence[dict[str, Any]]) -> Trajectory:
         success=rows[0]["success"],
         stop_reason=StopReason(rows[0]["stop_reason"]),
         final_observation=rows[-1]["final_observation"],
+        metrics=dict(rows[0]["metrics"]),
     )

@@ -1,5 +1,6 @@
 """What an epoch's rollout was like: figures per episode, anchor groups, times and memory."""
 
+import json
 import multiprocessing
 import time
 
@@ -7,8 +8,9 @@ import numpy as np
 import pytest
 from lightning.pytorch import Callback
 
-from callbacks import AnchorStats, RolloutMetrics
+from callbacks import AnchorStats, HeldOutEvaluation, RolloutMetrics
 from callbacks.rollout_metrics import resident_gib
+from gigpo_lightning.environments.gridworld import GridworldEnvironment
 from tests.scripted_run import ScriptedSync, quiet_trainer, random_walk, tiny_module, walking_data
 
 
@@ -39,6 +41,35 @@ def test_a_long_episode_counts_no_more_than_a_short_one(run):
     assert logged["rollout/success_rate"] == pytest.approx(np.mean([episode.success for episode in episodes]))
     assert logged["rollout/episode_length"] == pytest.approx(np.mean(lengths))
     assert logged["rollout/return"] == pytest.approx(np.mean([episode.episode_return for episode in episodes]))
+
+
+def test_an_environments_own_figures_are_means_over_the_episodes_that_have_them(tmp_path):
+    module, keeper = tiny_module(), Keeper()
+    trainer = quiet_trainer(tmp_path, ScriptedSync(), RolloutMetrics(), HeldOutEvaluation(), keeper, max_epochs=1)
+    trainer.fit(module, walking_data(random_walk(module), environment=Pedometer(), held_out_splits=["valid_seen"]))
+    episodes = list(keeper.rollout.trajectories())
+    assert trainer.callback_metrics["rollout/moves"] == pytest.approx(np.mean([len(each.steps) for each in episodes]))
+    reached = [each.metrics["moves_to_goal"] for each in episodes if each.success]
+    assert 0 < len(reached) < len(episodes)
+    assert trainer.callback_metrics["rollout/moves_to_goal"] == pytest.approx(np.mean(reached))
+    lines = [json.loads(line) for line in (tmp_path / "evaluations.jsonl").read_text().splitlines()]
+    moves = [line["metrics"]["moves"] for line in lines]
+    assert moves == [line["steps"] for line in lines]
+    assert trainer.callback_metrics["held_out/valid_seen/moves"] == pytest.approx(np.mean(moves))
+
+
+class Pedometer(GridworldEnvironment):
+    """Counts the moves of an episode, and once more those of an episode that ends well."""
+
+    def reset(self, *, seed=None, options=None):
+        self._moves = 0
+        return super().reset(seed=seed, options=options)
+
+    def step(self, action):
+        self._moves += 1
+        *outcome, info = super().step(action)
+        info["metrics"] = {"moves": self._moves} | ({"moves_to_goal": self._moves} if info["success"] else {})
+        return *outcome, info
 
 
 def test_the_anchor_groups_are_those_of_the_credit(run):

@@ -59,7 +59,9 @@ def test_what_was_written_is_read_back(tmp_path):
     groups = [
         group(
             trajectory(step((1, 2), (3, 4), prompt_truncated=True), step((1,), (5,), reward=0.1 + 0.2), success=True),
-            replace(trajectory(step((9,), (), valid_action=False)), final_observation="the end"),
+            replace(
+                trajectory(step((9,), (), valid_action=False)), final_observation="the end", metrics={"score": 0.75}
+            ),
         ),
         group(trajectory(step((7,), (8,), policy_version=3, anchor_key="a hall"))),
     ]

@@ -19,7 +19,7 @@ class Product:
         attributes: What the product is said to be, such as ``gluten free``.
         category: The coarse one, such as ``beauty``.
         query: The search that it was found by.
-        product_category: The shop's own path, its parts parted by ``›``.
+        product_category: The shop's own path, such as ``Beauty › Hair Care``.
     """
 
     asin: str

@@ -1,0 +1,152 @@
+"""Panels of shopping goals: by product, so that none is on both sides, or as verl-agent numbers them."""
+
+import hashlib
+import json
+import random
+from collections import Counter
+from collections.abc import Iterable
+from typing import Literal
+
+from gigpo_lightning.environments.base import Task, TaskPanel
+from gigpo_lightning.environments.webshop.catalogue import Catalogue
+from gigpo_lightning.environments.webshop.nouns import PlainNouns
+from gigpo_lightning.environments.webshop.reward import shopping_reward
+from gigpo_lightning.environments.webshop.types import Goal
+
+Split = Literal["train", "valid", "test"]
+Scheme = Literal["by_product", "verl_agent"]
+SPLITS = ("train", "valid", "test")
+_SHARES = (0.8, 0.1, 0.1)
+_VERL_AGENT_HELD_OUT = 500
+_NOUNS = PlainNouns()
+"""A product has all nouns of its own title, whatever finds them."""
+
+
+def webshop_panel(
+    catalogue: Catalogue,
+    split: str,
+    scheme: Scheme = "by_product",
+    seed: int = 233,
+    max_goals_per_product: int | None = None,
+    reachable_only: bool = False,
+) -> TaskPanel:
+    """List a split's goals in an order that is the same on every machine, and mixes products.
+
+    ``by_product`` deals out the products, so that neither a product nor an instruction is in two splits. ``verl_agent``
+    shuffles all goals once and calls the first 500 ``valid``, the rest ``train``, as published numbers have it; nearly
+    all of its held-out goals ask for products that are trained on.
+
+    Differs from verl-agent, which shuffles anew in every worker, so that its workers' goals overlap, held out or not.
+
+    Args:
+        catalogue: What is sold.
+        split: ``train``, ``valid`` or ``test``; ``verl_agent`` has no ``test``.
+        scheme: ``by_product`` or ``verl_agent``.
+        seed: Of the order.
+        max_goals_per_product: At most so many goals of a product, drawn by the seed: of the official thousand products
+            ten have two fifths of all goals. Default: all.
+        reachable_only: Leave out synthetic goals that even their own product, as it is asked for, does not meet in
+            everything: by the original's rules these are 458 of the 6910 of the official thousand products.
+
+    Raises:
+        ValueError: If an argument is not one of its values, or nothing is left.
+    """
+    if scheme not in ("by_product", "verl_agent"):
+        raise ValueError(f"scheme must be 'by_product' or 'verl_agent', got {scheme!r}")
+    splits = SPLITS if scheme == "by_product" else SPLITS[:2]
+    if split not in splits:
+        raise ValueError(f"split must be one of {splits} with scheme {scheme!r}, got {split!r}")
+    if max_goals_per_product is not None and max_goals_per_product < 1:
+        raise ValueError(f"max_goals_per_product must be >= 1, got {max_goals_per_product}")
+    numbered = list(enumerate(catalogue.goals))
+    random.Random(seed).shuffle(numbered)
+    if scheme == "verl_agent":
+        held_out = split == "valid"
+        chosen = numbered[:_VERL_AGENT_HELD_OUT] if held_out else numbered[_VERL_AGENT_HELD_OUT:]
+    else:
+        chosen = _of_products(numbered, split, seed)
+    if reachable_only:
+        chosen = [(number, goal) for number, goal in chosen if _is_reachable(catalogue, goal)]
+    if max_goals_per_product is not None:
+        chosen = _at_most(chosen, max_goals_per_product)
+    if not chosen:
+        raise ValueError(f"catalogue must have goals for split {split!r}, but of its {len(numbered)} none is left")
+    return TaskPanel.from_tasks(
+        Task(
+            task_id=f"{goal.asin}-{number}",
+            kind=goal.category,
+            payload={"goal": goal},
+            fingerprint=_digest(goal),
+        )
+        for number, goal in chosen
+    )
+
+
+class WebShopTasks:
+    """Where a run's shopping goals come from.
+
+    Args:
+        catalogue: What is sold; name the same files as the environment's, and they are read once.
+        scheme: ``by_product``, or ``verl_agent`` to compare with published numbers.
+        seed: Of the splits' order.
+        max_goals_per_product: At most so many goals of a product; default: all.
+        reachable_only: Leave out goals that even their own product does not meet.
+    """
+
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        scheme: Scheme = "by_product",
+        seed: int = 233,
+        max_goals_per_product: int | None = None,
+        reachable_only: bool = False,
+    ) -> None:
+        self.catalogue = catalogue
+        self.scheme = scheme
+        self.seed = seed
+        self.max_goals_per_product = max_goals_per_product
+        self.reachable_only = reachable_only
+
+    def prepare(self) -> None:
+        """Nothing to prepare: the files must be there."""
+
+    def panel(self, split: str) -> TaskPanel:
+        """Return the split's panel, as ``webshop_panel`` lists it."""
+        limits = (self.max_goals_per_product, self.reachable_only)
+        return webshop_panel(self.catalogue, split, self.scheme, self.seed, *limits)
+
+
+def _of_products(numbered: list[tuple[int, Goal]], split: str, seed: int) -> list[tuple[int, Goal]]:
+    """The goals of a split's products; one whose instruction an earlier split has, goes."""
+    asins = sorted({goal.asin for _, goal in numbered})
+    random.Random(seed).shuffle(asins)
+    bounds = [round(len(asins) * sum(_SHARES[:number])) for number in range(len(_SHARES) + 1)]
+    place = SPLITS.index(split)
+    earlier = set(asins[: bounds[place]])
+    ours = set(asins[bounds[place] : bounds[place + 1]])
+    said = {goal.instruction for _, goal in numbered if goal.asin in earlier}
+    return [(number, goal) for number, goal in numbered if goal.asin in ours and goal.instruction not in said]
+
+
+def _is_reachable(catalogue: Catalogue, goal: Goal) -> bool:
+    """Whether the goal's own product, with the options that are asked for, is a success."""
+    pairs = [option for option in goal.options if isinstance(option, tuple)]
+    if len(pairs) < len(goal.options):
+        return True  # people wrote values without saying of what: nothing says how to choose them
+    return shopping_reward(catalogue[goal.asin], catalogue.price(goal.asin), dict(pairs), goal, _NOUNS).total == 1.0
+
+
+def _at_most(numbered: Iterable[tuple[int, Goal]], limit: int) -> list[tuple[int, Goal]]:
+    counts: Counter[str] = Counter()
+    kept = []
+    for number, goal in numbered:
+        counts[goal.asin] += 1
+        if counts[goal.asin] <= limit:
+            kept.append((number, goal))
+    return kept
+
+
+def _digest(goal: Goal) -> str:
+    """Of all that makes a goal what it is."""
+    content = [goal.instruction, goal.asin, goal.attributes, goal.options, goal.price_upper]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
