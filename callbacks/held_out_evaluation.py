@@ -5,9 +5,8 @@ import logging
 import sys
 from collections import defaultdict
 from collections.abc import Sequence
-from itertools import zip_longest
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -15,11 +14,9 @@ from torchmetrics import MeanMetric
 
 from gigpo_lightning.averages import batch_means
 from gigpo_lightning.bootstrap import paired_bootstrap
-from gigpo_lightning.ranks import gather
+from gigpo_lightning.ranks import dealt_back, gather
 from gigpo_lightning.rollout.record import HeldOutEpisodes
 from gigpo_lightning.trajectory import Trajectory
-
-T = TypeVar("T")
 
 _logger = logging.getLogger(__name__)
 
@@ -136,7 +133,7 @@ class HeldOutEvaluation(Callback):
     def _count(self, trainer: Trainer, pl_module: LightningModule, episodes: HeldOutEpisodes) -> None:
         """Count the episodes of all ranks, which have shared the games out among them; one writes them down."""
         ours = [[self._line(trainer, episodes, each) for each in group.trajectories] for group in episodes.groups]
-        lines = [line for group in _dealt_back(gather(ours)) for line in group]
+        lines = [line for group in dealt_back(gather(ours)) for line in group]
         success: dict[str, list[bool]] = defaultdict(list)
         kinds: dict[str, str] = {}
         for line in lines:
@@ -188,12 +185,6 @@ class HeldOutEvaluation(Callback):
         self._metrics.setdefault(name, MeanMetric(sync_on_compute=False)).update(
             torch.tensor(value, dtype=torch.float64)
         )
-
-
-def _dealt_back(by_rank: Sequence[Sequence[T]]) -> list[T]:
-    """What was dealt out to the ranks one by one, in its first order."""
-    turns = zip_longest(*by_rank, fillvalue=None)
-    return [each for turn in turns for each in turn if each is not None]
 
 
 def _version(pl_module: LightningModule) -> int:

@@ -28,6 +28,14 @@ def test_the_last_question_of_a_set_may_count_as_much_as_all_others() -> None:
     assert (most + alone) / 2 == pytest.approx(0.75)  # and 63 of 125 are .504
 
 
+@pytest.mark.parametrize(("right", "published"), [(35, 64.1), (47, 68.9)])
+def test_published_rates_of_bamboogle_are_such_means(right: int, published: float) -> None:
+    kinds = ["others"] * (512 - 124) + ["bamboogle"] * 125
+    rates = [0.0] * (512 - 124) + [1.0] * right + [0.0] * (124 - right) + [1.0]
+    first, second = batch_means(kinds, rates, 512)["bamboogle"]
+    assert 100 * (first + second) / 2 == pytest.approx(published, abs=0.06)
+
+
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 1)), min_size=1), st.integers(1, 12))
 def test_a_batch_s_mean_is_that_of_its_own(pairs: list[tuple[str, int]], batch_size: int) -> None:
     kinds, values = [kind for kind, _ in pairs], [float(value) for _, value in pairs]
