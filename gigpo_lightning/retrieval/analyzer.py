@@ -7,11 +7,13 @@ import regex
 
 from gigpo_lightning.retrieval.porter import porter_stem
 
-STOP_WORDS = frozenset(
-    "a an and are as at be but by for if in into is it no not of on or such that the their then there these they this "
-    "to was will with".split()
-)
-_POSSESSIVES = ("'s", "'S", "’s", "’S", "＇s", "＇S")
+# fmt: off
+STOP_WORDS = frozenset({
+    "a", "an", "and", "are", "as", "at", "be", "but", "by", "for", "if", "in", "into", "is", "it", "no", "not", "of",
+    "on", "or", "such", "that", "the", "their", "then", "there", "these", "they", "this", "to", "was", "will", "with",
+})
+# fmt: on
+_POSSESSIVES = tuple(quote + letter for quote in "'\u2019\uff07" for letter in "sS")
 _TERMS_KEPT = 1 << 18
 # What Unicode 11, which the tokenizer's emoji come from, counted as pictographs and later versions no longer do.
 _OLD_PICTOGRAPHS = (
@@ -36,7 +38,9 @@ def _make_word_pattern() -> regex.Pattern[str]:
     hebrew_quote = rf"(?<=\p{{WB=Hebrew_Letter}}) (?: '{mark} | \"{mark} (?=\p{{WB=Hebrew_Letter}}) )"
     digit = rf"[\p{{WB=Numeric}}\uFF10-\uFF19]{mark}"
     joiner = rf"\p{{WB=ExtendNumLet}}{mark}"
-    letters = rf"(?:{letter})++ (?: [\p{{WB=MidLetter}}\p{{WB=MidNumLet}}']{mark} (?:{letter})++ )*+ (?:{hebrew_quote})?+"
+    letters = (
+        rf"(?:{letter})++ (?: [\p{{WB=MidLetter}}\p{{WB=MidNumLet}}']{mark} (?:{letter})++ )*+ (?:{hebrew_quote})?+"
+    )
     digits = rf"(?:{digit})++ (?: [\p{{WB=MidNum}}\p{{WB=MidNumLet}}']{mark} (?:{digit})++ )*+"
     run = rf"(?: (?: {letters} | {digits} )++ | (?: \p{{WB=Katakana}}{mark} )++ )"
     emoji = rf"[\p{{Extended_Pictographic}}{_OLD_PICTOGRAPHS}\U0001F3FB-\U0001F3FF]{mark}"

@@ -1,8 +1,8 @@
 """Porter's stemmer as Lucene has it: the algorithm of 1980 with its author's own later changes.
 
-Those changes: words of one or two letters stay, ``bli`` becomes ``ble`` (it was ``abli``), ``logi`` becomes ``log``, and
-any doubled consonant is undoubled. The Snowball libraries implement the original, which stems one word of a thousand
-otherwise (``technology``, ``possibly``, ``os``); NLTK has these changes, and much else that nothing here needs.
+Those changes: words of one or two letters stay, ``bli`` becomes ``ble`` (it was ``abli``), ``logi`` becomes ``log``.
+The Snowball libraries have the original, which stems one word of a thousand otherwise (``technology``, ``possibly``,
+``os``); NLTK has the changes too, and much else that nothing here needs.
 """
 
 _SECOND = {
@@ -37,9 +37,12 @@ _THIRD = {
     "ful": "",
     "ness": "",
 }
-_FOURTH = dict.fromkeys(
-    "al ance ence er ic able ible ant ement ment ent ion ou ism ate iti ous ive ize".split(), ""
-)
+# fmt: off
+_FOURTH = dict.fromkeys((
+    "al", "ance", "ence", "er", "ic", "able", "ible", "ant", "ement", "ment", "ent", "ion", "ou", "ism", "ate", "iti",
+    "ous", "ive", "ize",
+), "")
+# fmt: on
 
 
 def porter_stem(word: str) -> str:
@@ -113,5 +116,5 @@ def _measure(stem: str) -> int:
 
 
 def _is_short(stem: str) -> bool:
-    """Whether it ends with consonant, vowel, consonant, the last not ``w``, ``x`` or ``y``: Porter's \\*o."""
+    """Whether it ends with consonant, vowel, consonant, the last not ``w``, ``x`` or ``y``."""
     return _shape(stem).endswith("cvc") and stem[-1] not in "wxy"

@@ -33,7 +33,6 @@ class Postings:
         starts: Where each term's postings begin, and the last ends, ``(V + 1,)``.
         rows: The texts of each term, ascending, ``(P,)``.
         impacts: What the term adds to the text's score, ``(P,)``.
-        greatest: Greatest impact of each term, ``(V,)``.
         num_texts: N.
     """
 
@@ -41,7 +40,6 @@ class Postings:
     starts: NDArray[np.int64]
     rows: NDArray[np.int32]
     impacts: NDArray[np.float32]
-    greatest: NDArray[np.float32]
     num_texts: int
 
 
@@ -71,7 +69,7 @@ def build_postings(texts: Iterable[str], *, k1: float, b: float) -> Postings:
     for block in blocks:
         num_rows[block.terms] += block.num_rows
     starts = np.concatenate([[0], np.cumsum(num_rows)])
-    weights = _rarity(num_rows, np.count_nonzero(lengths))
+    weights = _rarity(num_rows, int(np.count_nonzero(lengths)))
     scales = _inverse_norms(lengths, k1, b)
     rows = np.empty(starts[-1], np.int32)
     impacts = np.empty(starts[-1], np.float32)
@@ -90,13 +88,12 @@ def build_postings(texts: Iterable[str], *, k1: float, b: float) -> Postings:
         starts=starts,
         rows=rows,
         impacts=impacts,
-        greatest=np.maximum.reduceat(impacts, starts[:-1]) if vocabulary else np.zeros(0, np.float32),
         num_texts=len(lengths),
     )
 
 
 def stored_lengths(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
-    """What a byte keeps of each length: those up to 40 exactly, of longer ones what four bits hold above 24.
+    """What Lucene's byte keeps of each length: up to 40 all of it, else the four leading bits of what is over 24.
 
     Example:
         >>> stored_lengths(np.array([40, 57, 100, 500]))
@@ -105,7 +102,8 @@ def stored_lengths(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
     above = np.maximum(lengths - 24, 0)
     bits = np.frexp(above.astype(np.float64))[1]
     lost = np.maximum(bits - 4, 0)
-    return np.where(lengths < 24, lengths, 24 + (above >> lost << lost))
+    kept: NDArray[np.int64] = np.minimum(lengths, 24) + (above >> lost << lost)
+    return kept
 
 
 class _TermNumbers(dict[str, int]):
@@ -157,20 +155,24 @@ def _make_block(numbers: NDArray[np.int32], num_words: NDArray[np.int64]) -> _Bl
 
 def _rarity(num_rows: NDArray[np.int64], num_texts: int) -> NDArray[np.float32]:
     """Each term's idf: the rarer, the weightier; positive even for a term of every text."""
-    return np.log(1 + (num_texts - num_rows + 0.5) / (num_rows + 0.5)).astype(np.float32)
+    rarity: NDArray[np.float64] = np.log(1 + (num_texts - num_rows + 0.5) / (num_rows + 0.5))
+    return rarity.astype(np.float32)
 
 
 def _inverse_norms(lengths: NDArray[np.int64], k1: float, b: float) -> NDArray[np.float32]:
     """What each text's counts are multiplied by: less, the longer it is. Texts without a term do not enter the mean."""
-    mean = np.float32(lengths.sum() / max(1, np.count_nonzero(lengths))) or np.float32(1)
-    single_k1, single_b = np.float32(k1), np.float32(b)
+    if not lengths.any():
+        return np.ones(len(lengths), np.float32)
+    mean, single_k1, single_b = np.float32(lengths.sum() / np.count_nonzero(lengths)), np.float32(k1), np.float32(b)
     norms = single_k1 * ((1 - single_b) + single_b * stored_lengths(lengths).astype(np.float32) / mean)
-    with np.errstate(divide="ignore"):  # without k1 nothing but presence counts
-        return np.float32(1) / norms
+    with np.errstate(divide="ignore"):  # without k1, presence is all that counts
+        inverse: NDArray[np.float32] = np.float32(1) / norms
+    return inverse
 
 
 def _on_grid(impacts: NDArray[np.float32]) -> NDArray[np.float32]:
-    return np.rint(impacts * _FINEST) / _FINEST
+    rounded: NDArray[np.float32] = np.rint(impacts * _FINEST) / _FINEST
+    return rounded
 
 
 def _runs(firsts: NDArray[np.int64], counts: NDArray[np.int64]) -> NDArray[np.int64]:
