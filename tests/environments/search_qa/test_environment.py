@@ -135,6 +135,9 @@ class TestASearch:
         assert "x" * 4000 in observation
         assert "x" * 4001 not in observation
 
+    def test_of_a_title_of_ten_megabytes_too(self) -> None:
+        assert len(play(SEARCH, answer=[[passage("T" * 10_000_000, "x")]])[0]) < 4100
+
     def test_a_passage_that_just_fits_is_shown_whole(self) -> None:
         options: dict[str, Any] = {"information_format": "search_r1", "max_passage_characters": 7}
         assert "A lamp.</information>" in play(SEARCH, answer=[[passage("Lantern", "A lamp.")]], **options)[0]
@@ -167,6 +170,9 @@ class TestAnAnswer:
     def test_of_two_answers_the_last_counts(self) -> None:
         assert play(WRONG + RIGHT)[1] == 1.0
         assert play(RIGHT + WRONG)[1] == 0.0
+
+    def test_a_tag_inside_an_answer_is_a_part_of_it(self) -> None:
+        assert play("<answer>Marstow or <answer>Nordby</answer>")[1] == 0.0
 
     def test_beside_an_answer_a_search_is_not_carried_out(self) -> None:
         environment, retriever = start()

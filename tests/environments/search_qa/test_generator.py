@@ -20,7 +20,7 @@ from gigpo_lightning.environments.search_qa import (
 from gigpo_lightning.environments.search_qa.generator import SPLITS
 from tests.environments.search_qa.retrievers import WordRetriever
 
-SMALL = World(people=60, works=60, train=40, dev=8, test=30)
+SMALL = World(people=60, works=60, train=40, dev=9, test=30)
 FILES: dict[str, str | list[str]] = {split: f"world/{split}.jsonl" for split in SPLITS}
 
 
@@ -54,7 +54,7 @@ def test_the_same_settings_give_the_same_files(data_dir: Path, tmp_path: Path) -
 
 
 def test_another_seed_gives_another_world(data_dir: Path, tmp_path: Path) -> None:
-    generate_world(tmp_path, World(seed=1, people=60, works=60, train=40, dev=8, test=30))
+    generate_world(tmp_path, World(seed=1, people=60, works=60, train=40, dev=9, test=30))
     assert content(tmp_path)["corpus.jsonl"] != content(data_dir)["corpus.jsonl"]
 
 
@@ -132,6 +132,13 @@ def test_an_expert_who_reads_wins_every_episode_with_a_search_a_hop(data_dir: Pa
     assert all(success for _, success, _ in outcomes)
 
 
+def test_what_an_expert_says_is_made_of_words_and_tags() -> None:
+    expert = ReadingExpert()
+    expert.reset("Who wrote The Silver Lantern?", "")
+    assert expert.act("", ()) == "<search> silver lantern </search>"
+    assert expert.act("The Silver Lantern is a novel written by Mila Torv.", ()) == "<answer> mila torv </answer>"
+
+
 def test_one_in_a_haste_wins_some(data_dir: Path, retriever: WordRetriever) -> None:
     outcomes = play(data_dir, retriever, ReadingExpert(haste=0.5))
     assert 0 < sum(success for _, success, _ in outcomes) < 0.8 * len(outcomes)
@@ -169,7 +176,7 @@ def test_a_world_that_is_there_is_left_as_it_is(tmp_path: Path) -> None:
 def test_a_world_of_other_settings_is_not_taken_for_it(tmp_path: Path) -> None:
     prepare_world(tmp_path, SMALL)
     with pytest.raises(ValueError, match="world made with people 60 instead of 70; choose another data_dir"):
-        prepare_world(tmp_path, World(people=70, works=60, train=40, dev=8, test=30))
+        prepare_world(tmp_path, World(people=70, works=60, train=40, dev=9, test=30))
 
 
 def test_a_world_of_unknown_making_is_not_taken_for_it(tmp_path: Path) -> None:
@@ -189,6 +196,18 @@ def test_a_broken_writing_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(Path, "write_text", full)
     with pytest.raises(OSError, match="no space left"):
+        generate_world(tmp_path, SMALL)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_world_appears_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def seen(partial: Path, folder: Path) -> None:
+        assert len(list(partial.iterdir())) == len(SPLITS) + 2
+        assert not folder.exists()
+        raise OSError("interrupted")
+
+    monkeypatch.setattr(Path, "rename", seen)
+    with pytest.raises(OSError, match="interrupted"):
         generate_world(tmp_path, SMALL)
     assert list(tmp_path.iterdir()) == []
 

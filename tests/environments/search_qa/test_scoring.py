@@ -25,6 +25,7 @@ NORMALIZED = [
     ("1,234.5", "12345"),
     ("Café\tÉcole\n", "café école"),
     ("_a_", ""),  # the underscore is punctuation
+    ("rock\N{EN DASH}a\N{EN DASH}hula", "rock\N{EN DASH} \N{EN DASH}hula"),  # an article leaves a space
     ("", ""),
 ]
 
