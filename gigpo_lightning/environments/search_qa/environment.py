@@ -39,7 +39,7 @@ class SearchQAEnvironment(gymnasium.Env[str, str]):
     Differs from the reference code, which looks for the last answer in the whole conversation: here only the policy's
     own words can answer, not a passage with tags in it.
 
-    Copies share one retriever: an index may be large.
+    Copies share one retriever, as an index may be large, and may ask it at the same time from several threads.
 
     Args:
         retriever: Finds passages; it is never copied.
@@ -53,6 +53,8 @@ class SearchQAEnvironment(gymnasium.Env[str, str]):
     Raises:
         ValueError: If a number is too small, or the format is neither.
     """
+
+    waits = True  # for its retriever
 
     def __init__(
         self,
