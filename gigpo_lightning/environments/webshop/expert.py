@@ -1,9 +1,11 @@
 """A scripted expert that shops: it knows only what it has read, so that what it does can be learnt."""
 
+import random
 import re
 from collections.abc import Sequence
 
 from gigpo_lightning.environments.webshop.reading import (
+    SEARCH_OFFER,
     Offer,
     Page,
     asked_options,
@@ -26,9 +28,21 @@ class ShoppingExpert:
     that lacks an option that is asked for is left, and the next one opened; where none is left, the best of those is
     bought. Others may act in its place: it is told of each action with ``observe``. It trusts titles: descriptions and
     features are never read.
+
+    Args:
+        carelessness: Share of the pages on which it clicks on anything instead, as people do. What copies it knows what
+            to do, and does not always do it: a start that leaves something to be learnt.
+        seed: Of the careless clicks.
+
+    Raises:
+        ValueError: If ``carelessness`` is not in [0, 1].
     """
 
-    def __init__(self) -> None:
+    def __init__(self, carelessness: float = 0.0, seed: int = 0) -> None:
+        if not 0 <= carelessness <= 1:
+            raise ValueError(f"carelessness must be in [0, 1], got {carelessness}")
+        self.carelessness = carelessness
+        self._rng = random.Random(seed)
         self.reset("", "")
 
     def reset(self, instruction: str, observation: str) -> None:
@@ -38,7 +52,9 @@ class ShoppingExpert:
         self._limit = price_limit(instruction)
         self._asked = asked_options(instruction)
         self._page = Page(kind="index")
-        self._opened: set[str] = set()
+        self._seen: dict[str, tuple[int, int]] = {}  # of the last search: how well each product fits, and its page
+        self._asin = ""
+        self._lacking: set[str] = set()  # what they are asked for
         self._chosen: dict[str, str] = {}
         self._settles = False
 
@@ -46,8 +62,10 @@ class ShoppingExpert:
         """Hear what was really done."""
         found = _CLICK.fullmatch(action)
         clicked = found[1] if found else ""
+        if action.startswith("search["):
+            self._seen = {}
         if self._page.kind == "results" and clicked in (offer.asin.lower() for offer in self._page.offers):
-            self._opened.add(clicked)
+            self._asin = clicked
             self._chosen = {}
         for name, values in self._page.options.items():
             if clicked in values:
@@ -62,6 +80,11 @@ class ShoppingExpert:
         if not admissible_actions:
             raise ValueError("admissible_actions must hold at least one action, got none")
         self._page = read_page(observation, tuple(admissible_actions))
+        clicks = [action for action in admissible_actions if action != SEARCH_OFFER]
+        advice = self._advise(admissible_actions)  # even if it is not heeded: it is what remembers
+        return self._rng.choice(clicks) if clicks and self._rng.random() < self.carelessness else advice
+
+    def _advise(self, admissible_actions: Sequence[str]) -> str:
         if self._page.kind == "index":
             return f"search[{' '.join(self._words)}]"
         if self._page.kind == "results":
@@ -71,23 +94,34 @@ class ShoppingExpert:
         return "click[< prev]" if "click[< prev]" in admissible_actions else admissible_actions[0]
 
     def _open(self, actions: Sequence[str]) -> str:
-        """Open the best product that is new and cheap enough; else look at the next page, else take what there is."""
-        offers = sorted(self._page.offers, key=self._matches, reverse=True)
-        new = [each for each in offers if self._is_affordable(each) and each.asin.lower() not in self._opened]
-        if new:
-            return _click(new[0])
-        if offers and self._page.number < _LAST_PAGE and "click[next >]" in actions:
+        """Open the best product seen that is cheap enough and lacks nothing; if there is none, turn the page.
+
+        On the last page take the best that there is.
+        """
+        offers, number = self._page.offers, self._page.number
+        for offer in offers:
+            self._seen.setdefault(offer.asin.lower(), (self._matches(offer), number))
+        known = {asin: said for asin, said in self._seen.items() if asin not in self._lacking}
+        best = max(known, key=lambda asin: known[asin][0], default="")  # of equals, the shop's own order stands
+        if known and known[best][0] and known[best][1] == number:
+            return f"click[{best}]"
+        if known and known[best][0] and known[best][1] < number and "click[< prev]" in actions:
+            return "click[< prev]"
+        if offers and number < _LAST_PAGE and "click[next >]" in actions:
             return "click[next >]"
         self._settles = True
-        affordable = [each for each in offers if self._is_affordable(each)]
-        best = (affordable or offers)[:1]
-        return _click(best[0]) if best else "click[back to search]"
+        here = max(offers, key=self._matches, default=None)
+        return f"click[{here.asin.lower()}]" if here else "click[back to search]"
 
     def _choose(self, actions: Sequence[str]) -> str:
-        """Choose every option that is asked for, then buy; leave what lacks one."""
+        """Choose every option that is asked for, then buy; leave what lacks one, or fits worse than another."""
         options = self._page.options
         lacking = [name for name in self._asked if not wanted_value(self._instruction, name, options.get(name, ()))]
-        if lacking and not self._settles and "click[< prev]" in actions:
+        if lacking:
+            self._lacking.add(self._asin)
+        best = max((fit for asin, (fit, _) in self._seen.items() if asin not in self._lacking), default=0)
+        worse = self._seen.get(self._asin, (best, 0))[0] < best
+        if (lacking or worse) and not self._settles and "click[< prev]" in actions:
             return "click[< prev]"
         for name, values in options.items():
             wanted = wanted_value(self._instruction, name, values)
@@ -96,12 +130,7 @@ class ShoppingExpert:
         return "click[buy now]"
 
     def _matches(self, offer: Offer) -> int:
-        """How many of the instruction's words a title has; of equals, the shop's own order stands."""
+        """How many of the instruction's words a title has; none, if it is too dear."""
+        if self._limit is not None and highest_price(offer.price_tag) > self._limit:
+            return 0
         return len(frozenset(words_of(offer.title)).intersection(self._words))
-
-    def _is_affordable(self, offer: Offer) -> bool:
-        return self._limit is None or highest_price(offer.price_tag) <= self._limit
-
-
-def _click(offer: Offer) -> str:
-    return f"click[{offer.asin.lower()}]"

@@ -95,14 +95,18 @@ class TestAShopToChooseIn:
         assert len(by_kind) == 26
         assert sum(len(kinds) >= 3 for kinds in by_kind.values()) > 20
 
-    def test_twins_are_the_same_but_for_price_or_options(self, shop) -> None:
+    @pytest.mark.parametrize(("share", "least", "most"), [(0.0, 0, 60), (0.5, 120, 200)])
+    def test_twins_are_the_same_but_for_price_or_options(
+        self, tmp_path: Path, share: float, least: int, most: int
+    ) -> None:
+        products, attributes = make(tmp_path, ShopSettings(num_products=200, twins=share))
         groups = defaultdict(list)
-        for product in shop[0]:
-            key = (product["query"], *shop[1][product["asin"]]["attributes"])
+        for product in products:
+            key = (product["query"], *attributes[product["asin"]]["attributes"])
             groups[key].append((product["pricing"], json.dumps(product["customization_options"])))
         twins = [each for each in groups.values() if len(each) > 1]
-        assert len(twins) > 10
-        assert sum(len(set(each)) > 1 for each in twins) > 10
+        assert least <= sum(map(len, twins)) <= most
+        assert sum(len(set(each)) > 1 for each in twins) >= 0.8 * len(twins)
 
     def test_some_have_options_and_some_have_none(self, shop) -> None:
         plain = sum(product["customization_options"] == "" for product in shop[0])

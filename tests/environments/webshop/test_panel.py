@@ -4,7 +4,8 @@ import random
 
 import pytest
 
-from gigpo_lightning.environments.webshop import Catalogue, WebShopTasks, webshop_panel
+from gigpo_lightning.environments.webshop import Catalogue, ShopSettings, WebShopTasks, webshop_panel
+from gigpo_lightning.environments.webshop.generator import catalogue_files
 from gigpo_lightning.environments.webshop.panel import SPLITS
 from tests.environments.webshop.official import choice, entry, write
 
@@ -117,3 +118,22 @@ def test_a_runs_tasks_are_the_panels(catalogue):
     tasks.prepare()
     expected = webshop_panel(catalogue, "valid", seed=4, max_goals_per_product=1)
     assert tasks.panel("valid") == expected
+
+
+def test_a_catalogue_is_made_where_it_is_asked_for(tmp_path):
+    products, attributes = catalogue_files(tmp_path / "shop")
+    tasks = WebShopTasks(Catalogue(products, attributes), generated=ShopSettings(num_products=60))
+    tasks.prepare()
+    assert len(tasks.catalogue) == 60
+    assert all(len(tasks.panel(split)) for split in SPLITS)
+
+
+def test_nothing_is_made_unasked(tmp_path):
+    products, attributes = catalogue_files(tmp_path / "shop")
+    WebShopTasks(Catalogue(products, attributes)).prepare()
+    assert not (tmp_path / "shop").exists()
+
+
+def test_a_catalogue_is_made_under_its_own_names_only(tmp_path):
+    with pytest.raises(ValueError, match=r"catalogue must name .*items_shuffle\.json and .* to be generated"):
+        WebShopTasks(Catalogue(tmp_path / "a.json", tmp_path / "b.json"), generated=ShopSettings())
