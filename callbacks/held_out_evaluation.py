@@ -4,6 +4,7 @@ import json
 import logging
 import sys
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torchmetrics import MeanMetric
 
+from gigpo_lightning.averages import batch_means
 from gigpo_lightning.bootstrap import paired_bootstrap
-from gigpo_lightning.ranks import gather
+from gigpo_lightning.ranks import dealt_back, gather
 from gigpo_lightning.rollout.record import HeldOutEpisodes
 from gigpo_lightning.trajectory import Trajectory
 
@@ -25,12 +27,26 @@ class HeldOutEvaluation(Callback):
     The evaluation before the first update is Lightning's sanity check: set ``trainer.num_sanity_val_steps: -1``. When
     the fit ends, the first and the last evaluation of each split are compared, game by game.
 
+    ``success_rate`` counts every task once, so that large kinds weigh more; ``<kind>/success_rate`` is each kind's own,
+    and ``success_rate_kind_mean`` their plain mean, as papers print it for several question sets. Published search
+    results are neither: the reference code averages over batches, and a kind whose last items fall into the next batch
+    has these few weigh as much as all others. Compare with ``success_rate_batch_mean`` and
+    ``<kind>/success_rate_batch_mean``, and believe the others.
+
     Args:
         file_name: Name of the record in the run's folder.
+        batch_mean_size: Also log what the reference code's mean over batches of so many tasks, in the panel's order,
+            would be; its search script has 512. Default: no.
+
+    Raises:
+        ValueError: If ``batch_mean_size`` is not positive.
     """
 
-    def __init__(self, file_name: str = "evaluations.jsonl") -> None:
+    def __init__(self, file_name: str = "evaluations.jsonl", batch_mean_size: int | None = None) -> None:
+        if batch_mean_size is not None and batch_mean_size < 1:
+            raise ValueError(f"batch_mean_size must be >= 1, got {batch_mean_size}")
         self.file_name = file_name
+        self.batch_mean_size = batch_mean_size
         # split -> evaluations, each the policy's version and the success rate of every task over its repeats
         self.evaluations: dict[str, list[tuple[int, dict[str, float]]]] = defaultdict(list)
         self._metrics: dict[str, MeanMetric] = {}
@@ -116,9 +132,10 @@ class HeldOutEvaluation(Callback):
 
     def _count(self, trainer: Trainer, pl_module: LightningModule, episodes: HeldOutEpisodes) -> None:
         """Count the episodes of all ranks, which have shared the games out among them; one writes them down."""
-        ours = [self._line(trainer, episodes, each) for each in episodes.trajectories()]
-        lines = [line for of_rank in gather(ours) for line in of_rank]
+        ours = [[self._line(trainer, episodes, each) for each in group.trajectories] for group in episodes.groups]
+        lines = [line for group in dealt_back(gather(ours)) for line in group]
         success: dict[str, list[bool]] = defaultdict(list)
+        kinds: dict[str, str] = {}
         for line in lines:
             prefix = f"held_out/{episodes.split}"
             won = float(line["success"])
@@ -126,7 +143,9 @@ class HeldOutEvaluation(Callback):
             for name, value in (line["metrics"] | figures | {f"{line['kind']}/success_rate": won}).items():
                 self._update(f"{prefix}/{name}", value)
             success[line["task_id"]].append(line["success"])
+            kinds[line["task_id"]] = line["kind"]
         rates = {task: sum(wins) / len(wins) for task, wins in success.items()}
+        self._average(f"held_out/{episodes.split}", list(kinds.values()), list(rates.values()))
         self.evaluations[episodes.split].append((episodes.policy_version, rates))
         log_dir = trainer.log_dir  # asked on every rank: it is broadcast
         if log_dir is not None and trainer.is_global_zero:
@@ -134,6 +153,17 @@ class HeldOutEvaluation(Callback):
             folder.mkdir(parents=True, exist_ok=True)
             with (folder / self.file_name).open("a") as record:
                 record.writelines(json.dumps(line) + "\n" for line in lines)
+
+    def _average(self, prefix: str, kinds: Sequence[str], rates: Sequence[float]) -> None:
+        """Count each kind as one, whatever its size; and each batch, if asked for."""
+        for (rate,) in batch_means(kinds, rates, len(rates)).values():
+            self._update(f"{prefix}/success_rate_kind_mean", rate)
+        if self.batch_mean_size is None:
+            return
+        for kind, means in batch_means(kinds, rates, self.batch_mean_size).items():
+            for mean in means:
+                self._update(f"{prefix}/{kind}/success_rate_batch_mean", mean)
+            self._update(f"{prefix}/success_rate_batch_mean", sum(means) / len(means))
 
     def _line(self, trainer: Trainer, episodes: HeldOutEpisodes, trajectory: Trajectory) -> dict[str, Any]:
         return {

@@ -25,7 +25,7 @@ class DemonstrationDataModule(LightningDataModule):
     """Plays demonstrations once, then serves them shuffled, in batches of like length.
 
     Args:
-        environment: Plays the tasks; it must list admissible actions.
+        environment: Plays the tasks; it must list admissible actions if there are to be detours.
         tasks: Where the tasks come from.
         expert: Says what to do in every state.
         prompt: Template of the turns.

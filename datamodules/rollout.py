@@ -65,8 +65,6 @@ class RolloutDataModule(LightningDataModule):
             in new environments, and begins again those whose environment then says something else.
         num_slots: Episodes that run at the same time on a rank; default: all that may be under way.
         workers: Processes of a rank that step environments; 0 steps them in the rank's own.
-        threads: Threads of the rank's own process that step environments, for those that wait for a slow tool, such as
-            a search server; needs ``workers: 0``.
         deadlines: How long an environment in a worker may take before the process is replaced.
         max_retries: Times that an episode is begun again after its environment has failed, before its group is dropped.
         deterministic: Make two runs with one seed equal to the last bit, however quick the workers are; environments
@@ -100,7 +98,6 @@ class RolloutDataModule(LightningDataModule):
         carry_over: CarryOver | None = None,
         num_slots: int | None = None,
         workers: int = 1,
-        threads: int = 0,
         deadlines: Deadlines = Deadlines(),  # noqa: B008  frozen
         max_retries: int = 2,
         deterministic: bool = False,
@@ -126,7 +123,7 @@ class RolloutDataModule(LightningDataModule):
         self.group_sampler = group_sampler
         self.carry_over = carry_over
         self.num_slots = num_slots
-        self.workers, self.threads = workers, threads
+        self.workers = workers
         self.deadlines = deadlines
         self.max_retries = max_retries
         self.deterministic = deterministic
@@ -146,10 +143,8 @@ class RolloutDataModule(LightningDataModule):
         for name in ("minibatch_size", "held_out_tasks", "num_slots"):
             if getattr(self, name) is not None:
                 _check_at_least(name, getattr(self, name), 1)
-        for name in ("workers", "threads", "max_retries"):
+        for name in ("workers", "max_retries"):
             _check_at_least(name, getattr(self, name), 0)
-        if self.workers and self.threads:
-            raise ValueError(f"threads must be 0 with workers {self.workers}, got {self.threads}; set workers: 0")
         if self.carry_over is not None and self.carry_over.extra_groups > self.tasks_per_epoch:
             raise ValueError(
                 f"carry_over.extra_groups must be <= tasks_per_epoch {self.tasks_per_epoch}, got "
@@ -341,7 +336,7 @@ class RolloutDataModule(LightningDataModule):
                 f"{self.engine.policy_version}; add callbacks.WeightSync to trainer.callbacks"
             )
         if pool not in self._pools:
-            self._pools[pool] = make_pool(self.environment, self._slots(), self.workers, self.deadlines, self.threads)
+            self._pools[pool] = make_pool(self.environment, self._slots(), self.workers, self.deadlines)
         return Collector(
             engine=self.engine,
             pool=self._pools[pool],

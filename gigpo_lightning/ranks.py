@@ -4,7 +4,7 @@ import contextlib
 import gc
 import subprocess
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
 import torch.distributed
@@ -24,6 +24,17 @@ def gather(value: T) -> list[T]:
     values: list[T | None] = [None] * torch.distributed.get_world_size()
     torch.distributed.all_gather_object(values, value)
     return values  # type: ignore[return-value]  # every place has been filled
+
+
+def dealt_back(by_rank: Sequence[Sequence[T]]) -> list[T]:
+    """What was dealt out to the ranks one by one, in its first order.
+
+    Example:
+        >>> dealt_back([["a", "c", "e"], ["b", "d"]])
+        ['a', 'b', 'c', 'd', 'e']
+    """
+    turns = range(max(map(len, by_rank), default=0))
+    return [of_rank[turn] for turn in turns for of_rank in by_rank if turn < len(of_rank)]
 
 
 def end_processes(processes: Iterable[subprocess.Popen[bytes]], patience: float = 10.0) -> None:

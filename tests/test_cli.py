@@ -223,6 +223,43 @@ def test_the_warm_start_writes_a_policy_that_the_quickstart_could_load(few_scene
     assert made.tokenizer.tokenizer.get_vocab() == shipped.tokenizer.tokenizer.get_vocab()
 
 
+def small_world(folder: Path) -> list[str]:
+    """Options that make a config play a small invented world in a folder of the test's."""
+    data = "--data.init_args."
+    sizes = {"people": 40, "works": 40, "train": 20, "dev": 4, "test": 12}
+    options = [word for name, size in sizes.items() for word in (f"{data}tasks.init_args.world.{name}", str(size))]
+    places = ("tasks.init_args.data_dir", "environment.init_args.retriever.init_args.data_dir")
+    return [*options, *(word for place in places for word in (data + place, str(folder / "world")))]
+
+
+@pytest.mark.vllm
+@pytest.mark.slow
+def test_search_qa_trains_the_policy_that_is_shipped(tmp_path: Path):
+    options = ["--trainer.max_epochs", "1", "--trainer.check_val_every_n_epoch", "1"]
+    options += ["--data.init_args.tasks_per_epoch", "4", "--data.init_args.group_size", "4"]
+    options += small_world(tmp_path)
+    result = gigpo(tmp_path, "fit", "--config", "configs/search_qa/tiny_cpu.yaml", *options)
+    assert result.returncode == 0, result.stderr[-4000:]
+    assert "95% paired bootstrap over 12 games" in result.stderr
+    steps = pq.read_table(tmp_path / "lightning_logs/version_0/trajectories/epoch_0.parquet")
+    assert np.mean(steps["valid_action"].to_numpy()) > 0.9
+    assert any("<information>" in text for text in steps["observation"].to_pylist())
+
+
+@pytest.mark.slow
+def test_search_qa_s_warm_start_writes_a_policy_of_the_form_that_is_shipped(tmp_path: Path):
+    folder = tmp_path / "policy"
+    options = ["--trainer.max_epochs", "1", "--model.init_args.output_folder", str(folder)]
+    options += ["--data.init_args.episodes_per_task", "1", *small_world(tmp_path)]
+    result = gigpo(tmp_path, "fit", "--config", "configs/search_qa/warm_start.yaml", *options)
+    assert result.returncode == 0, result.stderr[-4000:]
+    made, shipped = (PretrainedPolicy(str(each)).build() for each in (folder, ROOT / "configs/search_qa/tiny_policy"))
+    assert made.tokenizer.tokenizer.get_vocab() == shipped.tokenizer.tokenizer.get_vocab()
+    assert {name: value.shape for name, value in made.state_dict().items()} == {
+        name: value.shape for name, value in shipped.state_dict().items()
+    }
+
+
 @pytest.mark.slow
 @pytest.mark.vllm
 def test_replaying_a_run_s_episodes_gives_its_weights_to_the_last_bit(run_folder: Path, tmp_path: Path):

@@ -10,7 +10,9 @@ An environment is a plain ``gymnasium.Env[str, str]``:
 * ``info["metrics"]`` maps names to figures of the episode so far (optional): those of its end are logged, as means over
   episodes, beside the success rate.
 
-Until its first ``reset`` an environment can be pickled, so that a pool can make its copies in other processes.
+Until its first ``reset`` an environment can be pickled, so that a pool can make its copies in other processes. One that
+mostly waits, such as for a search engine, says so with an attribute ``waits = True``: a worker process then steps its
+copies in threads, and one that waits holds up no other.
 """
 
 import hashlib

@@ -66,7 +66,8 @@ def demonstrate(
         ignored_actions: Never taken as a detour.
 
     Raises:
-        ValueError: If a probability is not in [0, 1], or the environment lists no admissible actions.
+        ValueError: If a probability is not in [0, 1], or detours are asked for and the environment lists no admissible
+            actions to take them among.
     """
     for name, value in (("detour_probability", detour_probability), ("slip_probability", slip_probability)):
         if not 0 <= value <= 1:
@@ -80,15 +81,16 @@ def demonstrate(
         history: list[tuple[str, str]] = []
         offered: dict[str, None] = {}  # in order, so that draws are the same on every machine
         for _ in range(max_steps):
-            admissible = info.get("admissible_actions")
-            if admissible is None:
+            listed = info.get("admissible_actions")
+            if listed is None and detour_probability:
                 raise ValueError("environment must list info['admissible_actions'] to take detours, and does not")
             view = TurnView(
                 instruction=instruction,
                 observation=observation,
-                admissible_actions=tuple(admissible),
+                admissible_actions=None if listed is None else tuple(listed),
                 history=tuple(history),
             )
+            admissible = listed or ()
             advice = expert.act(observation, admissible)
             yield Demonstration(view=view, action=advice, kind=task.kind)
             detours = [action for action in admissible if action not in ignored_actions]

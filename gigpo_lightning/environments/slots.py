@@ -10,9 +10,11 @@ import math
 import os
 import signal
 import tempfile
+import threading
 import time
 import traceback
 from collections.abc import Hashable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 
@@ -20,6 +22,8 @@ from gigpo_lightning.environments.base import Environment, Task, check_metrics
 
 READY = "ready"
 """What a worker says first."""
+
+_MOST_THREADS = 256  # as many requests as the reference code's search has under way at the same time
 
 _logger = logging.getLogger(__name__)
 
@@ -142,10 +146,35 @@ def serve(connection: Connection, environment: Environment, folder: str) -> None
     slots = EnvironmentSlots(environment)
     try:
         connection.send(READY)
-        while (message := connection.recv()) is not None:
-            connection.send(slots.carry_out(*message))
+        if waits(environment):
+            _serve_in_threads(connection, slots)
+        else:
+            while (message := connection.recv()) is not None:
+                connection.send(slots.carry_out(*message))
     except (EOFError, ConnectionError):
         _logger.debug("the parent process has gone")
     finally:
         slots.close()
         connection.close()
+
+
+def waits(environment: Environment) -> bool:
+    """Whether an environment says that it mostly waits, and its copies may be stepped at the same time."""
+    return bool(getattr(environment, "waits", False))
+
+
+def _serve_in_threads(connection: Connection, slots: EnvironmentSlots) -> None:
+    """Carry out commands side by side, each slot's own one after another, and answer in whatever order they end."""
+    sending = threading.Lock()
+
+    def carry_out(slot: int, command: Task | str) -> None:
+        event = slots.carry_out(slot, command)
+        with sending, contextlib.suppress(ConnectionError):  # the parent may have gone
+            connection.send(event)
+
+    threads = ThreadPoolExecutor(_MOST_THREADS)
+    try:
+        while (message := connection.recv()) is not None:
+            threads.submit(carry_out, *message)
+    finally:
+        threads.shutdown(wait=False, cancel_futures=True)

@@ -1,8 +1,6 @@
-"""Slots that environments live in: in this process or its threads, or in processes that step while the engine works."""
+"""Slots that environments live in: in this process, or in worker processes that step while the engine generates."""
 
-import queue
 from collections import deque
-from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol, runtime_checkable
 
 from gigpo_lightning.environments.base import Environment, Task
@@ -86,72 +84,21 @@ class InProcessPool:
         self._slots.close()
 
 
-class ThreadPool(InProcessPool):
-    """Steps environments in threads of this process, while the engine generates: for those that wait for a slow tool.
-
-    Steps that wait, for a server's answer say, wait side by side; those that compute still take turns, and a hang has
-    no end: the tool's own deadline must be one.
-
-    Args:
-        environment: Prototype, never reset; each slot gets a copy at its first episode. Copies must not share what two
-            threads may not use at once.
-        num_slots: How many episodes can run at once.
-        threads: How many of them can step at once.
-    """
-
-    def __init__(self, environment: Environment, num_slots: int, threads: int) -> None:
-        super().__init__(environment, num_slots)
-        self._executor = ThreadPoolExecutor(threads, thread_name_prefix="environment")
-        self._events: queue.SimpleQueue[EnvironmentEvent] = queue.SimpleQueue()
-        self._under_way = 0
-
-    def reset(self, slot: int, task: Task) -> None:
-        """Start an episode in a thread."""
-        self._submit(slot, task)
-
-    def step(self, slot: int, action: str) -> None:
-        """Take an action in a thread."""
-        self._submit(slot, action)
-
-    def poll(self, *, block: bool) -> list[EnvironmentEvent]:
-        """What the threads have done since."""
-        events = [self._events.get()] if block and self._under_way else []
-        while not self._events.empty():
-            events.append(self._events.get())
-        self._under_way -= len(events)
-        return events
-
-    def close(self) -> None:
-        """Wait for the steps under way, and close every environment."""
-        self._executor.shutdown(cancel_futures=True)
-        super().close()
-
-    def _submit(self, slot: int, command: Task | str) -> None:
-        self._under_way += 1
-        self._executor.submit(lambda: self._events.put(self._slots.carry_out(slot, command)))
-
-
 def make_pool(
     environment: Environment,
     num_slots: int,
     workers: int,
     deadlines: Deadlines = Deadlines(),  # noqa: B008  frozen
-    threads: int = 0,
 ) -> EnvironmentPool:
-    """Make the pool for a number of worker processes; 0 steps in this process, and there in threads, if there are any.
+    """Make the pool for a number of worker processes; 0 steps in this process.
 
     Raises:
-        ValueError: If ``num_slots`` < 1, another number is negative, or there are both workers and threads.
+        ValueError: If ``num_slots`` < 1 or ``workers`` < 0.
     """
     if num_slots < 1:
         raise ValueError(f"num_slots must be >= 1, got {num_slots}")
-    for name, number in (("workers", workers), ("threads", threads)):
-        if number < 0:
-            raise ValueError(f"{name} must be >= 0, got {number}")
-    if workers and threads:
-        raise ValueError(f"threads must be 0 where workers step the environments, got {threads} and workers {workers}")
-    if threads:
-        return ThreadPool(environment, num_slots, min(threads, num_slots))
+    if workers < 0:
+        raise ValueError(f"workers must be >= 0, got {workers}")
     if workers == 0:
         return InProcessPool(environment, num_slots)
     return WorkerPool(environment, num_slots, min(workers, num_slots), deadlines)

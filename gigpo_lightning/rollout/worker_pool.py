@@ -12,7 +12,7 @@ from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from gigpo_lightning.environments.base import Environment, Task
-from gigpo_lightning.environments.slots import EnvironmentEvent, serve
+from gigpo_lightning.environments.slots import EnvironmentEvent, serve, waits
 from gigpo_lightning.errors import RunError
 
 _logger = logging.getLogger(__name__)
@@ -47,11 +47,19 @@ class _Worker:
     """Its temporary files."""
     ready: bool = False
     since: float = field(default_factory=time.monotonic)
-    """When it began what it does now."""
-    commands: deque[tuple[int, str]] = field(default_factory=deque)
-    """Slot, and ``"reset"`` or ``"step"``."""
+    """When it began what it has done for the longest time."""
+    ready_since: float = 0.0
+    commands: deque[tuple[int, str, float]] = field(default_factory=deque)
+    """Slot, ``"reset"`` or ``"step"``, and when it was sent."""
     taken: dict[int, str] = field(default_factory=dict)
     """Task of each slot that is taken."""
+
+    def answered(self, slot: int) -> None:
+        """Forget the slot's command."""
+        if self.commands[0][0] == slot:
+            self.commands.popleft()
+        else:
+            self.commands = deque(command for command in self.commands if command[0] != slot)
 
     def episodes_of(self, task_id: str) -> int:
         """How many of its slots play a task."""
@@ -64,6 +72,9 @@ class WorkerPool:
     Copies of one task share a worker where there is room, so that what it caches of a task is cached once. When a
     worker dies, or takes longer than a deadline, a new one takes its place; every episode that lived in it gets an
     event that says why it is lost.
+
+    A worker carries out its commands one by one, and a deadline begins when a command does. If its environments mostly
+    wait it carries them out at the same time, and a deadline begins when a command is sent.
 
     Args:
         environment: Prototype, never reset; it is pickled to every worker, where each slot gets a copy.
@@ -82,6 +93,7 @@ class WorkerPool:
         self._context = multiprocessing.get_context("spawn")
         self._environment = environment
         self._deadlines = deadlines
+        self._one_by_one = not waits(environment)
         self._num_slots = num_slots
         self._lost: list[EnvironmentEvent] = []
         self._workers: list[_Worker] = []
@@ -181,7 +193,7 @@ class WorkerPool:
         except ConnectionError:
             self._replace(worker, self._death(worker))
             return
-        worker.commands.append((slot, kind))
+        worker.commands.append((slot, kind, time.monotonic()))
 
     def _receive(self, worker: _Worker) -> list[EnvironmentEvent]:
         """All that a worker has said; if it has died, its end."""
@@ -190,11 +202,13 @@ class WorkerPool:
             while worker.connection.poll():
                 message = worker.connection.recv()
                 worker.since = time.monotonic()
-                if isinstance(message, EnvironmentEvent):
-                    worker.commands.popleft()
-                    events.append(message)
-                else:
-                    worker.ready = True
+                if not isinstance(message, EnvironmentEvent):
+                    worker.ready, worker.ready_since = True, worker.since
+                    continue
+                events.append(message)
+                worker.answered(message.slot)
+                if worker.commands and not self._one_by_one:
+                    worker.since = max(worker.ready_since, worker.commands[0][2])
         except (EOFError, ConnectionError):
             self._replace(worker, self._death(worker))
         return events
@@ -233,7 +247,7 @@ class WorkerPool:
         if not worker.ready:
             raise RunError(f"{reason}, before it had started")
         _logger.warning("%s; a new one takes its place", reason)
-        guilty = worker.commands[0][0] if worker.commands else None  # commands are carried out one by one
+        guilty = worker.commands[0][0] if worker.commands else None  # the one that it has been at for the longest time
         self._lost += [
             EnvironmentEvent(slot=slot, failure=reason, bystander=guilty not in (None, slot))
             for slot in sorted(worker.taken)

@@ -11,10 +11,10 @@ from callbacks import HeldOutEvaluation
 from tests.scripted_run import ScriptedSync, quiet_trainer, random_walk, tiny_module, walking_data
 
 
-def run(folder, num_sanity_val_steps=-1, **options):
+def run(folder, num_sanity_val_steps=-1, batch_mean_size=None, **options):
     """A fit of two epochs, evaluated before and after."""
     module = tiny_module()
-    evaluation = HeldOutEvaluation()
+    evaluation = HeldOutEvaluation(batch_mean_size=batch_mean_size)
     data = walking_data(random_walk(module), held_out_splits=["valid_seen", "valid_unseen"], **options)
     defaults = {"max_epochs": 2, "check_val_every_n_epoch": 2, "num_sanity_val_steps": num_sanity_val_steps}
     trainer = quiet_trainer(folder, ScriptedSync(), evaluation, logger=False, **defaults)
@@ -96,3 +96,57 @@ def test_the_first_evaluation_is_remembered_by_a_run_that_goes_on(folder, caplog
     (line,) = [line for line in caplog.messages if line.startswith("held-out success on valid_seen")]
     assert "before (version 0)" in line
     assert "after (version 4)" in line
+
+
+@pytest.fixture(scope="module")
+def averaged(tmp_path_factory):
+    """What a run logs that averages over batches of three, and its last evaluation's record."""
+    folder = tmp_path_factory.mktemp("averaged")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        trainer, data, _, lines = run(folder, num_sanity_val_steps=0, batch_mean_size=3)
+    last = [line for line in lines if line["split"] == "valid_unseen"]
+    assert [line["task_id"] for line in last] == [task.task_id for task in data.panels["valid_unseen"].tasks]
+    assert len({line["kind"] for line in last}) == 2
+    return trainer.callback_metrics, last
+
+
+def rates_of_kinds(lines):
+    kinds = {line["kind"]: [] for line in lines}
+    for line in lines:
+        kinds[line["kind"]].append(line["success"])
+    return {kind: sum(won) / len(won) for kind, won in kinds.items()}
+
+
+def test_kinds_can_be_counted_as_one_each(averaged):
+    logged, lines = averaged
+    near, far = rates_of_kinds(lines).values()
+    assert logged["held_out/valid_unseen/success_rate_kind_mean"] == pytest.approx((near + far) / 2)
+
+
+def test_the_reference_codes_mean_over_batches_is_logged_by_its_name(averaged):
+    logged, lines = averaged
+    batches = [rates_of_kinds(lines[start : start + 3]) for start in range(0, len(lines), 3)]
+    means = []
+    for kind in rates_of_kinds(lines):
+        own = [batch[kind] for batch in batches if kind in batch]
+        means.append(sum(own) / len(own))
+        assert logged[f"held_out/valid_unseen/{kind}/success_rate_batch_mean"] == pytest.approx(means[-1])
+    assert logged["held_out/valid_unseen/success_rate_batch_mean"] == pytest.approx(sum(means) / 2)
+
+
+def test_whatever_the_batches_every_task_is_counted_once(averaged):
+    logged, lines = averaged
+    won = [line["success"] for line in lines]
+    assert 0 < sum(won) < len(won)
+    assert logged["held_out/valid_unseen/success_rate"] == pytest.approx(sum(won) / len(won))
+
+
+def test_means_over_batches_are_not_logged_unasked(folder):
+    trainer, _, _, _ = run(folder, num_sanity_val_steps=0)
+    assert not [name for name in trainer.callback_metrics if "batch_mean" in name]
+
+
+def test_batches_of_none_are_refused():
+    with pytest.raises(ValueError, match="batch_mean_size must be >= 1, got 0"):
+        HeldOutEvaluation(batch_mean_size=0)

@@ -1,7 +1,6 @@
 """Slots keep their environments apart, and what goes wrong in one is told, not swallowed."""
 
 import os
-import threading
 
 import pytest
 
@@ -22,12 +21,9 @@ def settle(pool: EnvironmentPool, count: int):
     return {event.slot: event for event in events}
 
 
-@pytest.fixture(
-    params=[{"workers": 0}, {"workers": 2}, {"workers": 0, "threads": 3}],
-    ids=["in process", "two workers", "three threads"],
-)
+@pytest.fixture(params=[0, 2], ids=["in process", "two workers"])
 def pool(request):
-    pool = make_pool(CounterEnvironment(), 4, **request.param)
+    pool = make_pool(CounterEnvironment(), 4, request.param)
     yield pool
     pool.close()
 
@@ -77,43 +73,6 @@ def test_what_an_environment_raises_is_told_and_the_others_play_on(pool):
     events = settle(pool, 2)
     assert "KeyError: 'lost'" in events[slots[0]].failure
     assert events[slots[1]].observation == "b 1"
-
-
-class MeetingEnvironment(CounterEnvironment):
-    """Steps only when all meet."""
-
-    meeting = threading.Barrier(3)
-
-    def step(self, action):
-        self.meeting.wait(timeout=20)
-        return super().step(action)
-
-
-def test_threads_wait_side_by_side():
-    pool = make_pool(MeetingEnvironment(), 3, workers=0, threads=3)
-    names = tasks("a", "b", "c")
-    for task in names:
-        pool.reset(pool.take_slot(task), task)
-    settle(pool, 3)
-    assert pool.poll(block=False) == []
-    for slot in range(3):
-        pool.step(slot, "on")
-    assert {event.observation for event in settle(pool, 3).values()} == {"a 1", "b 1", "c 1"}
-    pool.close()
-
-
-@pytest.mark.parametrize(
-    ("numbers", "message"),
-    [
-        ({"num_slots": 0, "workers": 0}, "num_slots must be >= 1, got 0"),
-        ({"num_slots": 1, "workers": -1}, "workers must be >= 0, got -1"),
-        ({"num_slots": 1, "workers": 0, "threads": -1}, "threads must be >= 0, got -1"),
-        ({"num_slots": 1, "workers": 2, "threads": 3}, "threads must be 0 where workers step .*, got 3 and workers 2"),
-    ],
-)
-def test_wrong_numbers_are_named(numbers, message):
-    with pytest.raises(ValueError, match=message):
-        make_pool(CounterEnvironment(), **numbers)
 
 
 def test_a_poll_that_does_not_block_returns_at_once(pool):

@@ -1,0 +1,180 @@
+"""Search QA's prompts and their parser: the paper's form for instruct models, a compact one for tiny policies."""
+
+import json
+import re
+from collections.abc import Callable
+
+from gigpo_lightning.environments.search_qa.tags import ANSWER, SEARCH, blocks, count_tags
+from gigpo_lightning.prompts.base import EncodedPrompt, ParsedAction, Tokenizer, TurnView
+from gigpo_lightning.prompts.fitting import fit_prompt, well_formed
+
+_ROLE = "You are skilled at answering questions one step at a time, with a search engine at hand."
+_ORDER = (
+    "It is your turn. First think it through, step by step, between <think> and </think>. Then do exactly one of two "
+    "things, never both:\n"
+    "(1) If you lack knowledge, ask the search engine: write <search> your query </search>.\n"
+    "(2) If you know enough to be sure, write the final answer, short and without explanation, between <answer> and "
+    "</answer>. For example, <answer>Beijing</answer>."
+)
+
+TASK, DID, SAW, PASSAGE, ACT = "<task>", "<did>", "<saw>", "<passage>", "<act>"
+_TAGS = tuple(f"<{slash}{tag}>" for tag in (SEARCH, ANSWER) for slash in ("", "/"))
+
+_ASIDE = re.compile(r"</?(?:information|search|answer)>")
+_PASSAGE_HEAD = re.compile(r'doc \d+(?::\s*(?:"[^"\n]*"\n)?|\(title: (?:"[^"\n]*"\))?)')
+_WORD = re.compile(rf"{PASSAGE}|[^\W_]+")
+# The words of the invented world's sentences that tell nothing apart.
+_FILLER = frozenset(("a", "an", "the", "is", "was", "who", "in", "of", "by"))
+_LONGEST_QUERY = 8  # words
+
+
+class SearchQAPrompt:
+    """One fresh chat message a turn: the question and all searches so far with what they found (arXiv:2505.10978).
+
+    Earlier replies are not shown, only what they searched for. Too long a prompt loses its oldest turns first, then
+    the beginning of what the last search found.
+
+    Args:
+        history_length: Turns shown, with what came of each; four are all that an episode of the paper can have.
+
+    Raises:
+        ValueError: If ``history_length`` is not positive.
+    """
+
+    def __init__(self, history_length: int = 4) -> None:
+        _check_history(history_length)
+        self.history_length = history_length
+
+    def encode(self, view: TurnView, tokenizer: Tokenizer, max_tokens: int) -> EncodedPrompt:
+        """Write the turn through the model's chat template, in at most ``max_tokens`` tokens.
+
+        Raises:
+            ValueError: If the question alone is longer than ``max_tokens``.
+        """
+
+        def write(num_earlier: int, information: str) -> list[int]:
+            whole = information in ("", view.observation)
+            content = _message(view, num_earlier + 1, information if whole else f"<information>… {information}")
+            return tokenizer.encode_chat([{"role": "user", "content": content}])
+
+        return _fit(write, view, self.history_length, max_tokens)
+
+    def parse(self, response: str, view: TurnView) -> ParsedAction:
+        """Read what stands between the first search tags, else between the first answer tags.
+
+        What follows the first closing search tag, else the first closing answer tag, is not looked at. The action is
+        the tags and what is between them, without thoughts; ``""`` without either. A reply with both tags, or with one
+        of them twice, is invalid, and its action is carried out all the same. Thinking is not required.
+        """
+        text = well_formed(response)
+        action = _projected(text)
+        counts = [count_tags(text, tag) for tag in (SEARCH, ANSWER)]
+        if not action:
+            problem = "no search or answer tags"
+        elif all(counts):
+            problem = "both search and answer tags"
+        else:
+            problem = "a tag twice" if max(counts) > 1 else ""
+        return ParsedAction(action=action, valid=not problem, problem=problem)
+
+
+class CompactSearchQAPrompt(SearchQAPrompt):
+    """A turn in lower-case words and a few markers, without filler: about 70 tokens after two searches.
+
+    Fields: the question; each search, followed by the passages that it found; last the marker after which the policy
+    writes tags and words. Passages lose their titles, which their texts repeat.
+
+    Args:
+        history_length: Turns shown, with what came of each.
+
+    Raises:
+        ValueError: If ``history_length`` is not positive.
+    """
+
+    markers = (TASK, DID, SAW, PASSAGE, ACT, *_TAGS)
+
+    def encode(self, view: TurnView, tokenizer: Tokenizer, max_tokens: int) -> EncodedPrompt:
+        """Write the turn in at most ``max_tokens`` tokens: oldest turns go first, then the last passages' beginning.
+
+        Raises:
+            ValueError: If the question alone is longer than ``max_tokens``.
+        """
+
+        def write(num_earlier: int, information: str) -> list[int]:
+            turns = _turns(view, num_earlier + 1, information)
+            told = [
+                word for done, found in turns for word in (DID, *_words(done)[:_LONGEST_QUERY], SAW, *_words(found))
+            ]
+            return tokenizer.encode(" ".join((TASK, *_words(view.instruction), *told, ACT)))
+
+        return _fit(write, view, self.history_length, max_tokens)
+
+
+def compact_markers() -> tuple[str, ...]:
+    """The markers that the template writes and the tags that the policy does, for a tokenizer's vocabulary."""
+    return CompactSearchQAPrompt.markers
+
+
+def _check_history(history_length: int) -> None:
+    if history_length < 1:
+        raise ValueError(f"history_length must be >= 1, or no search would be of use, got {history_length}")
+
+
+def _projected(text: str) -> str:
+    """The reply's action: its first block of search, else of answer, up to where it is cut off."""
+    for tag in (SEARCH, ANSWER):
+        head, closing, _ = text.partition(f"</{tag}>")
+        if closing:
+            text = head + closing
+            break
+    for tag in (SEARCH, ANSWER):
+        found = blocks(text, tag)
+        if found:
+            return f"<{tag}>{found[0]}</{tag}>"
+    return ""
+
+
+def _fit(write: Callable[[int, str], list[int]], view: TurnView, history_length: int, max_tokens: int) -> EncodedPrompt:
+    """Fit a prompt that shows the last turn and, if there is room, so many earlier ones; at first there is none."""
+    if not view.history:
+        return fit_prompt(lambda _turns, _information: write(-1, ""), 0, "", max_tokens)
+    earlier = min(history_length, len(view.history)) - 1
+    return fit_prompt(write, earlier, view.observation, max_tokens)
+
+
+def _turns(view: TurnView, num_turns: int, information: str) -> list[tuple[str, str]]:
+    """The last turns, each as what was done and what came of it; of the last one only so much information."""
+    said = [observation for observation, _ in view.history[1:]]
+    done = [action for _, action in view.history]
+    turns = list(zip(done, [*said, information], strict=True)) if done else []
+    return turns[len(turns) - num_turns :]
+
+
+def _message(view: TurnView, num_turns: int, information: str) -> str:
+    """The message of a turn."""
+    parts = [f"{_ROLE}\nThe question is: {view.instruction}"]
+    taken = len(view.history)
+    turns = _turns(view, num_turns, information)
+    if turns:
+        lines = [f"Step {number}:{done} {found}" for number, (done, found) in enumerate(turns, taken - num_turns + 1)]
+        parts.append(
+            f"You have taken {taken} {'step' if taken == 1 else 'steps'} so far. Your queries stand between <search> "
+            "and </search>, and what the search engine found between <information> and </information>:\n"
+            + "\n".join(lines)
+        )
+    return "\n\n".join((*parts, _ORDER))
+
+
+def _words(text: str) -> list[str]:
+    """The words that say something, and a marker before each passage."""
+    text = _PASSAGE_HEAD.sub(f" {PASSAGE} ", _ASIDE.sub("", _plain(text)).lower())
+    return [word for word in _WORD.findall(text) if word not in _FILLER]
+
+
+def _plain(text: str) -> str:
+    """The text of a result, out of its JSON if it is in any."""
+    try:
+        result = json.loads(_ASIDE.sub("", text))
+    except ValueError:
+        return text
+    return str(result["result"]) if isinstance(result, dict) and "result" in result else text
