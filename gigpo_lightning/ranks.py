@@ -1,7 +1,6 @@
 """What the processes of one job tell each other; alone, a process tells itself."""
 
 import contextlib
-import gc
 import subprocess
 import time
 from collections.abc import Iterable, Sequence
@@ -10,7 +9,7 @@ from typing import TypeVar
 import torch.distributed
 
 T = TypeVar("T")
-_LETTING_GO = 0.3  # seconds; microseconds do on an idle machine
+_LETTING_GO = 0.5  # seconds; microseconds do on an idle machine
 
 
 def gather(value: T) -> list[T]:
@@ -53,13 +52,11 @@ def end_processes(processes: Iterable[subprocess.Popen[bytes]], patience: float 
 
 
 def leave_job() -> None:
-    """Take this process out of its job, if it is in one; when all that it ran there has ended well.
+    """Wait, in a job of several processes, until no thread of it holds a tensor; when all has ended well.
 
-    A gloo thread that frees a tensor while the interpreter ends aborts the process, and with it a job that has
-    succeeded. A group waits for its threads when it is freed, so what holds it is freed first. Groups of device meshes
-    are held to the end by caches of PyTorch: their threads are given time to let go of the last tensor.
+    One that frees a tensor while the interpreter ends aborts the process, and with it a job that has succeeded. Groups
+    are not destroyed here: an engine has its own, and destroys them at exit.
     """
-    gc.collect()
     if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
-        time.sleep(_LETTING_GO)
+        if torch.distributed.get_world_size() > 1:
+            time.sleep(_LETTING_GO)

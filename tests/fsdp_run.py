@@ -1,7 +1,5 @@
 """Lightning's first FSDP, which refuses CPUs, as far as two CPU ranks can show it: for ``test_ranks``."""
 
-from pathlib import Path
-
 import torch
 import torch.distributed
 from torch.distributed.fsdp import FullyShardedDataParallel
@@ -49,5 +47,3 @@ def main() -> None:
 if __name__ == "__main__":
     main()
     leave_job()
-    threads = [name.read_text() for name in Path("/proc/self/task").glob("*/comm")]
-    assert not any("gloo" in name for name in threads), threads  # one that frees a tensor at exit aborts the process
