@@ -5,11 +5,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from gigpo_lightning.environments.webshop import webshop_words
+from gigpo_lightning.environments.webshop import Product, webshop_words
+from gigpo_lightning.environments.webshop.pages import results_page
 from gigpo_lightning.prompts.base import TurnView
 from gigpo_lightning.prompts.webshop import CompactWebShopPrompt, webshop_markers
 from modules import Policy, PretrainedPolicy
-from tests.prompts.shop_pages import CHOSEN, FIRST, FOUND
+from tests.prompts.shop_pages import CHOSEN, FIRST, FOUND, turn
 
 
 @pytest.fixture(scope="module")
@@ -20,6 +21,22 @@ def folder(repository_root: Path) -> Path:
 @pytest.fixture(scope="module")
 def policy(folder: Path) -> Policy:
     return PretrainedPolicy(str(folder)).build().eval()
+
+
+def make_product(asin: str, title: str, price_tag: str) -> Product:
+    return Product(
+        asin=asin,
+        title=title,
+        description="",
+        bullets=(),
+        price_tag=price_tag,
+        prices=(19.99,),
+        options={},
+        attributes=(),
+        category="fashion",
+        query="rain jackets",
+        product_category="Clothing",
+    )
 
 
 def reply(policy: Policy, view: TurnView) -> str:
@@ -46,7 +63,11 @@ def test_it_begins_with_a_search(policy: Policy) -> None:
 
 
 def test_it_opens_a_product_that_is_there(policy: Policy) -> None:
-    assert CompactWebShopPrompt().parse(reply(policy, FOUND), FOUND).action.startswith("click[b00000000")
+    products = [(f"B{number:09d}", "Alder Slim Fit Daily Wear Rain Jackets", "$19.99") for number in range(1, 11)]
+    page = results_page([make_product(*each) for each in products], 1, 50)
+    offered = tuple(f"click[{text}]" for text in page.clickables)
+    view = turn(page.text, offered, *FOUND.history)
+    assert CompactWebShopPrompt().parse(reply(policy, view), view).action.startswith("click[b00000")
 
 
 def test_it_does_something_with_an_item_that_can_be_done(policy: Policy) -> None:
