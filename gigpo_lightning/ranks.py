@@ -57,6 +57,6 @@ def leave_job() -> None:
     One that frees a tensor while the interpreter ends aborts the process, and with it a job that has succeeded. Groups
     are not destroyed here: an engine has its own, and destroys them at exit.
     """
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        if torch.distributed.get_world_size() > 1:
-            time.sleep(_LETTING_GO)
+    together = torch.distributed.is_available() and torch.distributed.is_initialized()
+    if together and torch.distributed.get_world_size() > 1:
+        time.sleep(_LETTING_GO)
