@@ -10,7 +10,7 @@ import numpy as np
 
 from gigpo_lightning.environments.webshop.entities import Goal, Product
 from gigpo_lightning.environments.webshop.files import JsonFile
-from gigpo_lightning.environments.webshop.goals import human_goals, synthetic_goals
+from gigpo_lightning.environments.webshop.goals import check_description, check_wishes, human_goals, synthetic_goals
 from gigpo_lightning.environments.webshop.pages import Page, item_page
 from gigpo_lightning.environments.webshop.products import is_sold, make_product, searchable_text
 from gigpo_lightning.retrieval import Bm25Index
@@ -66,6 +66,11 @@ class Catalogue:
         catalogue = cls(products, attributes, human_goals, num_products, price_seed)
         _ = catalogue.shelves
         return catalogue
+
+    @property
+    def identity(self) -> str:
+        """What tells this shop from others: the files, how much of them, and the prices' seed."""
+        return repr((*(file and str(Path(file).absolute()) for file in self._files), *self._options))
 
     @property
     def files(self) -> tuple[Path, Path]:
@@ -152,7 +157,10 @@ class Shelves:
 
     def _read(self, num_products: int | None, places: list[tuple[int, int, int, int]]) -> Iterator[str]:
         """Each product's text for the index; what is kept of it on the way."""
-        described = {asin: (start, length) for asin, start, length, _ in self._attributes.object_entries()}
+        described = {}
+        for asin, start, length, entry in self._attributes.object_entries():
+            check_description(entry, f"{self._attributes.path}, product {asin!r}")
+            described[asin] = (start, length)
         prices: list[float] = []
         seen: set[str] = set()
         for number, (start, length, entry) in enumerate(self._products.list_entries()):
@@ -163,13 +171,15 @@ class Shelves:
             asin = entry["asin"]
             if not is_sold(asin) or asin in seen:
                 continue
+            if asin != asin.upper():  # a click's words are in lower case, and cannot name it
+                raise ValueError(f"{self._products.path} must have ids in upper case, got {asin!r}")
             if self._instructions is None and asin not in described:
                 raise ValueError(
                     f"{self._attributes.path} must have every product of {self._products.path}, but lacks {asin!r}; "
                     "with human_goals it may"
                 )
             seen.add(asin)
-            product = make_product(entry, None)
+            product = self._made(entry, None)
             prices.append(self._draw_price(product))
             places.append((start, length, *described.get(asin, (0, 0))))
             self.asins.append(asin)
@@ -189,7 +199,13 @@ class Shelves:
         return self._products.entry(start, length), entry
 
     def _product(self, row: int) -> Product:
-        return make_product(*self._entries(row))
+        return self._made(*self._entries(row))
+
+    def _made(self, entry: dict[str, Any], attributes: dict[str, Any] | None) -> Product:
+        try:
+            return make_product(entry, attributes)
+        except ValueError as error:
+            raise ValueError(f"{self._products.path}: {error}") from error
 
     def _item_page(self, row: int, show_attributes: bool) -> Page:
         return item_page(self.product(row), show_attributes)
@@ -204,6 +220,8 @@ class Shelves:
         if self._instructions is None:
             return tuple(synthetic_goals(self._instructed(), rng))
         wanted = {asin: entries for asin, _, _, entries in self._instructions.object_entries()}
+        for asin, entries in wanted.items():
+            check_wishes(entries, f"{self._instructions.path}, product {asin!r}")
         return tuple(
             human_goals(
                 (

@@ -57,7 +57,8 @@ class WebShopEnvironment(gymnasium.Env[str, str]):
             raise ValueError(f"anchor must be 'observation' or 'state', got {anchor!r}")
         self.catalogue = catalogue
         self.anchor = anchor
-        self.nouns = nouns
+        # Found here, not where the first purchase is: it says once, in the run's own process, which nouns count.
+        self.nouns = default_nouns() if nouns is None else nouns
         self.show_attributes = show_attributes
         self.success_reward = success_reward
         self.observation_space = gymnasium.spaces.Text(min_length=0, max_length=1 << 20)
@@ -75,6 +76,11 @@ class WebShopEnvironment(gymnasium.Env[str, str]):
         task = (options or {}).get("task")
         if not isinstance(task, Task) or not isinstance(task.payload.get("goal"), Goal):
             raise ValueError(f"options must have a 'task' whose payload has a 'goal', got {options!r}")
+        if task.payload.get("shop", self.catalogue.identity) != self.catalogue.identity:
+            raise ValueError(
+                f"catalogue must be the one that the tasks come from, {task.payload['shop']}, got "
+                f"{self.catalogue.identity}"
+            )
         self._goal = task.payload["goal"]
         self._shelves = self.catalogue.shelves
         self._go_to_index()
@@ -85,7 +91,7 @@ class WebShopEnvironment(gymnasium.Env[str, str]):
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
         """Search or click; what cannot be done changes nothing."""
         assert self._goal is not None, "reset comes first"
-        found = _ACTION.match(action)
+        found = _ACTION.match(action) if "]" in action else None
         verb, argument = found.groups() if found else ("", "")
         argument = argument.lower()
         if verb == "search":
@@ -148,8 +154,6 @@ class WebShopEnvironment(gymnasium.Env[str, str]):
     def _buy(self) -> tuple[str, float, bool, bool, dict[str, Any]]:
         assert self._asin is not None
         assert self._goal is not None
-        if self.nouns is None:
-            self.nouns = default_nouns()
         price = self.catalogue.price(self._asin)
         score = shopping_reward(self.catalogue[self._asin], price, self._chosen, self._goal, self.nouns).total
         self._page = pages.done_page(score)

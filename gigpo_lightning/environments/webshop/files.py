@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 _CHUNK = 1 << 22
+_LONGEST_WORD = 64
+"""Characters in which a number, a name such as ``false`` or an escape that a chunk has cut ends."""
 _decoder = json.JSONDecoder()
 _WHITE = " \t\r\n"
 
@@ -43,10 +45,13 @@ class JsonFile:
         window = _Window(self)
         window.expect("[", "a list")
         if window.peek() == "]":
+            window.expect("]", "a list")
+            window.expect_end()
             return
         while True:
             yield window.value()
             if window.expect(",]", "a list") == "]":
+                window.expect_end()
                 return
 
     def object_entries(self) -> Iterator[tuple[str, int, int, Any]]:
@@ -58,6 +63,8 @@ class JsonFile:
         window = _Window(self)
         window.expect("{", "an object")
         if window.peek() == "}":
+            window.expect("}", "an object")
+            window.expect_end()
             return
         while True:
             _, _, name = window.value()
@@ -65,6 +72,7 @@ class JsonFile:
             start, length, value = window.value()
             yield name, start, length, value
             if window.expect(",}", "an object") == "}":
+                window.expect_end()
                 return
 
 
@@ -98,6 +106,12 @@ class _Window:
         self._advance(self._place + 1)
         return found
 
+    def expect_end(self) -> None:
+        """Refuse what follows."""
+        found = self.peek()
+        if found:
+            raise self._wrong(f"one value, but {found!r} follows it")
+
     def value(self) -> tuple[int, int, Any]:
         """Take the next value, and where it is."""
         self.peek()
@@ -105,7 +119,9 @@ class _Window:
             try:
                 value, end = _decoder.raw_decode(self._text, self._place)
             except json.JSONDecodeError as error:
-                if self._grow():
+                # What is wrong in the middle stays wrong; only what the chunk has cut may be mended by the next.
+                cut = error.msg.startswith("Unterminated") or error.pos > len(self._text) - _LONGEST_WORD
+                if cut and self._grow():
                     continue
                 raise self._wrong(f"whole, but {error.msg}") from error
             # A number at the window's edge may go on behind it; everything else says where it ends.

@@ -62,6 +62,41 @@ def human_goals(products: Iterable[tuple[Product, float, list[dict[str, Any]]]],
     return goals
 
 
+def check_description(entry: object, where: str) -> None:
+    """Check a product's entry of the attribute file.
+
+    Raises:
+        ValueError: If it is not of the official form; the message says where, and what.
+    """
+    if not isinstance(entry, dict):
+        raise ValueError(f"{where} must be an object, got {entry!r}")
+    for name in ("attributes", "instruction_attributes"):
+        if name in entry and not (_is_texts(entry[name]) or (name == "instruction_attributes" and entry[name] is None)):
+            raise ValueError(f"{where} must list texts as its {name}, got {entry[name]!r}")
+    if not isinstance(entry.get("instruction", ""), str | None):
+        raise ValueError(f"{where} must have a text as its instruction, got {entry['instruction']!r}")
+
+
+def check_wishes(entries: object, where: str) -> None:
+    """Check a product's entry of the file of instructions that people wrote.
+
+    Raises:
+        ValueError: If it is not of the official form; the message says where, and what.
+    """
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise ValueError(f"{where} must be a list of objects, got {entries!r:.200}")
+    for entry in entries:
+        if not isinstance(entry.get("instruction"), str):
+            raise ValueError(f"{where} must have a text as its instruction, got {entry.get('instruction')!r}")
+        for name in ("instruction_attributes", "instruction_options"):
+            if not _is_texts(entry.get(name)):
+                raise ValueError(f"{where} must list texts as its {name}, got {entry.get(name)!r}")
+
+
+def _is_texts(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(each, str) for each in value)
+
+
 def _draw_limit(price: float, rng: random.Random) -> tuple[float, str]:
     """The highest price, and how an instruction says it; dear products have none."""
     limits = [limit for limit in _LIMITS if limit > price][:_NEXT]

@@ -62,6 +62,10 @@ class SpacyNouns:
         """Return the title's nouns, lower-cased, in order and with repeats."""
         return self._of_title(title)
 
+    def __deepcopy__(self, memo: dict[int, object]) -> "SpacyNouns":
+        """The model is one, however many environments ask it."""
+        return self
+
     def __reduce__(self) -> tuple[type["SpacyNouns"], tuple[str]]:
         """Send the model's name, not the model."""
         return type(self), (self.model,)

@@ -5,6 +5,7 @@ import json
 import random
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import astuple
 from typing import Literal
 
 from gigpo_lightning.environments.base import Task, TaskPanel
@@ -76,7 +77,7 @@ def webshop_panel(
         Task(
             task_id=f"{goal.asin}-{number}",
             kind=goal.category,
-            payload={"goal": goal},
+            payload={"goal": goal, "shop": catalogue.identity},
             fingerprint=_digest(goal),
         )
         for number, goal in chosen
@@ -163,5 +164,4 @@ def _at_most(numbered: Iterable[tuple[int, Goal]], limit: int) -> list[tuple[int
 
 def _digest(goal: Goal) -> str:
     """Of all that makes a goal what it is."""
-    content = [goal.instruction, goal.asin, goal.attributes, goal.options, goal.price_upper]
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(astuple(goal)).encode()).hexdigest()

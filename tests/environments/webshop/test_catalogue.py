@@ -127,7 +127,7 @@ def test_with_goals_of_people_a_product_may_lack_attributes(tmp_path):
         ([], "products.json must list at least one product, got none"),
         (["chair"], "products.json must list products, each with an 'asin', got 'chair'"),
         ([{"name": "a chair"}], "products.json must list products, each with an 'asin'"),
-        ([{"asin": "B000000001"}], "product 'B000000001' must have the key 'small_description'"),
+        ([{"asin": "B000000001"}], "products.json: product 'B000000001' must have the key 'small_description'"),
         (
             [entry("B000000001", pricing="cheap")],
             r"product 'B000000001' must have the official form, but: pricing must",
@@ -143,6 +143,42 @@ def test_with_goals_of_people_a_product_may_lack_attributes(tmp_path):
 def test_a_corrupt_product_file_is_one_clear_error(tmp_path, products, message):
     with pytest.raises(ValueError, match=message):
         Catalogue.load(**write(tmp_path, products))
+
+
+def test_an_id_that_no_click_could_name_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"products.json must have ids in upper case, got 'b000000009'"):
+        Catalogue.load(**write(tmp_path, [entry("b000000009")]))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (None, "must be an object, got None"),
+        ({"attributes": None}, "must list texts as its attributes, got None"),
+        ({"attributes": "abc"}, "must list texts as its attributes, got 'abc'"),
+        ({"attributes": [], "instruction": 3}, "must have a text as its instruction, got 3"),
+        ({"instruction_attributes": "ab"}, "must list texts as its instruction_attributes, got 'ab'"),
+    ],
+)
+def test_a_corrupt_attribute_file_is_one_clear_error(tmp_path, wrong, message):
+    with pytest.raises(ValueError, match=rf"attributes.json, product 'B000000003' {message}"):
+        Catalogue.load(**write(tmp_path, attributes=ATTRIBUTES | {"B000000003": wrong}))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({}, "must be a list of objects, got {}"),
+        ([{}], "must have a text as its instruction, got None"),
+        ([{"instruction": "a lamp"}], "must list texts as its instruction_attributes, got None"),
+        ([{"instruction": "a", "instruction_attributes": "xy"}], "must list texts as its instruction_attributes"),
+        ([{"instruction": "a", "instruction_attributes": ["x"]}], "must list texts as its instruction_options"),
+    ],
+)
+def test_a_corrupt_file_of_instructions_is_one_clear_error(tmp_path, wrong, message):
+    catalogue = Catalogue.load(**write(tmp_path, people={"B000000003": wrong}))
+    with pytest.raises(ValueError, match=rf"human_goals.json, product 'B000000003' {message}"):
+        _ = catalogue.goals
 
 
 def test_an_instruction_without_attributes_is_refused(tmp_path):

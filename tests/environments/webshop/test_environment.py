@@ -198,6 +198,13 @@ def test_copies_share_the_catalogue(environment):
         assert other.catalogue.shelves is environment.catalogue.shelves
 
 
+def test_tasks_of_another_shop_are_refused(shop):
+    other = Catalogue(*shop._files, price_seed=1)
+    task = webshop_panel(other, "train").tasks[0]
+    with pytest.raises(ValueError, match="catalogue must be the one that the tasks come from"):
+        WebShopEnvironment(shop).reset(options={"task": task})
+
+
 @pytest.mark.parametrize("options", [None, {}, {"task": Task(task_id="a", kind="b")}])
 def test_a_reset_without_a_goal_is_refused(environment, options):
     with pytest.raises(ValueError, match="options must have a 'task' whose payload has a 'goal'"):

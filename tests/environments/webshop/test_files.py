@@ -62,6 +62,8 @@ def test_an_object_is_read_entry_by_entry(tmp_path_factory):
         ('[{"a": 1}', r"a list, with one of ',\]' here, got 'its end' \(at byte 9\)"),
         ('[{"a": 1', "must be JSON: whole, but "),
         ('[{"a": "é', "must be JSON: whole, but "),
+        ("[1] 2", r"one value, but '2' follows it \(at byte 4\)"),
+        ("[] 2", "one value, but '2' follows it"),
         ("[1 2]", r"got '2' \(at byte 3\)"),
         (" ", "got 'its end'"),
         ('["\udc80"]', "must be JSON: UTF-8, but "),
@@ -79,6 +81,16 @@ def test_a_file_that_is_no_list_is_refused_with_the_place(tmp_path, text, messag
 def test_a_file_that_is_no_object_is_refused(tmp_path, text, message):
     with pytest.raises(ValueError, match=message):
         list(file_of(tmp_path, text).object_entries())
+
+
+def test_what_is_wrong_at_the_beginning_is_found_without_reading_to_the_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "_CHUNK", 1 << 10)
+    file = file_of(tmp_path, '[{"a": 1 "b": 2}' + ', {"c": 3}' * 100_000 + "]")
+    window = files._Window(file)
+    window.expect("[", "a list")
+    with pytest.raises(ValueError, match="whole, but Expecting ',' delimiter"):
+        window.value()
+    assert window._read <= 4 << 10
 
 
 def test_a_missing_file_and_an_empty_one_are_refused(tmp_path):

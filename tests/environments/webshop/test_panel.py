@@ -7,7 +7,7 @@ import pytest
 from gigpo_lightning.environments.webshop import Catalogue, ShopSettings, WebShopTasks, webshop_panel
 from gigpo_lightning.environments.webshop.generator import catalogue_files
 from gigpo_lightning.environments.webshop.panel import SPLITS
-from tests.environments.webshop.official import choice, entry, write
+from tests.environments.webshop.official import PRODUCTS, choice, entry, write
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +76,18 @@ def test_a_panels_hash_covers_the_price_limits(catalogue):
     names = [[task.task_id for task in webshop_panel(each, "train").tasks] for each in (catalogue, other)]
     assert names[0] == names[1]
     assert webshop_panel(other, "train").sha256 != webshop_panel(catalogue, "train").sha256
+
+
+def test_a_panels_hash_covers_all_that_the_reward_reads(tmp_path):
+    hashes = set()
+    for number, change in enumerate(
+        ({}, {"name": "Another"}, {"query": "stools"}, {"product_category": "Home › Stools"})
+    ):
+        (tmp_path / str(number)).mkdir()
+        products = [entry("B000000001", **change), *PRODUCTS[1:]]
+        catalogue = Catalogue.load(**write(tmp_path / str(number), products))
+        hashes.add(webshop_panel(catalogue, "valid", "verl_agent").sha256)  # so few goals are all held out
+    assert len(hashes) == 4
 
 
 def test_products_with_many_goals_can_be_held_back(catalogue):
