@@ -45,8 +45,8 @@ class ExactGrouping:
     two tasks that happen to look alike are not compared.
 
     Args:
-        exclude_empty: Leave steps whose key says nothing alone: white space only, empty, or None. A search that found
-            nothing looks like any other that found nothing.
+        exclude_empty: Leave steps whose key says nothing alone: white space only, empty, or None. Turns
+            without a query look alike, whatever led to them.
     """
 
     def __init__(self, exclude_empty: bool = False) -> None:

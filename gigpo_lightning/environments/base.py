@@ -12,7 +12,9 @@ An environment is a plain ``gymnasium.Env[str, str]``:
 
 Until its first ``reset`` an environment can be pickled, so that a pool can make its copies in other processes. One that
 mostly waits, such as for a search engine, says so with an attribute ``waits = True``: a worker process then steps its
-copies in threads, and one that waits holds up no other.
+copies in threads, and one that waits holds up no other. One that has much to read has a method ``warm_up()``, which a
+worker process calls once, before any step's deadline; and what it depends on and cannot do without it misses with a
+``RunError``: if other attempts at the episode end in one, too, the run ends with its message.
 """
 
 import hashlib

@@ -19,11 +19,13 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 
 from gigpo_lightning.environments.base import Environment, Task, check_metrics
+from gigpo_lightning.errors import RunError
+from gigpo_lightning.prompts.fitting import well_formed
 
 READY = "ready"
 """What a worker says first."""
 
-_MOST_THREADS = 256  # as many requests as the reference code's search has under way at the same time
+_MOST_THREADS = 1 << 12  # made as they are needed: no command may wait for another's to end
 
 _logger = logging.getLogger(__name__)
 
@@ -45,6 +47,7 @@ class EnvironmentEvent:
         truncated: Gymnasium's.
         seconds: How long the environment took.
         failure: Why the episode is lost, such as the traceback of what the environment raised; then all else is empty.
+        fatal: Why no other attempt will do better, if the environment says so by a RunError; the message alone.
         bystander: Whether it was lost with its worker while that served another episode.
     """
 
@@ -60,6 +63,7 @@ class EnvironmentEvent:
     truncated: bool = False
     seconds: float = 0.0
     failure: str = ""
+    fatal: str = ""
     bystander: bool = False
 
 
@@ -79,13 +83,15 @@ class EnvironmentSlots:
         started = time.perf_counter()
         try:
             return self._carry_out(slot, command, started)
-        except Exception:  # whatever a user's environment raises, the other episodes must hear of it
+        except Exception as error:  # whatever a user's environment raises, the other episodes must hear of it
             failure = traceback.format_exc()
+            fatal = str(error) if isinstance(error, RunError) else ""
             broken = self._environments.pop(slot, None)
             with contextlib.suppress(Exception):  # it is broken already
                 if broken is not None:
                     broken.close()
-            return EnvironmentEvent(slot=slot, failure=failure, seconds=time.perf_counter() - started)
+            seconds = time.perf_counter() - started
+            return EnvironmentEvent(slot=slot, failure=failure, fatal=fatal, seconds=seconds)
 
     def close(self) -> None:
         """Close every copy."""
@@ -106,6 +112,7 @@ class EnvironmentSlots:
         anchor = info.get("anchor", observation)
         metrics = info.get("metrics", {})
         _check(observation, reward, anchor)
+        observation = well_formed(observation)  # half a surrogate pair, from a web page say, no tokenizer takes
         check_metrics(metrics)
         admissible = info.get("admissible_actions")
         return EnvironmentEvent(
@@ -113,7 +120,7 @@ class EnvironmentSlots:
             observation=observation,
             anchor=anchor,
             admissible_actions=None if admissible is None else tuple(admissible),
-            instruction=info.get("instruction", ""),
+            instruction=well_formed(info.get("instruction", "")),
             success=bool(info.get("success", False)),
             metrics={name: float(value) for name, value in metrics.items()},
             reward=reward,
@@ -145,7 +152,7 @@ def serve(connection: Connection, environment: Environment, folder: str) -> None
         signal.signal(number, signal.SIG_IGN)
     slots = EnvironmentSlots(environment)
     try:
-        connection.send(READY)
+        connection.send(_warm_up(environment) or READY)
         if waits(environment):
             _serve_in_threads(connection, slots)
         else:
@@ -156,6 +163,15 @@ def serve(connection: Connection, environment: Environment, folder: str) -> None
     finally:
         slots.close()
         connection.close()
+
+
+def _warm_up(environment: Environment) -> str:
+    """Let an environment read what it needs before its first step; what went wrong, if anything did."""
+    try:
+        getattr(environment, "warm_up", lambda: None)()
+    except Exception as error:  # whatever a user's environment raises, the parent must hear of it
+        return str(error) if isinstance(error, RunError | ValueError) else traceback.format_exc()
+    return ""
 
 
 def waits(environment: Environment) -> bool:

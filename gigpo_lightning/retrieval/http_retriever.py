@@ -111,6 +111,8 @@ class HttpRetriever:
         self.urls = [_address(url) for url in ([urls] if isinstance(urls, str) else urls)]
         if not self.urls:
             raise ValueError("urls must name at least one server, got none")
+        if form not in ("queries", "query"):
+            raise ValueError(f"form must be 'queries' or 'query', got {form!r}")
         self.form = form
         self.deadline = deadline
         self.timeout = timeout
@@ -230,7 +232,7 @@ class HttpRetriever:
         try:
             status, body = await self._connections.post(url, payload, timeout=self.timeout, deadline=seconds_left)
         except TimeoutError as error:
-            seconds = min(self.timeout, seconds_left)
+            seconds = max(0.0, min(self.timeout, seconds_left))
             raise _PassingFailure(f"has not answered within {seconds:.3g} s") from error
         except (aiohttp.ClientError, OSError) as error:
             raise _PassingFailure(f"cannot be asked ({type(error).__name__}: {error})") from error

@@ -94,7 +94,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error(str(error))
     application = make_application(retriever, top_k=given.top_k, threads=given.threads)
     _logger.info("serving %s on http://%s:%d/retrieve", type(retriever).__name__, given.host, given.port)
-    web.run_app(application, host=given.host, port=given.port, print=None, access_log=None)
+    try:
+        web.run_app(application, host=given.host, port=given.port, print=None, access_log=None)
+    except OSError as error:  # such as another server's port
+        parser.error(str(error))
 
 
 def _parser() -> jsonargparse.ArgumentParser:
@@ -112,7 +115,8 @@ def _parser() -> jsonargparse.ArgumentParser:
         "--retriever.corpus_path",
     )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
-    parser.add_argument("--port", type=jsonargparse.typing.NonNegativeInt, default=8000, help="port to listen on")
+    port = jsonargparse.typing.restricted_number_type("Port", int, [(">=", 0), ("<=", 65535)])
+    parser.add_argument("--port", type=port, default=8000, help="port to listen on")
     parser.add_argument(
         "--top_k", type=jsonargparse.typing.PositiveInt, default=3, help="passages where a request does not say"
     )

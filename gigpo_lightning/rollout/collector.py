@@ -277,6 +277,8 @@ class _Rollout:
         if episode.group.dropped:
             return
         failures = episode.failures + (not event.bystander)
+        if failures > self.collector.max_retries and event.fatal:
+            raise RunError(f"task {episode.task.task_id!r} failed {failures} times: {event.fatal}")
         if failures > self.collector.max_retries:
             self._drop(episode.group, event.failure)
             return

@@ -12,7 +12,7 @@ from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from gigpo_lightning.environments.base import Environment, Task
-from gigpo_lightning.environments.slots import EnvironmentEvent, serve, waits
+from gigpo_lightning.environments.slots import READY, EnvironmentEvent, serve, waits
 from gigpo_lightning.errors import RunError
 
 _logger = logging.getLogger(__name__)
@@ -191,7 +191,11 @@ class WorkerPool:
         try:
             worker.connection.send((slot, command))
         except ConnectionError:
-            self._replace(worker, self._death(worker))
+            dead = worker.process
+            heard = self._receive(worker)  # its last answers tell which command it died of
+            if worker.process is dead:
+                self._replace(worker, self._death(worker))
+            self._lost = heard + self._lost
             return
         worker.commands.append((slot, kind, time.monotonic()))
 
@@ -203,6 +207,8 @@ class WorkerPool:
                 message = worker.connection.recv()
                 worker.since = time.monotonic()
                 if not isinstance(message, EnvironmentEvent):
+                    if message != READY:
+                        raise RunError(f"the environment cannot be played: {message}")
                     worker.ready, worker.ready_since = True, worker.since
                     continue
                 events.append(message)

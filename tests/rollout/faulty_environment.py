@@ -8,6 +8,8 @@ from pathlib import Path
 
 import gymnasium
 
+from gigpo_lightning.errors import RunError
+
 
 class FaultyEnvironment(gymnasium.Env[str, str]):
     """Three steps long. A task may name a fault, where it strikes, and how often; strikes are counted in a file."""
@@ -33,11 +35,13 @@ class FaultyEnvironment(gymnasium.Env[str, str]):
             counter.write("x")
         if self.task["fault"] == "raises":
             raise RuntimeError("the bridge fell down")
+        if self.task["fault"] == "cannot":
+            raise RunError("the bridge is closed for good")
         if self.task["fault"] == "hangs":
             time.sleep(60)
         if self.task["fault"] == "dies":
             os.kill(os.getpid(), signal.SIGKILL)
-        return {"no string": None, "nan": "nan"}[self.task["fault"]]
+        return {"no string": None, "nan": "nan", "half a character": "a \ud83d b"}[self.task["fault"]]
 
 
 class DiesAtOnce(FaultyEnvironment):
@@ -45,6 +49,24 @@ class DiesAtOnce(FaultyEnvironment):
 
     def __reduce__(self):
         return (os._exit, (3,))
+
+
+class ColdEnvironment(FaultyEnvironment):
+    """Must be warmed up, which its own first step could not wait for."""
+
+    warm = ""
+
+    def __init__(self, problem=""):
+        self.problem = problem
+
+    def warm_up(self):
+        if self.problem:
+            raise ValueError(self.problem)
+        time.sleep(1.5)
+        self.warm = "warm"
+
+    def step(self, action):
+        return f"{super().step(action)[0]} {self.warm}", 1.0, True, False, {}
 
 
 class Sluggish(FaultyEnvironment):

@@ -1,6 +1,7 @@
 """Slots keep their environments apart, and what goes wrong in one is told, not swallowed."""
 
 import os
+import time
 
 import pytest
 
@@ -154,3 +155,22 @@ class TestWorkers:
 def test_a_number_out_of_range_is_refused(slots, workers, rule):
     with pytest.raises(ValueError, match=rf"{rule}.*got {min(slots, workers)}"):
         make_pool(CounterEnvironment(), slots, workers)
+
+
+def test_what_a_worker_said_before_it_died_is_heard_though_a_command_finds_it_dead():
+    pool = make_pool(CounterEnvironment(), 2, workers=1)
+    first, second = tasks("a", "b")
+    slots = [pool.take_slot(first), pool.take_slot(second)]
+    for slot, task in zip(slots, (first, second), strict=True):
+        pool.reset(slot, task)
+    settle(pool, 2)
+    pool.step(slots[0], "on")
+    time.sleep(1)  # it answers, and nobody listens
+    (process,) = pool.processes
+    process.kill()
+    process.join()
+    pool.step(slots[1], "on")
+    events = pool.poll(block=True)
+    assert (events[0].slot, events[0].observation) == (slots[0], "a 1")
+    assert sorted(event.slot for event in events if event.failure) == sorted(slots)
+    pool.close()

@@ -9,7 +9,7 @@ from gigpo_lightning.errors import RunError
 from gigpo_lightning.rollout import Deadlines, make_pool
 from gigpo_lightning.rollout.collector import Collector
 from gigpo_lightning.rollout.store import read_trajectories, write_trajectories
-from tests.rollout.faulty_environment import DiesAtOnce, FaultyEnvironment, Sluggish
+from tests.rollout.faulty_environment import ColdEnvironment, DiesAtOnce, FaultyEnvironment, Sluggish
 from tests.rollout.players import make_collector
 
 QUICK = Deadlines(reset=1.0, step=1.0)
@@ -64,6 +64,44 @@ def test_an_episode_is_begun_again_and_nothing_else_is_lost(tmp_path, fault, whe
     assert records(groups) == records(peaceful)
     assert (progress.total, progress.finished, progress.dropped, progress.successes) == (12, 12, 0, 12)
     assert progress.retried >= 1
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_what_an_environment_cannot_do_without_ends_the_rollout_though_other_tasks_do_without(tmp_path, workers):
+    message = "task 'task 1' failed 3 times: the bridge is closed for good"
+    with pytest.raises(RunError, match=message):
+        play(make_tasks(tmp_path, "cannot", times=99), workers=workers)
+    (tmp_path / "strikes 1").unlink()
+    groups, progress, _ = play(make_tasks(tmp_path, "cannot", times=2), workers=workers)  # it is open again in time
+    assert (len(groups), progress.dropped) == (4, 0)
+
+
+def test_half_a_character_is_no_harm(tmp_path):
+    groups, progress, _ = play(make_tasks(tmp_path, "half a character"))
+    assert progress.retried == 0
+    said = {step.observation for group in groups for each in group.trajectories for step in each.steps}
+    assert "a ? b" in said
+
+
+def test_a_worker_warms_its_environment_up_before_any_deadline_but_that_of_its_start(tmp_path):
+    pool = make_pool(ColdEnvironment(), 2, 1, QUICK)
+    (task, *_) = make_tasks(tmp_path, times=0)
+    slot = pool.take_slot(task)
+    pool.reset(slot, task)
+    (event,) = pool.poll(block=True)
+    pool.step(slot, "on")
+    (event,) = pool.poll(block=True)
+    assert (event.observation, event.failure) == ("left 2 warm", "")
+    pool.close()
+
+
+def test_an_environment_that_cannot_be_warmed_up_ends_the_run_with_its_own_words():
+    pool = make_pool(ColdEnvironment("corpus_path must be a file, got 'x'"), 2, 1, QUICK)
+    task = Task(task_id="a", kind="any")
+    pool.reset(pool.take_slot(task), task)
+    with pytest.raises(RunError, match="the environment cannot be played: corpus_path must be a file, got 'x'"):
+        pool.poll(block=True)
+    pool.close()
 
 
 @pytest.mark.parametrize(("fault", "where"), FAULTS)

@@ -90,6 +90,10 @@ class SearchQAEnvironment(gymnasium.Env[str, str]):
         self._turns = 0
         self._metrics = _no_calls()
 
+    def warm_up(self) -> None:
+        """Search once: an index is read, and a server that is not there is missed, before any episode begins."""
+        self.retriever.search(["warm up"], 1)
+
     def __deepcopy__(self, memo: dict[int, Any]) -> "SearchQAEnvironment":
         """A copy of everything but the retriever, which is shared."""
         memo[id(self.retriever)] = self.retriever
@@ -108,7 +112,8 @@ class SearchQAEnvironment(gymnasium.Env[str, str]):
         if not isinstance(task, Task) or not {"question", "golden_answers"} <= set(task.payload):
             raise ValueError(f"options must have a 'task' with question and golden_answers, got {options!r}")
         question = str(task.payload["question"])
-        self._golden_answers = tuple(task.payload["golden_answers"])
+        golden = task.payload["golden_answers"]
+        self._golden_answers = tuple(golden) if isinstance(golden, list | tuple) else ()
         if not question.strip() or not self._golden_answers:
             raise ValueError(f"task {task.task_id!r} must have a question and at least one golden answer, got {task}")
         self._turns = 0
