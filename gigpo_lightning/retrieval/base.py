@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +28,27 @@ class Retriever(Protocol):
 
     def search(self, queries: Sequence[str], top_k: int) -> list[list[Passage]]:
         """Passages of each query, best first."""
+
+
+class PerProcess:
+    """A retriever that a process has once: deep copies are the object itself, a pickled one begins anew elsewhere.
+
+    What belongs to one process alone has a name that begins with an underscore; it is not pickled, and ``_start`` makes
+    it.
+    """
+
+    def _start(self) -> None:
+        """Make what belongs to one process alone."""
+
+    def __deepcopy__(self, memo: dict[int, object]) -> "PerProcess":
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if not name.startswith("_")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._start()
 
 
 def check_at_least_one(name: str, count: int) -> None:

@@ -6,7 +6,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from gigpo_lightning.errors import check_range
-from gigpo_lightning.retrieval.base import Passage, check_at_least_one
+from gigpo_lightning.retrieval.base import Passage, PerProcess, check_at_least_one
 from gigpo_lightning.retrieval.bm25 import Bm25Index
 from gigpo_lightning.retrieval.corpus import Corpus
 
@@ -15,7 +15,7 @@ _CORPORA_KEPT = 4
 _loading = threading.Lock()
 
 
-class Bm25Retriever:
+class Bm25Retriever(PerProcess):
     """Ranks passages by BM25 over title and text, as Lucene does.
 
     The index is built when it is first searched, seconds for some ten thousand passages, and kept: every retriever of
@@ -50,9 +50,6 @@ class Bm25Retriever:
         corpus, index = self._load()
         found = index.search_many(queries, top_k)
         return [[corpus.passage(row, score) for row, score in best] for best in found]
-
-    def __deepcopy__(self, memo: dict[int, object]) -> "Bm25Retriever":
-        return self
 
     def _load(self) -> tuple[Corpus, Bm25Index]:
         status = Path(self.corpus_path).stat()

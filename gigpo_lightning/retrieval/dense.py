@@ -9,7 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from gigpo_lightning.retrieval.base import Passage, check_at_least_one
+from gigpo_lightning.retrieval.base import Passage, PerProcess, check_at_least_one
 from gigpo_lightning.retrieval.corpus import Corpus
 
 
@@ -55,7 +55,7 @@ class SentenceEncoder:
         return vars(self) | {"_loaded": None}
 
 
-class DenseRetriever:
+class DenseRetriever(PerProcess):
     """Ranks passages by the inner product of their vectors with the query's, such as E5's over wiki-18.
 
     Index, passages and model are loaded when first searched. A pickled one is its arguments; a deep copy is the object
@@ -105,16 +105,6 @@ class DenseRetriever:
             [corpus.passage(row, score) for row, score in zip(*found, strict=True) if row >= 0]
             for found in zip(rows.tolist(), scores.tolist(), strict=True)
         ]
-
-    def __deepcopy__(self, memo: dict[int, object]) -> "DenseRetriever":
-        return self
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if not name.startswith("_")}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state)
-        self._start()
 
     def _start(self) -> None:
         """What belongs to one process alone."""

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import aiohttp
 
 from gigpo_lightning.errors import RunError, check_range
-from gigpo_lightning.retrieval.base import Passage, check_at_least_one
+from gigpo_lightning.retrieval.base import Passage, PerProcess, check_at_least_one
 from gigpo_lightning.retrieval.connections import Connections
 from gigpo_lightning.retrieval.wire import parse_answer
 
@@ -60,7 +60,7 @@ class _Call:
     retries: int = 0
 
 
-class HttpRetriever:
+class HttpRetriever(PerProcess):
     """Asks retrieval servers that speak Search-R1's protocol.
 
     A request that fails in passing (no connection, no answer in time, a status of 5xx, 408, 425 or 429) is made again:
@@ -168,16 +168,6 @@ class HttpRetriever:
     def close(self) -> None:
         """Close the connections; a later search opens them again."""
         self._connections.close()
-
-    def __deepcopy__(self, memo: dict[int, object]) -> "HttpRetriever":
-        return self
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if not name.startswith("_")}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state)
-        self._start()
 
     def _start(self) -> None:
         """What belongs to one process alone."""

@@ -5,8 +5,6 @@ import logging
 import multiprocessing
 import os
 import random
-import shutil
-import tempfile
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
@@ -16,6 +14,7 @@ from gigpo_lightning.environments.alfworld.engine import EngineSlot, close_slot,
 from gigpo_lightning.environments.alfworld.floor_plans import split_plans
 from gigpo_lightning.environments.alfworld.games import Game, Goal, draw_game, possible_goals
 from gigpo_lightning.environments.alfworld.task_types import KINDS, SPLITS
+from gigpo_lightning.environments.generated import check_made_with, new_folder
 
 _logger = logging.getLogger(__name__)
 
@@ -78,9 +77,7 @@ def generate_scenes(data_dir: str | Path, scenes: Scenes, processes: int = 1) ->
     folder = data_dir / "json_2.1.1"
     if folder.exists():
         raise ValueError(f"data_dir must not hold games yet, but {folder} exists")
-    data_dir.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=".json_2.1.1-", dir=data_dir))
-    try:
+    with new_folder(folder) as partial:
         if processes == 1:
             for split in SPLITS:
                 _generate_split(partial / split, split, scenes)
@@ -90,10 +87,6 @@ def generate_scenes(data_dir: str | Path, scenes: Scenes, processes: int = 1) ->
                 for made in [pool.submit(_generate_split, partial / split, split, scenes) for split in largest_first]:
                     made.result()
         (partial / _MANIFEST).write_text(json.dumps(_manifest(scenes), indent=1))
-        partial.chmod(0o755)  # mkdtemp's own would keep other users out
-        partial.rename(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def prepare_scenes(data_dir: str | Path, scenes: Scenes) -> None:
@@ -108,18 +101,7 @@ def prepare_scenes(data_dir: str | Path, scenes: Scenes) -> None:
         _logger.info("making %d scenes in %s", count, folder)
         generate_scenes(data_dir, scenes, processes=min(2, os.cpu_count() or 1) if count >= _MANY_SCENES else 1)
         return
-    try:
-        found = json.loads((folder / _MANIFEST).read_text())
-    except (FileNotFoundError, ValueError) as error:
-        raise ValueError(
-            f"data_dir must be free for the scenes asked for, but {folder} holds games without {_MANIFEST}; "
-            f"leave scenes out to play them, or choose another folder"
-        ) from error
-    wanted = _manifest(scenes)
-    different = {key: (found.get(key), wanted[key]) for key in wanted if found.get(key) != wanted[key]}
-    if different:
-        listed = ", ".join(f"{key} {there!r} instead of {asked!r}" for key, (there, asked) in different.items())
-        raise ValueError(f"{folder} holds scenes made with {listed}; choose another data_dir, or delete the folder")
+    check_made_with(folder, _MANIFEST, _manifest(scenes), "scenes", "data_dir")
 
 
 def _manifest(scenes: Scenes) -> dict[str, int]:

@@ -3,13 +3,12 @@
 import json
 import logging
 import random
-import shutil
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
 
+from gigpo_lightning.environments.generated import check_made_with, new_folder
 from gigpo_lightning.environments.search_qa.words import (
     ADJECTIVES,
     FIRST_NAMES,
@@ -120,17 +119,11 @@ def generate_world(data_dir: str | Path, world: World) -> None:
         raise ValueError(f"data_dir must not hold a world yet, but {folder} exists")
     facts = _draw_facts(world)
     questions = {split: _draw_questions(facts, world, split) for split in SPLITS}
-    data_dir.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{_FOLDER}-", dir=data_dir))
-    try:
+    with new_folder(folder) as partial:
         _write_lines(partial / CORPUS_FILE, _corpus(facts, world.seed))
         for split, asked in questions.items():
             _write_lines(partial / f"{split}.jsonl", [_row(question) for question in asked])
         (partial / _MANIFEST).write_text(json.dumps(_manifest(world), indent=1))
-        partial.chmod(0o755)  # mkdtemp's own would keep other users out
-        partial.rename(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def prepare_world(data_dir: str | Path, world: World) -> None:
@@ -144,15 +137,7 @@ def prepare_world(data_dir: str | Path, world: World) -> None:
         _logger.info("making a world of %d people and %d works in %s", world.people, world.works, folder)
         generate_world(data_dir, world)
         return
-    try:
-        found = json.loads((folder / _MANIFEST).read_text())
-    except (FileNotFoundError, ValueError) as error:
-        raise ValueError(f"data_dir must be free for a world, but {folder} has no readable {_MANIFEST}") from error
-    wanted = _manifest(world)
-    different = {key: (found.get(key), wanted[key]) for key in wanted if found.get(key) != wanted[key]}
-    if different:
-        listed = ", ".join(f"{key} {there!r} instead of {asked!r}" for key, (there, asked) in different.items())
-        raise ValueError(f"{folder} holds a world made with {listed}; choose another data_dir, or delete the folder")
+    check_made_with(folder, _MANIFEST, _manifest(world), "a world", "data_dir")
 
 
 def _manifest(world: World) -> dict[str, int]:

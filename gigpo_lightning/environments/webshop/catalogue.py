@@ -46,7 +46,8 @@ class Catalogue:
     ) -> None:
         if num_products is not None and num_products < 1:
             raise ValueError(f"num_products must be >= 1, got {num_products}")
-        self._files = (str(products), str(attributes), None if human_goals is None else str(human_goals))
+        people = None if human_goals is None else str(Path(human_goals).absolute())
+        self._files = (str(Path(products).absolute()), str(Path(attributes).absolute()), people)
         self._options = (num_products, price_seed)
 
     @classmethod
@@ -70,7 +71,7 @@ class Catalogue:
     @property
     def identity(self) -> str:
         """What tells this shop from others: the files, how much of them, and the prices' seed."""
-        return repr((*(file and str(Path(file).absolute()) for file in self._files), *self._options))
+        return repr((*self._files, *self._options))
 
     @property
     def files(self) -> tuple[Path, Path]:
@@ -105,9 +106,6 @@ class Catalogue:
             KeyError: If there is none.
         """
         return self.shelves.product(self.shelves.rows[asin])
-
-    def __contains__(self, asin: object) -> bool:
-        return asin in self.shelves.rows
 
     def price(self, asin: str) -> float:
         """What a product costs in this shop, in dollars.

@@ -42,17 +42,8 @@ class JsonFile:
         Raises:
             ValueError: If the file is no JSON list.
         """
-        window = _Window(self)
-        window.expect("[", "a list")
-        if window.peek() == "]":
-            window.expect("]", "a list")
-            window.expect_end()
-            return
-        while True:
+        for window in self._entries("[", "]", "a list"):
             yield window.value()
-            if window.expect(",]", "a list") == "]":
-                window.expect_end()
-                return
 
     def object_entries(self) -> Iterator[tuple[str, int, int, Any]]:
         """Each name and value of an object; the value after the byte that it starts at and its length in bytes.
@@ -60,20 +51,23 @@ class JsonFile:
         Raises:
             ValueError: If the file is no JSON object.
         """
-        window = _Window(self)
-        window.expect("{", "an object")
-        if window.peek() == "}":
-            window.expect("}", "an object")
-            window.expect_end()
-            return
-        while True:
+        for window in self._entries("{", "}", "an object"):
             _, _, name = window.value()
             window.expect(":", "an object")
-            start, length, value = window.value()
-            yield name, start, length, value
-            if window.expect(",}", "an object") == "}":
-                window.expect_end()
-                return
+            yield name, *window.value()
+
+    def _entries(self, opening: str, closing: str, what: str) -> Iterator["_Window"]:
+        """The file's window before each entry, which is to be taken from it."""
+        window = _Window(self)
+        window.expect(opening, what)
+        if window.peek() == closing:
+            window.expect(closing, what)
+        else:
+            separator = ","
+            while separator == ",":
+                yield window
+                separator = window.expect(f",{closing}", what)
+        window.expect_end()
 
 
 class _Window:

@@ -4,14 +4,13 @@ import json
 import logging
 import random
 import re
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from gigpo_lightning.environments.generated import check_made_with, new_folder
 from gigpo_lightning.environments.webshop.wares import BRANDS, DEPARTMENTS, PATH_MARK, Attribute, Department
 
 _logger = logging.getLogger(__name__)
@@ -112,14 +111,12 @@ def generate_catalogue(folder: str | Path, settings: ShopSettings) -> tuple[Path
     folder = Path(folder)
     if not _is_made(folder, settings):
         _logger.info("making %d products in %s", settings.num_products, folder)
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
         try:
-            _write(partial, settings)
-            partial.chmod(0o755)  # mkdtemp's own would keep other users out
-            _move(partial, folder, settings)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+            with new_folder(folder) as partial:
+                _write(partial, settings)
+        except OSError:
+            if not _is_made(folder, settings):  # another process was quicker
+                raise
     return catalogue_files(folder)
 
 
@@ -143,27 +140,8 @@ def _is_made(folder: Path, settings: ShopSettings) -> bool:
     """Whether the folder holds this very catalogue already; nothing but an empty folder may stand in its place."""
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return False
-    wanted = _manifest(settings)
-    try:
-        found = json.loads((folder / _MANIFEST).read_text())
-    except (OSError, ValueError) as error:
-        raise ValueError(
-            f"folder must be free for the catalogue asked for, but {folder} is there without a readable {_MANIFEST}; "
-            "load its files as they are, or choose another folder"
-        ) from error
-    different = {key: (found.get(key), wanted[key]) for key in wanted if found.get(key) != wanted[key]}
-    if different:
-        listed = ", ".join(f"{key} {there!r} instead of {asked!r}" for key, (there, asked) in different.items())
-        raise ValueError(f"{folder} holds a catalogue made with {listed}; choose another folder, or delete it")
+    check_made_with(folder, _MANIFEST, _manifest(settings), "a catalogue", "folder")
     return True
-
-
-def _move(partial: Path, folder: Path, settings: ShopSettings) -> None:
-    try:
-        partial.rename(folder)
-    except OSError:
-        if not _is_made(folder, settings):  # another process was quicker
-            raise
 
 
 def _manifest(settings: ShopSettings) -> dict[str, int | float]:

@@ -73,11 +73,12 @@ def webshop_panel(
         chosen = _at_most(chosen, max_goals_per_product)
     if not chosen:
         raise ValueError(f"catalogue must have goals for split {split!r}, but of its {len(numbered)} none is left")
+    shop = catalogue.identity
     return TaskPanel.from_tasks(
         Task(
             task_id=f"{goal.asin}-{number}",
             kind=goal.category,
-            payload={"goal": goal, "shop": catalogue.identity},
+            payload={"goal": goal, "shop": shop},
             fingerprint=_digest(goal),
         )
         for number, goal in chosen
