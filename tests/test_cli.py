@@ -74,7 +74,7 @@ def test_a_mistake_ends_with_one_error_and_no_traceback(tmp_path: Path):
     options = ["--data.init_args.tasks.init_args.data_dir", str(tmp_path)]
     result = gigpo(tmp_path, "fit", "--config", "configs/alfworld/tiny_cpu.yaml", *options)
     assert result.returncode == 2
-    assert "error: data_dir must be free for the scenes asked for" in result.stderr
+    assert "error: data_dir must be free for scenes, but " in result.stderr
     assert "Traceback" not in result.stderr
 
 
