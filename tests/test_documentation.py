@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 import yaml
 
 from gigpo_lightning.algorithm import GiGPO
@@ -155,6 +156,16 @@ QUICK += ["--data.init_args.held_out_tasks", "4"]
 OWN = [document for document in DOCUMENTS if any(name.endswith(".py") for name in files(document))]
 
 
+@pytest.fixture
+def one_thread():
+    """Contended, two threads are many times slower than one."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("document", OWN, ids=lambda path: path.name)
 def test_what_a_document_brings_along_trains(document: Path, desk: Desk) -> None:
     """An epoch of every command that names a file of the document's, on a CPU and without vLLM."""
