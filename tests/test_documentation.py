@@ -186,3 +186,8 @@ def test_what_a_document_brings_along_trains(document: Path, desk: Desk) -> None
 
 def test_both_ways_of_bringing_something_along_are_tried() -> None:
     assert {document.name for document in OWN} >= {"environment.md", "credit.md"}
+
+
+def test_an_environment_is_forty_lines_without_its_name() -> None:
+    (code,) = [code for code in files(ROOT / "docs" / "environment.md").values() if "gymnasium.Env" in code]
+    assert len(code.splitlines()) - 1 <= 40
