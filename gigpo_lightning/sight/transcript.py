@@ -1,0 +1,82 @@
+"""An episode to read: what was seen and done, and what each step was worth, as Markdown."""
+
+import re
+from collections.abc import Iterable, Sequence
+
+from gigpo_lightning.sight.credited import CreditedEpisode
+from gigpo_lightning.sight.plain_text import shortened
+from gigpo_lightning.trajectory import Trajectory
+
+LONGEST_OBSERVATION = 400
+"""In characters; the rest is in the run's ``trajectories/``."""
+_LONGEST_ACTION = 200
+_MARKUP = re.compile(r"([\\`*_\[\]<>|#~$])")
+
+
+def transcript(trajectory: Trajectory, credit: CreditedEpisode | None = None) -> str:
+    """An episode as a table of its steps.
+
+    Args:
+        trajectory: The episode.
+        credit: What its steps were worth; default: it was played alone, which the table says, as zeros would not.
+
+    Returns:
+        Markdown: who, how it ended, and a row a step with observation, action and validity; with credit also the size
+        of its anchor group, A_E and A_S.
+    """
+    outcome = "won" if trajectory.success else "lost"
+    lines = [
+        f"**{_escaped(trajectory.task_id)}** ({_escaped(trajectory.kind)}), episode {trajectory.episode_index}: "
+        f"**{outcome}** after {len(trajectory.steps)} steps ({str(trajectory.stop_reason).replace('_', ' ')}), return "
+        f"{trajectory.episode_return:g}",
+        "",
+    ]
+    if credit is None:
+        lines += ["Played once: there is no other attempt to compare it with, and so no credit.", ""]
+    headings = ["step", "observation", "action", "valid"]
+    headings += [] if credit is None else ["anchor group", "A_E", "A_S"]
+    lines += [_row(_escaped(each) for each in headings), _row("---" for _ in headings)]
+    for index, step in enumerate(trajectory.steps):
+        cells = [str(index), _cell(step.observation, LONGEST_OBSERVATION), _cell(step.action, _LONGEST_ACTION)]
+        cells.append("yes" if step.valid_action else "**no**")
+        if credit is not None:
+            cells.append(str(credit.group_size[index]))
+            cells += [_signed(float(each[index])) for each in (credit.episode_advantage, credit.step_advantage)]
+        lines.append(_row(cells))
+    end = [str(len(trajectory.steps)), _cell(trajectory.final_observation, LONGEST_OBSERVATION)]
+    return "\n".join([*lines, _row(end + [""] * (len(headings) - 2))])
+
+
+def best_median_worst(trajectories: Sequence[Trajectory]) -> dict[str, int]:
+    """Which episodes to read: their numbers under "best", "median" and "worst".
+
+    A success is better than a failure, a larger return than a smaller one, and of equal ones the shorter episode; of
+    episodes that are equal in all of it the first. Of one episode there is only a best, of two no median.
+    """
+    order = sorted(
+        range(len(trajectories)),
+        key=lambda each: (
+            not trajectories[each].success,
+            -trajectories[each].episode_return,
+            len(trajectories[each].steps),
+        ),
+    )
+    chosen = {"best": order[:1], "median": order[(len(order) - 1) // 2 :][: len(order) > 2], "worst": order[1:][-1:]}
+    return {name: each[0] for name, each in chosen.items() if each}
+
+
+def _row(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _cell(text: str, length: int) -> str:
+    return _escaped(shortened(text, length))
+
+
+def _escaped(text: str) -> str:
+    """What the world says is no markup: neither Markdown nor HTML, and no end of a cell."""
+    return _MARKUP.sub(r"\\\1", text.replace("&", "&amp;").replace("<", "&lt;"))
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.2f}" if value else "0"
