@@ -6,8 +6,8 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float64
 from matplotlib.axes import Axes
-from matplotlib.cm import ScalarMappable
 from matplotlib.collections import LineCollection, PathCollection, PolyCollection
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
@@ -15,6 +15,7 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.path import Path
 from matplotlib.textpath import TextPath
 from matplotlib.transforms import Affine2D
+from numpy import ndarray
 
 from gigpo_lightning.sight.credited import CreditedEpisode
 from gigpo_lightning.sight.plain_text import FONT, drawable, shortened
@@ -24,15 +25,17 @@ COLOUR_MAP = "PRGn"  # purple and green: told apart by every kind of colour visi
 JOINED = (("#0072b2", "-"), ("#d55e00", "--"), ("#000000", ":"))
 """Colour and line of the states that are joined, the weightiest first."""
 
-_WIDTH, _LEFT, _RIGHT, _ROW = 9.6, 1.55, 0.15, 0.36  # in inches, as all sizes below
-_HEAD, _KEY, _STATE, _FOOT = 0.8, 0.62, 0.40, 0.08
-_ACROSS = _WIDTH - _LEFT - _RIGHT
-_FILL, _STRIP = (0.30, 0.92), (0.06, 0.26)  # of a row's height
-_MIDDLE = 1 - sum(_FILL) / 2
 _DPI = 100
-_SHORTEST = 8  # steps that there is room for: cells of short episodes stay cells
-_INVALID = "#b22222"
+_WIDTH, _MARGIN, _LEFT, _RIGHT, _ROW = 9.6, 0.1, 1.55, 9.45, 0.36  # in inches, as all places and sizes below
+_HEAD, _KEY, _STATE, _FOOT = 0.8, 0.62, 0.40, 0.05
+_OWN = (0.89, 1.45)  # where A_E is
+_FILL, _STRIP = (0.03, 0.25), (0.27, 0.335)  # from the top of a row
+_MIDDLE = sum(_FILL) / 2
+_WIDEST = (_RIGHT - _LEFT) / 8  # so that cells of short episodes stay cells
+_EDGE, _INK, _INVALID = "#9a9a9a", "#202020", "#b22222"
 _CLIPPED = 0.98  # of all advantages are within the colours' range; one outlier would bleach the others
+
+Box = list[tuple[float, float]]
 
 
 def draw_group(episodes: Sequence[CreditedEpisode], title: str) -> Figure:
@@ -56,22 +59,25 @@ def draw_group(episodes: Sequence[CreditedEpisode], title: str) -> Figure:
     found = recurrences(rows)
     named, joined = letters(found), decisive(found, len(JOINED))
     norm = _colour_range(rows)
-    longest = max(_SHORTEST, *(len(each.trajectory.steps) for each in rows))
-    below = _KEY + _STATE * len(joined) + _FOOT
-    height = _HEAD + _ROW * len(rows) + below
+    longest = max(len(each.trajectory.steps) for each in rows)
+    cell = min(_WIDEST, (_RIGHT - _LEFT) / longest)
+    below = _HEAD + _ROW * len(rows)
+    height = below + _KEY + _STATE * len(joined) + _FOOT
     figure = Figure(figsize=(_WIDTH, height), dpi=_DPI, facecolor="white")
-    place = (_LEFT / _WIDTH, below / height, _ACROSS / _WIDTH, _ROW * len(rows) / height)
-    axes = figure.add_axes(place, xlim=(0, longest), ylim=(len(rows), 0))
-    _draw_steps(axes, rows, norm)
-    _draw_letters(axes, rows, named, norm, size=9.0 if longest <= 30 else 6.5)
-    _join(axes, joined)
+    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, _WIDTH), ylim=(height, 0))
+    axes.set_axis_off()  # ticks would take as long as all else together
+    _draw_steps(axes, rows, cell, norm)
+    _draw_letters(axes, rows, named, cell, norm)
+    for (colour, line), recurrence in zip(JOINED, joined, strict=False):
+        _join(axes, recurrence, cell, colour, line)
     _draw_side(axes, rows, norm)
-    _draw_step_numbers(axes, longest)
-    _draw_key(figure, norm, below, height)
+    for step in range(0, longest, 5 if longest > 12 else 1):
+        _write(axes, _LEFT + (step + 0.5) * cell, _HEAD - 0.05, str(step), size=8, ha="center", va="bottom")
+    _draw_key(axes, norm, below)
     for number, recurrence in enumerate(joined):
-        top = _FOOT + _STATE * (len(joined) - number)
-        _tell(figure, recurrence, named.get(recurrence.step_group_id, ""), JOINED[number][0], top / height)
-    _write(figure, 0.1, 1 - 0.08 / height, title, size=10)
+        letter, colour = named.get(recurrence.step_group_id, ""), JOINED[number][0]
+        _tell(axes, recurrence, letter, colour, below + _KEY + _STATE * number)
+    _write(axes, _MARGIN, 0.08, title, size=10)
     return figure
 
 
@@ -82,41 +88,48 @@ def _colour_range(rows: Sequence[CreditedEpisode]) -> Normalize:
     return Normalize(-largest, largest)
 
 
-def _draw_steps(axes: Axes, rows: Sequence[CreditedEpisode], norm: Normalize) -> None:
+def _draw_steps(axes: Axes, rows: Sequence[CreditedEpisode], cell: float, norm: Normalize) -> None:
     """Cells, strips, and the corners of invalid actions."""
-    cells = [(row, step) for row, each in enumerate(rows) for step in range(len(each.trajectory.steps))]
-    for (low, high), name in ((_FILL, "advantage"), (_STRIP, "step_advantage")):
-        boxes = [_box(row, step, low, high) for row, step in cells]
-        drawn = PolyCollection(boxes, edgecolors="#9a9a9a", linewidths=0.5, cmap=COLOUR_MAP, norm=norm)
-        drawn.set_array(np.concatenate([getattr(each, name) for each in rows]))
-        axes.add_collection(drawn, autolim=False)
-    invalid = [(row, step) for row, step in cells if not rows[row].trajectory.steps[step].valid_action]
-    corners = [
-        [(step + 0.6, row + 1 - _FILL[1]), (step + 0.94, row + 1 - _FILL[1]), (step + 0.94, row + 1 - _FILL[1] + 0.3)]
-        for row, step in invalid
-    ]
+    places = [(row, step) for row, each in enumerate(rows) for step in range(len(each.trajectory.steps))]
+    for part, name in ((_FILL, "advantage"), (_STRIP, "step_advantage")):
+        values = np.concatenate([getattr(each, name) for each in rows])
+        _fill(axes, [_box(row, step, cell, part) for row, step in places], values, norm)
+    invalid = [_box(*place, cell, _FILL) for place in places if not _is_valid(rows, *place)]
+    corners = [[(right - 0.11, top), (right, top), (right, top + 0.11)] for _, (right, top), *_ in invalid]
     axes.add_collection(PolyCollection(corners, facecolors=_INVALID, linewidths=0), autolim=False)
 
 
-def _box(row: int, step: int, low: float, high: float) -> list[tuple[float, float]]:
-    """Corners of a cell's part; ``low`` and ``high`` count upwards from the row's foot."""
-    left, right, top, foot = step + 0.06, step + 0.94, row + 1 - high, row + 1 - low
-    return [(left, foot), (right, foot), (right, top), (left, top)]
+def _is_valid(rows: Sequence[CreditedEpisode], row: int, step: int) -> bool:
+    return rows[row].trajectory.steps[step].valid_action
+
+
+def _box(row: int, step: int, cell: float, part: tuple[float, float]) -> Box:
+    """Corners of a part of a step's cell, from the left upper one clockwise."""
+    top, foot = (_HEAD + row * _ROW + each for each in part)
+    left, right = _LEFT + step * cell + 0.02, _LEFT + (step + 1) * cell - 0.02
+    return [(left, top), (right, top), (right, foot), (left, foot)]
+
+
+def _fill(axes: Axes, boxes: Sequence[Box], values: Float64[ndarray, " N"], norm: Normalize) -> None:
+    drawn = PolyCollection(boxes, edgecolors=_EDGE, linewidths=0.5, cmap=COLOUR_MAP, norm=norm)
+    drawn.set_array(values)
+    axes.add_collection(drawn, autolim=False)
 
 
 def _draw_letters(
-    axes: Axes, rows: Sequence[CreditedEpisode], named: dict[int, str], norm: Normalize, size: float
+    axes: Axes, rows: Sequence[CreditedEpisode], named: dict[int, str], cell: float, norm: Normalize
 ) -> None:
-    """Letters as paths: as texts they would take longer than all else together."""
+    """Letters as paths: as texts they would take several times as long."""
     paths, places, colours = [], [], []
     for row, episode in enumerate(rows):
         for step, anchor in enumerate(episode.step_group_id.tolist()):
             if anchor in named:
                 paths.append(_outline(named[anchor]))
-                places.append((step + 0.5, row + _MIDDLE))
+                places.append((_LEFT + (step + 0.5) * cell, _HEAD + row * _ROW + _MIDDLE))
                 colours.append(_ink(float(episode.advantage[step]), norm))
     drawn = PathCollection(paths, offsets=places, offset_transform=axes.transData, facecolors=colours, linewidths=0)
-    drawn.set_transform(Affine2D().scale(size * _DPI / 72))
+    drawn.set_zorder(3)  # above the curves
+    drawn.set_transform(Affine2D().scale((9.0 if cell > 0.25 else 7.0) * _DPI / 72))
     if paths:
         axes.add_collection(drawn, autolim=False)
 
@@ -125,83 +138,73 @@ def _draw_letters(
 def _outline(letter: str) -> Path:
     """A letter of size 1 around the origin; all capitals rest on one line."""
     path = TextPath((0, 0), letter, size=1, prop=FontProperties(family=FONT))
-    width, capital = path.get_extents().width, 0.73
-    return path.transformed(Affine2D().translate(-path.get_extents().x0 - width / 2, -capital / 2))
+    box, capital = path.get_extents(), 0.73
+    return path.transformed(Affine2D().translate(-(box.x0 + box.x1) / 2, -capital / 2))
 
 
 def _ink(value: float, norm: Normalize) -> str:
     """The colour of letters on a fill."""
-    return "white" if abs(value) > 0.6 * float(norm.vmax or 1.0) else "#202020"
+    return "white" if abs(value) > 0.6 * float(norm.vmax or 1.0) else _INK
 
 
-def _join(axes: Axes, joined: Sequence[Recurrence]) -> None:
-    """Frame the visits of the weightiest states, and join the first ones of neighbouring rows."""
-    for (colour, line), recurrence in zip(JOINED, joined, strict=False):
-        boxes = [_box(visit.row, visit.step, *_FILL) for visit in recurrence.visits]
-        axes.add_collection(PolyCollection(boxes, facecolors="none", edgecolors=colour, linewidths=1.6), autolim=False)
-        first: dict[int, int] = {}
-        for visit in recurrence.visits:
-            first.setdefault(visit.row, visit.step)
-        ends = [(row, step + 0.5) for row, step in first.items()]
-        links = [
-            [(x, row + 1 - _FILL[0]), (other_x, other_row + 1 - _FILL[1])]
-            for (row, x), (other_row, other_x) in pairwise(ends)
-        ]
-        axes.add_collection(LineCollection(links, colors=colour, linestyles=line, linewidths=1.2), autolim=False)
+def _join(axes: Axes, recurrence: Recurrence, cell: float, colour: str, line: str) -> None:
+    """Frame all visits of a state, and join the first ones of neighbouring rows."""
+    boxes = [_box(visit.row, visit.step, cell, _FILL) for visit in recurrence.visits]
+    axes.add_collection(PolyCollection(boxes, facecolors="none", edgecolors=colour, linewidths=1.6), autolim=False)
+    first: dict[int, Box] = {}
+    for visit, box in zip(recurrence.visits, boxes, strict=True):
+        first.setdefault(visit.row, box)
+    links = [[_between(*upper[2:]), _between(*lower[:2])] for upper, lower in pairwise(first.values())]
+    axes.add_collection(LineCollection(links, colors=colour, linestyles=line, linewidths=1.2, alpha=0.8), autolim=False)
+
+
+def _between(one: tuple[float, float], other: tuple[float, float]) -> tuple[float, float]:
+    return (one[0] + other[0]) / 2, (one[1] + other[1]) / 2
 
 
 def _draw_side(axes: Axes, rows: Sequence[CreditedEpisode], norm: Normalize) -> None:
     """Number, outcome and A_E of each episode."""
-    place: dict[str, Any] = {"transform": axes.get_yaxis_transform(), "family": FONT, "size": 9}
-    left, middle = -(_LEFT - 0.1) / _ACROSS, -0.38 / _ACROSS
-    axes.text(left, -0.1, "episode", va="bottom", **place)
-    axes.text(middle, -0.1, "A_E", ha="center", va="bottom", **place)
+    _write(axes, _MARGIN, _HEAD - 0.05, "episode", size=9, va="bottom")
+    _write(axes, sum(_OWN) / 2, _HEAD - 0.05, "A_E", size=9, ha="center", va="bottom")
     values = [float(each.episode_advantage.mean()) for each in rows]
-    corners = [(-0.66, _FILL[0]), (-0.10, _FILL[0]), (-0.10, _FILL[1]), (-0.66, _FILL[1])]
-    boxes = [[(x / _ACROSS, row + 1 - y) for x, y in corners] for row in range(len(rows))]
-    drawn = PolyCollection(boxes, edgecolors="#404040", linewidths=0.8, cmap=COLOUR_MAP, norm=norm, clip_on=False)
-    drawn.set_array(np.array(values))
-    drawn.set_transform(axes.get_yaxis_transform())
-    axes.add_collection(drawn, autolim=False)
-    for row, (episode, value) in enumerate(zip(rows, values, strict=True)):
+    tops = [_HEAD + row * _ROW for row in range(len(rows))]
+    boxes = [[(x, top + y) for x, y in zip((*_OWN, *_OWN[::-1]), np.repeat(_FILL, 2), strict=True)] for top in tops]
+    _fill(axes, boxes, np.array(values), norm)
+    for episode, value, top in zip(rows, values, tops, strict=True):
         won = episode.trajectory.success
         outcome = f"{episode.trajectory.episode_index:>2}  {'✓ won' if won else '✗ lost'}"
-        axes.text(left, row + _MIDDLE, outcome, va="center", weight="bold" if won else "normal", **place)
+        weight = "bold" if won else "normal"
+        _write(axes, _MARGIN, top + _MIDDLE, outcome, size=9, va="center", weight=weight)
         number = f"{value:+.2f}" if value else "0"
-        axes.text(middle, row + _MIDDLE, number, ha="center", va="center", color=_ink(value, norm), **place)
+        middle = sum(_OWN) / 2
+        _write(axes, middle, top + _MIDDLE, number, size=9, ha="center", va="center", color=_ink(value, norm))
 
 
-def _draw_step_numbers(axes: Axes, longest: int) -> None:
-    every = 5 if longest > 12 else 1
-    numbers = range(0, longest, every)
-    axes.set_xticks([number + 0.5 for number in numbers], [str(number) for number in numbers], size=8, family=FONT)
-    axes.tick_params(top=True, labeltop=True, bottom=False, labelbottom=False, length=2, pad=1)
-    axes.set_yticks([])
-    axes.set_frame_on(False)
-
-
-def _draw_key(figure: Figure, norm: Normalize, below: float, height: float) -> None:
+def _draw_key(axes: Axes, norm: Normalize, top: float) -> None:
     """What colours and marks mean."""
-    axes = figure.add_axes((_LEFT / _WIDTH, (below - 0.26) / height, 1.6 / _WIDTH, 0.12 / height))
-    bar = figure.colorbar(ScalarMappable(norm=norm, cmap=COLOUR_MAP), cax=axes, orientation="horizontal")
-    ends = float(norm.vmin or 0.0), float(norm.vmax or 0.0)
-    bar.set_ticks([ends[0], 0.0, ends[1]], labels=[f"{ends[0]:.2g}", "0", f"{ends[1]:+.2g}"], size=8, family=FONT)
-    bar.ax.tick_params(length=2, pad=1)
-    middle = (below - 0.2) / height
-    _write(figure, 0.1, middle, "advantage", size=9, va="center")
+    largest, num_shades, width = float(norm.vmax or 1.0), 64, 1.6
+    lefts, shade = _LEFT + np.arange(num_shades) * width / num_shades, width / num_shades
+    bar = [
+        [(x, top + 0.14), (x + 1.3 * shade, top + 0.14), (x + 1.3 * shade, top + 0.26), (x, top + 0.26)] for x in lefts
+    ]
+    drawn = PolyCollection(bar, cmap=COLOUR_MAP, norm=norm, linewidths=0, antialiaseds=False)
+    drawn.set_array(np.linspace(-largest, largest, num_shades))
+    axes.add_collection(drawn, autolim=False)
+    _write(axes, _MARGIN, top + 0.2, "advantage", size=9, va="center")
+    for share, number in ((0.0, f"{-largest:.2g}"), (0.5, "0"), (1.0, f"+{largest:.2g}")):
+        _write(axes, _LEFT + share * width, top + 0.28, number, size=8, ha="center")
     words = "cell: A = A_E + ω·A_S    strip under it: A_S    corner: invalid action    letter: a state that recurs"
-    _write(figure, 3.35, middle, words, size=8.5, va="center")
+    _write(axes, 3.4, top + 0.2, words, size=8.5, va="center")
 
 
-def _tell(figure: Figure, recurrence: Recurrence, letter: str, colour: str, top: float) -> None:
+def _tell(axes: Axes, recurrence: Recurrence, letter: str, colour: str, top: float) -> None:
     """A joined state in words: what is seen there, and what was best and worst to do."""
-    _write(figure, 0.1, top, f"{letter}  ×{len(recurrence.visits)}", size=9, color=colour, weight="bold")
+    _write(axes, _MARGIN, top, f"{letter}  ×{len(recurrence.visits)}", size=9, color=colour, weight="bold")
     ranked = [f"{shortened(action, 48)} ({credit:+.2f})" for action, credit in actions_by_credit(recurrence)]
     told = f"mean A_S   best: {ranked[0]}" + (f"   worst: {ranked[-1]}" if len(ranked) > 1 else "")
-    _write(figure, 0.85, top, f"{shortened(recurrence.observation, 125)}\n{told}", size=8.5)
+    _write(axes, 0.85, top, f"{shortened(recurrence.observation, 125)}\n{told}", size=8.5)
 
 
-def _write(figure: Figure, left: float, height: float, text: str, **style: Any) -> None:
-    """Text at so many inches from the left; what an environment says is no mathematics, whatever its dollars."""
-    style = {"va": "top", "family": FONT} | style
-    figure.text(left / _WIDTH, height, drawable(text), parse_math=False, **style)
+def _write(axes: Axes, left: float, top: float, text: str, **style: Any) -> None:
+    """Text at a place in inches; what an environment says is no mathematics, whatever its dollars."""
+    axes.text(left, top, drawable(text), parse_math=False, **{"va": "top", "family": FONT, "color": _INK} | style)

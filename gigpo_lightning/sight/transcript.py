@@ -10,7 +10,7 @@ from gigpo_lightning.trajectory import Trajectory
 LONGEST_OBSERVATION = 400
 """In characters; the rest is in the run's ``trajectories/``."""
 _LONGEST_ACTION = 200
-_MARKUP = re.compile(r"([\\`*_\[\]<>|#~$])")
+_MARKUP = re.compile(r"([\\`*_\[\]>|#])")
 
 
 def transcript(trajectory: Trajectory, credit: CreditedEpisode | None = None) -> str:
@@ -24,18 +24,18 @@ def transcript(trajectory: Trajectory, credit: CreditedEpisode | None = None) ->
         Markdown: who, how it ended, and a row a step with observation, action and validity; with credit also the size
         of its anchor group, A_E and A_S.
     """
-    outcome = "won" if trajectory.success else "lost"
+    num_steps = len(trajectory.steps)
+    ended = f"{num_steps} step{'s' if num_steps > 1 else ''} ({str(trajectory.stop_reason).replace('_', ' ')})"
     lines = [
         f"**{_escaped(trajectory.task_id)}** ({_escaped(trajectory.kind)}), episode {trajectory.episode_index}: "
-        f"**{outcome}** after {len(trajectory.steps)} steps ({str(trajectory.stop_reason).replace('_', ' ')}), return "
-        f"{trajectory.episode_return:g}",
+        f"**{'won' if trajectory.success else 'lost'}** after {ended}, return {trajectory.episode_return:g}",
         "",
     ]
     if credit is None:
         lines += ["Played once: there is no other attempt to compare it with, and so no credit.", ""]
     headings = ["step", "observation", "action", "valid"]
     headings += [] if credit is None else ["anchor group", "A_E", "A_S"]
-    lines += [_row(_escaped(each) for each in headings), _row("---" for _ in headings)]
+    lines += [_row(headings), _row("---" for _ in headings)]
     for index, step in enumerate(trajectory.steps):
         cells = [str(index), _cell(step.observation, LONGEST_OBSERVATION), _cell(step.action, _LONGEST_ACTION)]
         cells.append("yes" if step.valid_action else "**no**")
@@ -43,7 +43,7 @@ def transcript(trajectory: Trajectory, credit: CreditedEpisode | None = None) ->
             cells.append(str(credit.group_size[index]))
             cells += [_signed(float(each[index])) for each in (credit.episode_advantage, credit.step_advantage)]
         lines.append(_row(cells))
-    end = [str(len(trajectory.steps)), _cell(trajectory.final_observation, LONGEST_OBSERVATION)]
+    end = [str(num_steps), _cell(trajectory.final_observation, LONGEST_OBSERVATION)]
     return "\n".join([*lines, _row(end + [""] * (len(headings) - 2))])
 
 
