@@ -23,12 +23,12 @@ from gigpo_lightning.sight.recurrence import Recurrence, actions_by_credit, deci
 
 COLOUR_MAP = "PRGn"  # purple and green: told apart by every kind of colour vision
 JOINED = (("#0072b2", "-"), ("#d55e00", "--"), ("#000000", ":"))
-"""Colour and line of the states that are joined, the weightiest first."""
+"""Colour and line of the states that are joined, the one with most at stake first."""
 
 _DPI = 100
-_WIDTH, _MARGIN, _LEFT, _RIGHT, _ROW = 9.6, 0.1, 1.55, 9.45, 0.36  # in inches, as all places and sizes below
+_WIDTH, _MARGIN, _LEFT, _RIGHT, _ROW = 8.8, 0.1, 1.5, 8.7, 0.36  # in inches, as all places and sizes below
 _HEAD, _KEY, _STATE, _FOOT = 0.8, 0.62, 0.40, 0.05
-_OWN = (0.89, 1.45)  # where A_E is
+_OWN = (0.86, 1.42)  # where A_E is
 _FILL, _STRIP = (0.03, 0.25), (0.27, 0.335)  # from the top of a row
 _MIDDLE = sum(_FILL) / 2
 _WIDEST = (_RIGHT - _LEFT) / 8  # so that cells of short episodes stay cells
@@ -42,7 +42,7 @@ def draw_group(episodes: Sequence[CreditedEpisode], title: str) -> Figure:
     """Draw the episodes of one group as rows of steps, the best episode at the top.
 
     A cell's fill is its step's advantage, the strip under it what the step level says. A letter names a state that the
-    group meets more than once; the states that tell its episodes apart most are joined, and told below with the actions
+    group meets more than once; the states in which most was at stake are joined, and told below with the actions
     that did best and worst there. At the side: the episode's number, whether it won, and the mean of its A_E, which
     only step statistics let vary within an episode.
 
@@ -182,7 +182,7 @@ def _draw_side(axes: Axes, rows: Sequence[CreditedEpisode], norm: Normalize) -> 
 
 def _draw_key(axes: Axes, norm: Normalize, top: float) -> None:
     """What colours and marks mean."""
-    largest, num_shades, width = float(norm.vmax or 1.0), 64, 1.6
+    largest, num_shades, width = float(norm.vmax or 1.0), 64, 1.5
     lefts, shade = _LEFT + np.arange(num_shades) * width / num_shades, width / num_shades
     bar = [
         [(x, top + 0.14), (x + 1.3 * shade, top + 0.14), (x + 1.3 * shade, top + 0.26), (x, top + 0.26)] for x in lefts
@@ -193,8 +193,8 @@ def _draw_key(axes: Axes, norm: Normalize, top: float) -> None:
     _write(axes, _MARGIN, top + 0.2, "advantage", size=9, va="center")
     for share, number in ((0.0, f"{-largest:.2g}"), (0.5, "0"), (1.0, f"+{largest:.2g}")):
         _write(axes, _LEFT + share * width, top + 0.28, number, size=8, ha="center")
-    words = "cell: A = A_E + ω·A_S    strip under it: A_S    corner: invalid action    letter: a state that recurs"
-    _write(axes, 3.4, top + 0.2, words, size=8.5, va="center")
+    words = "cell: A = A_E + ω·A_S   strip under it: A_S   corner: invalid action   letter: a state that recurs"
+    _write(axes, 3.35, top + 0.2, words, size=8, va="center")
 
 
 def _tell(axes: Axes, recurrence: Recurrence, letter: str, colour: str, top: float) -> None:
@@ -202,7 +202,7 @@ def _tell(axes: Axes, recurrence: Recurrence, letter: str, colour: str, top: flo
     _write(axes, _MARGIN, top, f"{letter}  ×{len(recurrence.visits)}", size=9, color=colour, weight="bold")
     ranked = [f"{shortened(action, 48)} ({credit:+.2f})" for action, credit in actions_by_credit(recurrence)]
     told = f"mean A_S   best: {ranked[0]}" + (f"   worst: {ranked[-1]}" if len(ranked) > 1 else "")
-    _write(axes, 0.85, top, f"{shortened(recurrence.observation, 125)}\n{told}", size=8.5)
+    _write(axes, 0.85, top, f"{shortened(recurrence.observation, 115)}\n{told}", size=8.5)
 
 
 def _write(axes: Axes, left: float, top: float, text: str, **style: Any) -> None:

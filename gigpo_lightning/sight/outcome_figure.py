@@ -11,7 +11,7 @@ from gigpo_lightning.sight.outcomes import as_number, with_total
 from gigpo_lightning.sight.plain_text import FONT, drawable, shortened
 
 _COLOUR_MAP = "Blues"
-_CELL, _ROW, _NAMES, _GAP = 0.84, 0.32, 2.2, 0.3  # in inches, as all sizes below
+_CELL, _ROW, _NAMES, _GAP = 0.67, 0.32, 2.25, 0.25  # in inches, as all sizes below
 _HEAD, _FOOT = 1.1, 0.35
 
 
@@ -32,7 +32,7 @@ def draw_outcomes(
         raise ValueError("ends must have at least one kind, got 0")
     panels = [("how episodes ended", with_total(ends))]
     if changes:
-        panels.append(("games, first evaluation against this one", with_total(changes)))
+        panels.append(("first evaluation and this one", with_total(changes)))
     columns = [len(next(iter(counts.values()))) for _, counts in panels]
     rows = len(panels[0][1])
     width = max(_NAMES + _CELL * sum(columns) + _GAP * len(panels), 7.0)

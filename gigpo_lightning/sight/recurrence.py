@@ -47,11 +47,6 @@ class Recurrence:
         """How many of the episodes have met it."""
         return len({visit.row for visit in self.visits})
 
-    @property
-    def weight(self) -> float:
-        """How much it tells apart: the sum of |A_S| over its visits."""
-        return float(sum(abs(visit.step_advantage) for visit in self.visits))
-
 
 def recurrences(episodes: Sequence[CreditedEpisode]) -> list[Recurrence]:
     """Every state that the episodes meet more than once, in the order in which they are first met, row by row."""
@@ -81,20 +76,29 @@ def letters(found: Sequence[Recurrence]) -> dict[int, str]:
     return dict(zip((each.step_group_id for each in found if each.step_group_id in kept), LETTERS, strict=False))
 
 
-def decisive(found: Sequence[Recurrence], most: int) -> list[Recurrence]:
-    """The states in which episodes parted ways: met by several of them, and by the weight of what came of it.
-
-    Args:
-        found: From ``recurrences``.
-        most: How many at most.
-    """
-    shared = [each for each in found if each.num_episodes > 1 and each.weight > 0]
-    return sorted(shared, key=lambda each: -each.weight)[:most]
-
-
 def actions_by_credit(recurrence: Recurrence) -> list[tuple[str, float]]:
     """Every action that was taken in the state, with the mean A_S of those visits, best first."""
     credit: dict[str, list[float]] = {}
     for visit in recurrence.visits:
         credit.setdefault(visit.action, []).append(visit.step_advantage)
     return sorted(((action, float(np.mean(each))) for action, each in credit.items()), key=lambda pair: -pair[1])
+
+
+def at_stake(recurrence: Recurrence) -> float:
+    """How much the choice of the action told visits apart: the sum over visits of |mean A_S of the action taken|.
+
+    Where all did the same it is 0, whatever came of it: then it was not decided here.
+    """
+    worth = dict(actions_by_credit(recurrence))
+    return sum(abs(worth[visit.action]) for visit in recurrence.visits) if len(worth) > 1 else 0.0
+
+
+def decisive(found: Sequence[Recurrence], most: int) -> list[Recurrence]:
+    """The states in which several episodes parted ways, by what was at stake there.
+
+    Args:
+        found: From ``recurrences``.
+        most: How many at most.
+    """
+    shared = [each for each in found if each.num_episodes > 1 and at_stake(each) > 0]
+    return sorted(shared, key=lambda each: -at_stake(each))[:most]

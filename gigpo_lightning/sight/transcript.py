@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Sequence
+from textwrap import wrap
 
 from gigpo_lightning.sight.credited import CreditedEpisode
 from gigpo_lightning.sight.plain_text import shortened
@@ -10,6 +11,7 @@ from gigpo_lightning.trajectory import Trajectory
 LONGEST_OBSERVATION = 400
 """In characters; the rest is in the run's ``trajectories/``."""
 _LONGEST_ACTION = 200
+_OBSERVATION_LINE, _ACTION_LINE = 40, 20  # characters; TensorBoard breaks the words of other columns beside longer ones
 _MARKUP = re.compile(r"([\\`*_\[\]>|#])")
 
 
@@ -37,13 +39,13 @@ def transcript(trajectory: Trajectory, credit: CreditedEpisode | None = None) ->
     headings += [] if credit is None else ["anchor group", "A_E", "A_S"]
     lines += [_row(headings), _row("---" for _ in headings)]
     for index, step in enumerate(trajectory.steps):
-        cells = [str(index), _cell(step.observation, LONGEST_OBSERVATION), _cell(step.action, _LONGEST_ACTION)]
+        cells = [str(index), _seen(step.observation), _in_lines(shortened(step.action, _LONGEST_ACTION), _ACTION_LINE)]
         cells.append("yes" if step.valid_action else "**no**")
         if credit is not None:
             cells.append(str(credit.group_size[index]))
             cells += [_signed(float(each[index])) for each in (credit.episode_advantage, credit.step_advantage)]
         lines.append(_row(cells))
-    end = [str(num_steps), _cell(trajectory.final_observation, LONGEST_OBSERVATION)]
+    end = [str(num_steps), _seen(trajectory.final_observation)]
     return "\n".join([*lines, _row(end + [""] * (len(headings) - 2))])
 
 
@@ -69,8 +71,12 @@ def _row(cells: Iterable[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _cell(text: str, length: int) -> str:
-    return _escaped(shortened(text, length))
+def _seen(observation: str) -> str:
+    return _in_lines(shortened(observation, LONGEST_OBSERVATION), _OBSERVATION_LINE)
+
+
+def _in_lines(text: str, width: int) -> str:
+    return "<br>".join(_escaped(line) for line in wrap(text, width))
 
 
 def _escaped(text: str) -> str:

@@ -1,6 +1,8 @@
 """Which states recur, what they are called, and where attempts part ways."""
 
-from gigpo_lightning.sight.recurrence import LETTERS, actions_by_credit, decisive, letters, recurrences
+import pytest
+
+from gigpo_lightning.sight.recurrence import LETTERS, actions_by_credit, at_stake, decisive, letters, recurrences
 from tests.sight.groups import credited, group_of
 
 
@@ -35,11 +37,25 @@ def test_a_state_that_one_episode_alone_met_decided_nothing_between_episodes():
     assert decisive(recurrences(episodes), 3) == []
 
 
-def test_the_state_with_the_most_credit_at_stake_comes_first_and_no_more_than_asked_for():
-    (episodes,) = credited(group_of(("aab", 9.0), ("aac", 0.0), ("xb", 9.0)))
-    (only,) = decisive(recurrences(episodes), 1)
-    assert only.observation == "you are in a"
-    assert only.weight == max(each.weight for each in recurrences(episodes))
+def test_a_state_in_which_all_did_the_same_decided_nothing_whatever_came_of_it():
+    (episodes,) = credited(group_of(("ab", 9.0), ("ac", 0.0)))
+    assert episodes[0].step_advantage[0] > 1
+    assert decisive(recurrences(episodes), 3) == []
+
+
+def test_what_is_at_stake_is_the_worth_of_each_visit_s_action():
+    (episodes,) = credited(group_of(("xa", 0.0), ("a", 9.0), ("xa", 4.0)))
+    (state,) = decisive(recurrences(episodes), 3)
+    # Returns in a are 0 and 4 by "go 1", 9 by "go 0"; their mean is 13/3.
+    assert at_stake(state) == pytest.approx(abs(9 - 13 / 3) + 2 * abs(2 - 13 / 3))
+
+
+def test_the_state_with_most_at_stake_comes_first_and_no_more_than_asked_for():
+    (episodes,) = credited(group_of(("ab", 9.0), ("ba", 0.0), ("xab", 8.0)))
+    ranked = decisive(recurrences(episodes), 3)
+    assert len(ranked) == 2
+    assert at_stake(ranked[0]) > at_stake(ranked[1])
+    assert decisive(recurrences(episodes), 1) == ranked[:1]
 
 
 def test_actions_are_ranked_by_the_mean_of_their_step_advantages():

@@ -14,8 +14,8 @@ from tests.sight.groups import attempt, credited, group_of
 
 
 def cells(text: str) -> list[list[str]]:
-    """The rows of the table as TensorBoard shows it."""
-    rows = re.findall(r"<tr>(.*?)</tr>", markdown_to_safe_html(text), re.DOTALL)
+    """The rows of the table as TensorBoard shows it, each cell in one line."""
+    rows = re.findall(r"<tr>(.*?)</tr>", markdown_to_safe_html(text).replace("<br>", " "), re.DOTALL)
     return [re.findall(r"<t[dh][^>]*>(.*?)</t[dh]>", row, re.DOTALL) for row in rows]
 
 
@@ -63,6 +63,13 @@ def test_a_long_observation_is_shortened():
     shown = cells(transcript(trajectory(step(observation="word " * 1000))))[1][1]
     assert len(shown) == LONGEST_OBSERVATION
     assert shown.endswith("…")
+
+
+def test_no_line_of_an_observation_is_so_long_that_other_columns_break():
+    row = markdown_to_safe_html(transcript(trajectory(step(observation="a long story " * 20))))
+    lines = re.findall(r"<td>(a long.*?)</td>", row, re.DOTALL)[0].split("<br>")
+    assert len(lines) > 5
+    assert max(map(len, lines)) <= 40
 
 
 def test_the_best_wins_early_and_the_worst_gains_least():
