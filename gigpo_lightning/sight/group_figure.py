@@ -193,7 +193,7 @@ def _draw_key(axes: Axes, norm: Normalize, top: float) -> None:
     _write(axes, _MARGIN, top + 0.2, "advantage", size=9, va="center")
     for share, number in ((0.0, f"{-largest:.2g}"), (0.5, "0"), (1.0, f"+{largest:.2g}")):
         _write(axes, _LEFT + share * width, top + 0.28, number, size=8, ha="center")
-    words = "cell: A = A_E + ω·A_S   strip under it: A_S   corner: invalid action   letter: a state that recurs"
+    words = "cell: A, as in the loss   strip under it: A_S   corner: invalid action   letter: a state that recurs"
     _write(axes, 3.35, top + 0.2, words, size=8, va="center")
 
 

@@ -65,7 +65,7 @@ def _draw_counts(axes: Axes, counts: Mapping[str, Mapping[str, float]], with_nam
     names = [drawable(shortened(kind, 30)) for kind in counts] if with_names else []
     axes.set_yticks(np.arange(len(names)) + 0.5, names, size=9, family=FONT, parse_math=False)
     headings = [name.replace(" ", "\n", 1) for name in next(iter(counts.values()))]
-    axes.set_xticks(np.arange(len(headings)) + 0.5, headings, size=8.5, family=FONT)
+    axes.set_xticks(np.arange(len(headings)) + 0.5, headings, size=8, family=FONT)
     axes.tick_params(length=0, labeltop=True, labelbottom=False)
     axes.invert_yaxis()
     axes.set_frame_on(False)
