@@ -200,9 +200,9 @@ def _draw_key(axes: Axes, norm: Normalize, top: float) -> None:
 def _tell(axes: Axes, recurrence: Recurrence, letter: str, colour: str, top: float) -> None:
     """A joined state in words: what is seen there, and what was best and worst to do."""
     _write(axes, _MARGIN, top, f"{letter}  ×{len(recurrence.visits)}", size=9, color=colour, weight="bold")
-    ranked = [f"{shortened(action, 48)} ({credit:+.2f})" for action, credit in actions_by_credit(recurrence)]
+    ranked = [f"{shortened(action, 40)} ({credit:+.2f})" for action, credit in actions_by_credit(recurrence)]
     told = f"mean A_S   best: {ranked[0]}" + (f"   worst: {ranked[-1]}" if len(ranked) > 1 else "")
-    _write(axes, 0.85, top, f"{shortened(recurrence.observation, 115)}\n{told}", size=8.5)
+    _write(axes, 0.85, top, f"{shortened(recurrence.observation, 100)}\n{told}", size=8.5)
 
 
 def _write(axes: Axes, left: float, top: float, text: str, **style: Any) -> None:

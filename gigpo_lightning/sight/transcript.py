@@ -12,7 +12,7 @@ LONGEST_OBSERVATION = 400
 """In characters; the rest is in the run's ``trajectories/``."""
 _LONGEST_ACTION = 200
 _OBSERVATION_LINE, _ACTION_LINE = 40, 20  # characters; TensorBoard breaks the words of other columns beside longer ones
-_MARKUP = re.compile(r"([\\`*_\[\]>|#])")
+_MARKUP = re.compile(r"([\\`*_\[\]|#])")
 
 
 def transcript(trajectory: Trajectory, credit: CreditedEpisode | None = None) -> str:

@@ -52,7 +52,7 @@ def test_unequal_returns_have_more_to_compare_than_equal_ones():
 
 
 def test_of_mixed_groups_the_one_that_shares_most_states_is_chosen_however_often_one_of_them_is_met():
-    often, many = group_of(("aaaaaaaa", 0.0), ("aaaa", 9.0)), group_of(("abc", 0.0), ("abd", 9.0))
+    often, many = group_of(("aaaaaaaa", 0.0), ("aaaa", 9.0)), group_of(("abc", 0.0), ("abx", 9.0))
     assert most_to_compare(credited(often, many)) == 1
 
 

@@ -1,5 +1,6 @@
 """The figure of a group shows every step, in colours whose middle is 0, and cuts nothing off."""
 
+import dataclasses
 import warnings
 
 import numpy as np
@@ -9,7 +10,8 @@ from matplotlib.collections import PathCollection, PolyCollection
 from matplotlib.figure import Figure
 
 from gigpo_lightning.sight import CreditedEpisode, draw_group
-from tests.sight.groups import credited, group_of
+from gigpo_lightning.trajectory import TrajectoryGroup
+from tests.sight.groups import attempt, credited, group_of
 
 LONG = "abcdefghij" * 5
 MANY_STATES = "".join(chr(0x4E00 + number) for number in range(60))
@@ -109,6 +111,26 @@ def test_the_state_where_episodes_parted_ways_is_told_with_its_best_and_worst_ac
 def test_what_an_environment_says_is_neither_mathematics_nor_too_long():
     (episodes,) = credited(group_of((PRICES[:20], 0.0), (PRICES[:19], 9.0)))
     assert texts_outside(draw_group(episodes, PRICES[:80])) == []
+
+
+def test_long_observations_and_actions_are_shortened():
+    (episodes,) = credited(group_of(("xa", 0.0), ("a", 9.0), ("xa", 4.0)))
+    for number, episode in enumerate(episodes):
+        told = {"observation": "there is a long way to go before you sleep " * 9, "action": f"{number} go on " * 30}
+        steps = tuple(dataclasses.replace(each, **told) for each in episode.trajectory.steps)
+        object.__setattr__(episode, "trajectory", dataclasses.replace(episode.trajectory, steps=steps))
+    figure = draw_group(episodes, "title")
+    assert any("there is a long way" in text.get_text() for text in figure.axes[0].texts)
+    assert texts_outside(figure) == []
+
+
+def test_every_invalid_action_has_a_corner_and_no_other():
+    for invalid in ((), (1,), (0, 2)):
+        played = TrajectoryGroup(task_id="task", trajectories=(attempt("abc", invalid=invalid), attempt("ab", 9.0)))
+        (episodes,) = credited(played)
+        drawn = draw_group(episodes, "title").axes[0].collections
+        corners = [path for each in drawn for path in each.get_paths() if len(path.vertices) == 4]  # closed triangles
+        assert len(corners) == len(invalid)
 
 
 def test_two_drawings_of_a_group_are_equal():

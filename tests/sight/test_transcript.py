@@ -53,7 +53,9 @@ def test_whatever_the_world_says_is_shown_as_it_is_and_never_as_markup(said: str
     assert all("<" not in cell for cell in rows[1])
 
 
-@pytest.mark.parametrize("said", ["a | b", "*a* _b_ `c`", "[a](b)", "![a](b)", "<b>a</b>", "\\", "# a", "&lt;", "~a~"])
+@pytest.mark.parametrize(
+    "said", ["a | b", "*a* _b_ `c`", "[a](b)", "![a](b)", "<b>a</b>", "<em>a</em>", "\\", "# a", "&lt;", "~a~"]
+)
 def test_markup_is_shown_as_it_was_written(said: str):
     shown = cells(transcript(trajectory(step(observation=said))))[1][1]
     assert shown.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&") == said
