@@ -58,6 +58,7 @@ def test_whatever_the_world_says_is_shown_as_it_is_and_never_as_markup(said: str
 )
 def test_markup_is_shown_as_it_was_written(said: str):
     shown = cells(transcript(trajectory(step(observation=said))))[1][1]
+    assert "<" not in shown
     assert shown.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&") == said
 
 
