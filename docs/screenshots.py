@@ -60,10 +60,10 @@ def wait_until_loaded(address: str, patience: float = 120.0) -> None:
     raise TimeoutError(f"TensorBoard must show a figure of held-out outcomes, but has none after {patience} s")
 
 
-def take(page: Page, path: Path, first: Locator, last: Locator | None = None) -> None:
-    """Keep the part of a page from one element to another, in no more colours than a small file has room for."""
+def take(page: Page, path: Path, *elements: Locator) -> None:
+    """Keep the part of a page that has these elements, in no more colours than a small file has room for."""
     page.wait_for_timeout(1500)  # charts move into place
-    boxes = [each.bounding_box() for each in (first, last or first)]
+    boxes = [each.bounding_box() for each in elements]
     left, top = (min(box[side] for box in boxes) - MARGIN for side in ("x", "y"))
     right = max(box["x"] + box["width"] for box in boxes) + MARGIN
     foot = max(box["y"] + box["height"] for box in boxes) + MARGIN
@@ -93,11 +93,16 @@ def custom_scalars(page: Page, address: str, folder: Path) -> None:
     smoothing.fill("0")
     smoothing.press("Enter")
     groups, charts = page.locator("tf-category-paginated-view"), page.locator("tf-custom-scalar-multi-line-chart-card")
+    page.wait_for_timeout(3000)
+    for fit in charts.locator("paper-icon-button[icon=settings-overscan]").all():
+        fit.click()  # a chart keeps the range of its first data
     take(page, folder / "tensorboard_learning.png", groups.nth(0).locator("button.heading"), charts.nth(5))
     groups.nth(0).locator("button.heading").click()
     of_credit = groups.nth(1).locator("tf-custom-scalar-multi-line-chart-card")
     of_credit.nth(0).locator("paper-icon-button").nth(0).click()  # as wide as the page
     of_credit.nth(0).locator(".toggle-matches-button").click()
+    page.wait_for_timeout(1500)
+    of_credit.nth(0).locator("paper-icon-button[icon=settings-overscan]").click()
     take(page, folder / "tensorboard_credit.png", groups.nth(1).locator("button.heading"), of_credit.nth(3))
 
 
@@ -115,7 +120,7 @@ def histograms(page: Page, address: str, folder: Path) -> None:
     """Sizes of anchor groups and both advantages."""
     open_tab(page, address, "histograms", 1000)
     cards = page.locator("tf-histogram-loader")
-    take(page, folder / "tensorboard_histograms.png", cards.first, cards.last)
+    take(page, folder / "tensorboard_histograms.png", *cards.all())
 
 
 def texts(page: Page, address: str, folder: Path) -> None:

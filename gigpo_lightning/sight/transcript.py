@@ -36,7 +36,7 @@ def transcript(trajectory: Trajectory, credit: CreditedEpisode | None = None) ->
     if credit is None:
         lines += ["Played once: there is no other attempt to compare it with, and so no credit.", ""]
     headings = ["step", "observation", "action", "valid"]
-    headings += [] if credit is None else ["anchor group", "A_E", "A_S"]
+    headings += [] if credit is None else ["anchor<br>group", "A_E", "A_S"]
     lines += [_row(headings), _row("---" for _ in headings)]
     for index, step in enumerate(trajectory.steps):
         cells = [str(index), _seen(step.observation), _in_lines(shortened(step.action, _LONGEST_ACTION), _ACTION_LINE)]
