@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float64
-from matplotlib.axes import Axes
-from matplotlib.collections import LineCollection, PathCollection, PolyCollection
+from matplotlib.collections import Collection, LineCollection, PathCollection, PolyCollection
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
@@ -38,6 +37,20 @@ _CLIPPED = 0.98  # of all advantages are within the colours' range; one outlier 
 Box = list[tuple[float, float]]
 
 
+class _Page:
+    """A figure to draw on in inches from its left upper corner; axes would take as long as all that is drawn."""
+
+    def __init__(self, height: float) -> None:
+        self.figure = Figure(figsize=(_WIDTH, height), dpi=_DPI, facecolor="white")
+        self.inches = Affine2D().scale(1, -1).translate(0, height) + self.figure.dpi_scale_trans
+
+    def add(self, shapes: Collection) -> None:
+        """Draw shapes; those that have a transform keep it, and have their places in inches."""
+        if not shapes.is_transform_set():
+            shapes.set_transform(self.inches)
+        self.figure.add_artist(shapes)
+
+
 def draw_group(episodes: Sequence[CreditedEpisode], title: str) -> Figure:
     """Draw the episodes of one group as rows of steps, the best episode at the top.
 
@@ -63,22 +76,20 @@ def draw_group(episodes: Sequence[CreditedEpisode], title: str) -> Figure:
     cell = min(_WIDEST, (_RIGHT - _LEFT) / longest)
     below = _HEAD + _ROW * len(rows)
     height = below + _KEY + _STATE * len(joined) + _FOOT
-    figure = Figure(figsize=(_WIDTH, height), dpi=_DPI, facecolor="white")
-    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, _WIDTH), ylim=(height, 0))
-    axes.set_axis_off()  # ticks would take as long as all else together
-    _draw_steps(axes, rows, cell, norm)
-    _draw_letters(axes, rows, named, cell, norm)
+    page = _Page(height)
+    _draw_steps(page, rows, cell, norm)
+    _draw_letters(page, rows, named, cell, norm)
     for (colour, line), recurrence in zip(JOINED, joined, strict=False):
-        _join(axes, recurrence, cell, colour, line)
-    _draw_side(axes, rows, norm)
+        _join(page, recurrence, cell, colour, line)
+    _draw_side(page, rows, norm)
     for step in range(0, longest, 5 if longest > 12 else 1):
-        _write(axes, _LEFT + (step + 0.5) * cell, _HEAD - 0.05, str(step), size=8, ha="center", va="bottom")
-    _draw_key(axes, norm, below)
+        _write(page, _LEFT + (step + 0.5) * cell, _HEAD - 0.05, str(step), size=8, ha="center", va="bottom")
+    _draw_key(page, norm, below)
     for number, recurrence in enumerate(joined):
         letter, colour = named.get(recurrence.step_group_id, ""), JOINED[number][0]
-        _tell(axes, recurrence, letter, colour, below + _KEY + _STATE * number)
-    _write(axes, _MARGIN, 0.08, title, size=10)
-    return figure
+        _tell(page, recurrence, letter, colour, below + _KEY + _STATE * number)
+    _write(page, _MARGIN, 0.08, title, size=10)
+    return page.figure
 
 
 def _colour_range(rows: Sequence[CreditedEpisode]) -> Normalize:
@@ -88,15 +99,15 @@ def _colour_range(rows: Sequence[CreditedEpisode]) -> Normalize:
     return Normalize(-largest, largest)
 
 
-def _draw_steps(axes: Axes, rows: Sequence[CreditedEpisode], cell: float, norm: Normalize) -> None:
+def _draw_steps(page: _Page, rows: Sequence[CreditedEpisode], cell: float, norm: Normalize) -> None:
     """Cells, strips, and the corners of invalid actions."""
     places = [(row, step) for row, each in enumerate(rows) for step in range(len(each.trajectory.steps))]
     for part, name in ((_FILL, "advantage"), (_STRIP, "step_advantage")):
         values = np.concatenate([getattr(each, name) for each in rows])
-        _fill(axes, [_box(row, step, cell, part) for row, step in places], values, norm)
+        _fill(page, [_box(row, step, cell, part) for row, step in places], values, norm)
     invalid = [_box(*place, cell, _FILL) for place in places if not _is_valid(rows, *place)]
     corners = [[(right - 0.11, top), (right, top), (right, top + 0.11)] for _, (right, top), *_ in invalid]
-    axes.add_collection(PolyCollection(corners, facecolors=_INVALID, linewidths=0), autolim=False)
+    page.add(PolyCollection(corners, facecolors=_INVALID, linewidths=0))
 
 
 def _is_valid(rows: Sequence[CreditedEpisode], row: int, step: int) -> bool:
@@ -110,14 +121,14 @@ def _box(row: int, step: int, cell: float, part: tuple[float, float]) -> Box:
     return [(left, top), (right, top), (right, foot), (left, foot)]
 
 
-def _fill(axes: Axes, boxes: Sequence[Box], values: Float64[ndarray, " N"], norm: Normalize) -> None:
+def _fill(page: _Page, boxes: Sequence[Box], values: Float64[ndarray, " N"], norm: Normalize) -> None:
     drawn = PolyCollection(boxes, edgecolors=_EDGE, linewidths=0.5, cmap=COLOUR_MAP, norm=norm)
     drawn.set_array(values)
-    axes.add_collection(drawn, autolim=False)
+    page.add(drawn)
 
 
 def _draw_letters(
-    axes: Axes, rows: Sequence[CreditedEpisode], named: dict[int, str], cell: float, norm: Normalize
+    page: _Page, rows: Sequence[CreditedEpisode], named: dict[int, str], cell: float, norm: Normalize
 ) -> None:
     """Letters as paths: as texts they would take several times as long."""
     paths, places, colours = [], [], []
@@ -127,11 +138,11 @@ def _draw_letters(
                 paths.append(_outline(named[anchor]))
                 places.append((_LEFT + (step + 0.5) * cell, _HEAD + row * _ROW + _MIDDLE))
                 colours.append(_ink(float(episode.advantage[step]), norm))
-    drawn = PathCollection(paths, offsets=places, offset_transform=axes.transData, facecolors=colours, linewidths=0)
+    drawn = PathCollection(paths, offsets=places, offset_transform=page.inches, facecolors=colours, linewidths=0)
     drawn.set_zorder(3)  # above the curves
     drawn.set_transform(Affine2D().scale((9.0 if cell > 0.25 else 7.0) * _DPI / 72))
     if paths:
-        axes.add_collection(drawn, autolim=False)
+        page.add(drawn)
 
 
 @cache
@@ -147,40 +158,40 @@ def _ink(value: float, norm: Normalize) -> str:
     return "white" if abs(value) > 0.6 * float(norm.vmax or 1.0) else _INK
 
 
-def _join(axes: Axes, recurrence: Recurrence, cell: float, colour: str, line: str) -> None:
+def _join(page: _Page, recurrence: Recurrence, cell: float, colour: str, line: str) -> None:
     """Frame all visits of a state, and join the first ones of neighbouring rows."""
     boxes = [_box(visit.row, visit.step, cell, _FILL) for visit in recurrence.visits]
-    axes.add_collection(PolyCollection(boxes, facecolors="none", edgecolors=colour, linewidths=1.6), autolim=False)
+    page.add(PolyCollection(boxes, facecolors="none", edgecolors=colour, linewidths=1.6))
     first: dict[int, Box] = {}
     for visit, box in zip(recurrence.visits, boxes, strict=True):
         first.setdefault(visit.row, box)
     links = [[_between(*upper[2:]), _between(*lower[:2])] for upper, lower in pairwise(first.values())]
-    axes.add_collection(LineCollection(links, colors=colour, linestyles=line, linewidths=1.2, alpha=0.8), autolim=False)
+    page.add(LineCollection(links, colors=colour, linestyles=line, linewidths=1.2, alpha=0.8))
 
 
 def _between(one: tuple[float, float], other: tuple[float, float]) -> tuple[float, float]:
     return (one[0] + other[0]) / 2, (one[1] + other[1]) / 2
 
 
-def _draw_side(axes: Axes, rows: Sequence[CreditedEpisode], norm: Normalize) -> None:
+def _draw_side(page: _Page, rows: Sequence[CreditedEpisode], norm: Normalize) -> None:
     """Number, outcome and A_E of each episode."""
-    _write(axes, _MARGIN, _HEAD - 0.05, "episode", size=9, va="bottom")
-    _write(axes, sum(_OWN) / 2, _HEAD - 0.05, "A_E", size=9, ha="center", va="bottom")
+    _write(page, _MARGIN, _HEAD - 0.05, "episode", size=9, va="bottom")
+    _write(page, sum(_OWN) / 2, _HEAD - 0.05, "A_E", size=9, ha="center", va="bottom")
     values = [float(each.episode_advantage.mean()) for each in rows]
     tops = [_HEAD + row * _ROW for row in range(len(rows))]
     boxes = [[(x, top + y) for x, y in zip((*_OWN, *_OWN[::-1]), np.repeat(_FILL, 2), strict=True)] for top in tops]
-    _fill(axes, boxes, np.array(values), norm)
+    _fill(page, boxes, np.array(values), norm)
     for episode, value, top in zip(rows, values, tops, strict=True):
         won = episode.trajectory.success
         outcome = f"{episode.trajectory.episode_index:>2}  {'✓ won' if won else '✗ lost'}"
         weight = "bold" if won else "normal"
-        _write(axes, _MARGIN, top + _MIDDLE, outcome, size=9, va="center", weight=weight)
+        _write(page, _MARGIN, top + _MIDDLE, outcome, size=9, va="center", weight=weight)
         number = f"{value:+.2f}" if value else "0"
         middle = sum(_OWN) / 2
-        _write(axes, middle, top + _MIDDLE, number, size=9, ha="center", va="center", color=_ink(value, norm))
+        _write(page, middle, top + _MIDDLE, number, size=9, ha="center", va="center", color=_ink(value, norm))
 
 
-def _draw_key(axes: Axes, norm: Normalize, top: float) -> None:
+def _draw_key(page: _Page, norm: Normalize, top: float) -> None:
     """What colours and marks mean."""
     largest, num_shades, width = float(norm.vmax or 1.0), 64, 1.5
     lefts, shade = _LEFT + np.arange(num_shades) * width / num_shades, width / num_shades
@@ -189,22 +200,23 @@ def _draw_key(axes: Axes, norm: Normalize, top: float) -> None:
     ]
     drawn = PolyCollection(bar, cmap=COLOUR_MAP, norm=norm, linewidths=0, antialiaseds=False)
     drawn.set_array(np.linspace(-largest, largest, num_shades))
-    axes.add_collection(drawn, autolim=False)
-    _write(axes, _MARGIN, top + 0.2, "advantage", size=9, va="center")
+    page.add(drawn)
+    _write(page, _MARGIN, top + 0.2, "advantage", size=9, va="center")
     for share, number in ((0.0, f"{-largest:.2g}"), (0.5, "0"), (1.0, f"+{largest:.2g}")):
-        _write(axes, _LEFT + share * width, top + 0.28, number, size=8, ha="center")
+        _write(page, _LEFT + share * width, top + 0.28, number, size=8, ha="center")
     words = "cell: A, as in the loss   strip under it: A_S   corner: invalid action   letter: a state that recurs"
-    _write(axes, 3.35, top + 0.2, words, size=8, va="center")
+    _write(page, 3.35, top + 0.2, words, size=8, va="center")
 
 
-def _tell(axes: Axes, recurrence: Recurrence, letter: str, colour: str, top: float) -> None:
+def _tell(page: _Page, recurrence: Recurrence, letter: str, colour: str, top: float) -> None:
     """A joined state in words: what is seen there, and what was best and worst to do."""
-    _write(axes, _MARGIN, top, f"{letter}  ×{len(recurrence.visits)}", size=9, color=colour, weight="bold")
+    _write(page, _MARGIN, top, f"{letter}  ×{len(recurrence.visits)}", size=9, color=colour, weight="bold")
     ranked = [f"{shortened(action, 40)} ({credit:+.2f})" for action, credit in actions_by_credit(recurrence)]
     told = f"mean A_S   best: {ranked[0]}" + (f"   worst: {ranked[-1]}" if len(ranked) > 1 else "")
-    _write(axes, 0.85, top, f"{shortened(recurrence.observation, 100)}\n{told}", size=8.5)
+    _write(page, 0.85, top, f"{shortened(recurrence.observation, 100)}\n{told}", size=8.5)
 
 
-def _write(axes: Axes, left: float, top: float, text: str, **style: Any) -> None:
+def _write(page: _Page, left: float, top: float, text: str, **style: Any) -> None:
     """Text at a place in inches; what an environment says is no mathematics, whatever its dollars."""
-    axes.text(left, top, drawable(text), parse_math=False, **{"va": "top", "family": FONT, "color": _INK} | style)
+    style = {"va": "top", "family": FONT, "color": _INK} | style
+    page.figure.text(left, top, drawable(text), parse_math=False, transform=page.inches, **style)

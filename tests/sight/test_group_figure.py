@@ -43,7 +43,7 @@ def rendered(figure: Figure) -> np.ndarray:
 def texts_outside(figure: Figure) -> list[str]:
     rendered(figure)
     page = figure.bbox
-    boxes = {text.get_text(): text.get_window_extent() for axes in figure.axes for text in axes.texts}
+    boxes = {text.get_text(): text.get_window_extent() for part in (figure, *figure.axes) for text in part.texts}
     return [
         text
         for text, box in boxes.items()
@@ -52,7 +52,7 @@ def texts_outside(figure: Figure) -> list[str]:
 
 
 def values_drawn(figure: Figure) -> list[np.ndarray]:
-    drawn = [each for each in figure.axes[0].collections if isinstance(each, PolyCollection)]
+    drawn = [each for each in figure.artists if isinstance(each, PolyCollection)]
     return [np.asarray(each.get_array()) for each in drawn if each.get_array() is not None]
 
 
@@ -75,7 +75,7 @@ def test_every_step_is_a_cell_of_its_advantage_and_a_strip_of_its_step_advantage
 @pytest.mark.parametrize("name", SHAPES)
 def test_white_is_0_and_both_ends_are_as_far_from_it(name: str):
     figure = draw_group(group(name), "title")
-    for each in figure.axes[0].collections:
+    for each in figure.artists:
         if isinstance(each, PolyCollection) and each.get_array() is not None:
             assert each.norm.vmin == -each.norm.vmax
             assert each.norm.vmax > 0
@@ -85,26 +85,24 @@ def test_one_outlier_does_not_bleach_the_others():
     episodes = group("sixteen_episodes_of_fifty_steps")
     episodes[0].advantage[7] = 1000.0
     figure = draw_group(episodes, "title")
-    assert figure.axes[0].collections[0].norm.vmax < 50
+    assert figure.artists[0].norm.vmax < 50
 
 
 def test_a_letter_is_drawn_for_every_visit_of_a_state_that_recurs():
     figure = draw_group(group("unequal_lengths"), "title")  # a is met by three, b by two, no other twice
-    (letters,) = [each for each in figure.axes[0].collections if isinstance(each, PathCollection)]
+    (letters,) = [each for each in figure.artists if isinstance(each, PathCollection)]
     assert len(letters.get_offsets()) == 5
 
 
 def test_the_best_episode_is_at_the_top_and_says_that_it_won():
     figure = draw_group(group("unequal_lengths"), "title")
-    outcomes = [
-        text.get_text() for text in figure.axes[0].texts if "won" in text.get_text() or "lost" in text.get_text()
-    ]
+    outcomes = [text.get_text() for text in figure.texts if "won" in text.get_text() or "lost" in text.get_text()]
     assert [outcome.split() for outcome in outcomes] == [["1", "✓", "won"], ["0", "✗", "lost"], ["2", "✗", "lost"]]
 
 
 def test_the_state_where_episodes_parted_ways_is_told_with_its_best_and_worst_action():
     (episodes,) = credited(group_of(("xa", 0.0), ("a", 9.0), ("xa", 4.0)))
-    told = [text.get_text() for text in draw_group(episodes, "title").axes[0].texts]
+    told = [text.get_text() for text in draw_group(episodes, "title").texts]
     assert "you are in a\nmean A_S   best: go 0 (+4.67)   worst: go 1 (-2.33)" in told
 
 
@@ -120,7 +118,7 @@ def test_long_observations_and_actions_are_shortened():
         steps = tuple(dataclasses.replace(each, **told) for each in episode.trajectory.steps)
         object.__setattr__(episode, "trajectory", dataclasses.replace(episode.trajectory, steps=steps))
     figure = draw_group(episodes, "title")
-    assert any("there is a long way" in text.get_text() for text in figure.axes[0].texts)
+    assert any("there is a long way" in text.get_text() for text in figure.texts)
     assert texts_outside(figure) == []
 
 
@@ -128,7 +126,7 @@ def test_every_invalid_action_has_a_corner_and_no_other():
     for invalid in ((), (1,), (0, 2)):
         played = TrajectoryGroup(task_id="task", trajectories=(attempt("abc", invalid=invalid), attempt("ab", 9.0)))
         (episodes,) = credited(played)
-        drawn = draw_group(episodes, "title").axes[0].collections
+        drawn = draw_group(episodes, "title").artists
         corners = [path for each in drawn for path in each.get_paths() if len(path.vertices) == 4]  # closed triangles
         assert len(corners) == len(invalid)
 
