@@ -61,7 +61,7 @@ def wait_until_loaded(address: str, patience: float = 120.0) -> None:
 
 
 def take(page: Page, path: Path, *elements: Locator) -> None:
-    """Keep the part of a page that has these elements, in no more colours than a small file has room for."""
+    """Keep the part of a page that has these elements, in fewer colours where the file would be too large."""
     page.wait_for_timeout(1500)  # charts move into place
     boxes = [each.bounding_box() for each in elements]
     left, top = (min(box[side] for box in boxes) - MARGIN for side in ("x", "y"))
@@ -69,8 +69,10 @@ def take(page: Page, path: Path, *elements: Locator) -> None:
     foot = max(box["y"] + box["height"] for box in boxes) + MARGIN
     area = {"x": max(0, left), "y": max(0, top), "width": right - left, "height": foot - top}
     page.screenshot(path=path, clip=area)
-    picture = Image.open(path).convert("RGB").quantize(200, dither=Image.Dither.NONE)
+    picture = Image.open(path).convert("RGB")
     picture.save(path, optimize=True)
+    if path.stat().st_size > LARGEST:
+        picture.quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
     size = path.stat().st_size
     if size > LARGEST:
         raise ValueError(f"{path} must be at most {LARGEST} bytes, got {size}")
@@ -96,6 +98,7 @@ def custom_scalars(page: Page, address: str, folder: Path) -> None:
     page.wait_for_timeout(3000)
     for fit in charts.locator("paper-icon-button[icon=settings-overscan]").all():
         fit.click()  # a chart keeps the range of its first data
+    groups.nth(0).locator("button.heading").scroll_into_view_if_needed()
     take(page, folder / "tensorboard_learning.png", groups.nth(0).locator("button.heading"), charts.nth(5))
     groups.nth(0).locator("button.heading").click()
     of_credit = groups.nth(1).locator("tf-custom-scalar-multi-line-chart-card")
