@@ -1,44 +1,46 @@
 """What the documents say can be done, can be done."""
 
+import importlib.util
+import json
 import re
-from collections.abc import Iterator
-from itertools import dropwhile
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import pyarrow.parquet as pq
 import pytest
+import torch
+import yaml
 
+from gigpo_lightning.algorithm import GiGPO
+from gigpo_lightning.cli import build_cli
+from gigpo_lightning.rollout.store import write_trajectories
 from gigpo_lightning.rollout.vllm_server import server_command
+from gigpo_lightning.trajectory import StepTable
+from tests.documents import DOCUMENTS, ROOT, SHELLS, Desk, blocks, commands, files
+from tests.episodes import group, step, trajectory
 
-ROOT = Path(__file__).resolve().parent.parent
-DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("**/*.md"), *(ROOT / "benchmarks").glob("**/*.md")])
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
-SHELLS = ("bash", "sh", "shell", "console")
 SUBCOMMANDS = {"fit", "validate", "test", "predict"}
-FENCE = re.compile(r"^```(\w+)[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\[[^\]]*\]\((?!https?:|#|mailto:)([^)#\s]+)[^)]*\)")
+TRAINED = Path("runs/alfworld_tiny/lightning_logs/version_0/trajectories/epoch_69.parquet")
+"""What a reader has once the quickstart has trained."""
+EPISODES = [group(trajectory(step(reward=10.0), success=True), trajectory(step(), step(), episode_index=1))]
+every_document = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
 
 
-def blocks(languages: tuple[str, ...]) -> Iterator[tuple[Path, str]]:
-    for document in DOCUMENTS:
-        for language, code in FENCE.findall(document.read_text()):
-            if language in languages:
-                yield document, code
-
-
-def commands(program: str) -> Iterator[tuple[Path, list[str]]]:
-    """Words after a program's name, in every line of every shell block."""
-    for document, code in blocks(SHELLS):
-        for line in code.replace("\\\n", " ").splitlines():
-            words = list(dropwhile(lambda word: "=" in word, line.removeprefix("$ ").split("#")[0].split()))
-            if words and words[0].rpartition("/")[2] == program:
-                yield document, words[1:]
+def named(program: str) -> list[list[str]]:
+    """Every command of a program in any document."""
+    return [words for document in DOCUMENTS for words in commands(program, document)]
 
 
 def test_every_make_target_in_the_documents_exists() -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    named = {word for _, words in commands("make") for word in words if "=" not in word}
-    assert {"train", "test"} <= named
-    assert named - targets == set()
+    used = {word for words in named("make") for word in words if "=" not in word}
+    assert {"train", "test"} <= used
+    assert used - targets == set()
 
 
 def test_every_target_of_the_makefile_is_in_its_help() -> None:
@@ -48,27 +50,28 @@ def test_every_target_of_the_makefile_is_in_its_help() -> None:
 
 
 def test_every_subcommand_in_the_documents_exists() -> None:
-    named = {words[0] for _, words in commands("gigpo") if words and not words[0].startswith("-")}
-    assert "fit" in named
-    assert named <= SUBCOMMANDS
+    used = {words[0] for words in named("gigpo") if words and not words[0].startswith("-")}
+    assert "fit" in used
+    assert used <= SUBCOMMANDS
 
 
 def test_every_server_command_in_the_documents_is_one() -> None:
-    servers = [words for _, words in commands("gigpo-server")]
+    servers = named("gigpo-server")
     assert servers
     assert all(server_command(words)[0][-4] == "--host" for words in servers)
 
 
 def test_every_config_in_the_documents_exists() -> None:
-    named = {name for document in DOCUMENTS for name in re.findall(r"configs/[\w./-]+\.yaml", document.read_text())}
-    assert sorted(name for name in named if not (ROOT / name).is_file()) == []
+    used = {name for document in DOCUMENTS for name in re.findall(r"configs/[\w./-]+\.yaml", document.read_text())}
+    assert sorted(name for name in used if not (ROOT / name).is_file()) == []
 
 
 def test_every_test_that_a_document_names_exists() -> None:
-    named = {name for document in DOCUMENTS for name in re.findall(r"`(test_[a-z_0-9]+)`", document.read_text())}
+    used = {name for document in DOCUMENTS for name in re.findall(r"`(test_[a-z_0-9]+)`", document.read_text())}
     sources = "\n".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
-    assert len(named) > 10
-    assert sorted(name for name in named if f"def {name}(" not in sources) == []
+    assert len(used) > 10
+    used -= {"test_splits"}  # a key of the configuration
+    assert sorted(name for name in used if f"def {name}(" not in sources) == []
 
 
 def test_every_config_is_in_the_documents() -> None:
@@ -76,14 +79,115 @@ def test_every_config_is_in_the_documents() -> None:
     assert [str(config) for config in CONFIGS if config.relative_to(ROOT).as_posix() not in texts] == []
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+@every_document
 def test_every_link_leads_to_a_file(document: Path) -> None:
     assert [link for link in LINK.findall(document.read_text()) if not (document.parent / link).exists()] == []
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
-def test_the_python_of_a_document_runs_from_top_to_bottom(document: Path) -> None:
+@pytest.fixture
+def desk(document: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Sit where a reader of the document sits, its files written down."""
+    desk = Desk(document, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(sys, "argv", ["gigpo"])
+    yield desk
+    desk.forget()
+
+
+@every_document
+def test_the_python_of_a_document_runs_from_top_to_bottom(document: Path, desk: Desk) -> None:
+    write_trajectories(TRAINED, EPISODES, GiGPO().estimate(StepTable.from_groups(EPISODES)))
     namespace: dict[str, object] = {"__name__": "__document__"}
-    for path, code in blocks(("python",)):
-        if path == document:
+    for code in blocks(document, "python"):
+        if code not in desk.names.values():
             exec(compile(code, str(document), "exec"), namespace)
+
+
+@every_document
+def test_the_shell_of_a_document_is_bash(document: Path) -> None:
+    for code in blocks(document, *SHELLS):
+        checked = subprocess.run(["bash", "-n"], input=code, capture_output=True, text=True, check=False)
+        assert not checked.stderr, code
+
+
+@every_document
+def test_every_program_in_the_virtual_environment_is_there(document: Path) -> None:
+    used = {name for code in blocks(document, *SHELLS) for name in re.findall(r"\.venv/bin/([\w.-]+)", code)}
+    optional = {"alfworld-download"} if importlib.util.find_spec("alfworld") is None else set()
+    assert {name for name in used - optional if not Path(sys.executable).with_name(name).exists()} == set()
+
+
+def printed(*words: str, capsys: pytest.CaptureFixture[str]) -> Any:
+    """What the command line prints of a command instead of carrying it out; it has to end well."""
+    asks = any(word.endswith("help") or word == "--print_config" for word in words)
+    with pytest.raises(SystemExit) as stop:
+        build_cli([*words] if asks else [*words, "--print_config"])
+    assert stop.value.code == 0, words
+    output = capsys.readouterr().out
+    return output if asks else yaml.safe_load(output)
+
+
+@every_document
+def test_every_command_of_a_document_is_understood(
+    document: Path, desk: Desk, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for words in dict.fromkeys(map(tuple, commands("gigpo", document))):
+        if set(words[3:]) - {"--ckpt_path", "last"} or words[1] != "--config":  # other tests parse a config alone
+            printed(*words, capsys=capsys)
+
+
+@every_document
+def test_the_yaml_of_a_document_goes_on_top_of_a_config(
+    document: Path, desk: Desk, capsys: pytest.CaptureFixture[str]
+) -> None:
+    named_in_commands = {word for words in commands("gigpo", document) for word in words}
+    for number, code in enumerate(blocks(document, "yaml")):
+        if not named_in_commands & {name for name, text in desk.names.items() if text == code}:
+            Path(f"block_{number}.yaml").write_text(code)
+            configs = ["--config", "configs/gridworld_cpu.yaml", "--config", f"block_{number}.yaml"]
+            assert printed("fit", *configs, capsys=capsys)["model"]
+
+
+QUICK = ["--trainer.max_epochs", "1", "--trainer.num_sanity_val_steps", "0", "--trainer.check_val_every_n_epoch", "1"]
+QUICK += ["--data.init_args.engine", "gigpo_lightning.rollout.TransformersEngine"]
+QUICK += ["--data.init_args.tasks_per_epoch", "4", "--data.init_args.group_size", "4"]
+QUICK += ["--data.init_args.held_out_tasks", "4"]
+OWN = [document for document in DOCUMENTS if any(name.endswith(".py") for name in files(document))]
+
+
+@pytest.fixture
+def one_thread():
+    """Contended, two threads are many times slower than one."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("document", OWN, ids=lambda path: path.name)
+def test_what_a_document_brings_along_trains(document: Path, desk: Desk) -> None:
+    """An epoch of every command that names a file of the document's, on a CPU and without vLLM."""
+    own = [name.removesuffix(".py") for name in desk.names]
+    used = [words for words in commands("gigpo", document) if any(name in word for name in own for word in words)]
+    trained = [words for words in used if not any("qwen" in word for word in words)]
+    assert trained
+    for words in trained:
+        build_cli([*words, *QUICK])
+        (log_dir,) = Path("runs").glob("*/lightning_logs/version_0")
+        steps = pq.read_table(log_dir / "trajectories" / "epoch_0.parquet")
+        assert len(set(steps["trajectory_id"].to_pylist())) == 16
+        assert np.abs(steps["advantage"].to_numpy()).max() > 0
+        evaluated = (log_dir / "evaluations.jsonl").read_text().splitlines()
+        assert len(evaluated) == 4
+        assert json.loads(evaluated[0])["policy_version"] > 0  # something was learnt from
+
+
+def test_both_ways_of_bringing_something_along_are_tried() -> None:
+    assert {document.name for document in OWN} >= {"environment.md", "credit.md"}
+
+
+def test_an_environment_is_forty_lines_without_its_name() -> None:
+    (code,) = [code for code in files(ROOT / "docs" / "environment.md").values() if "gymnasium.Env" in code]
+    assert len(code.splitlines()) - 1 <= 40

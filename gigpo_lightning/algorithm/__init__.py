@@ -1,6 +1,7 @@
 """Returns, grouping, advantages and losses: arrays in, arrays out."""
 
 from gigpo_lightning.algorithm.advantages import Credit, CreditEstimator, OrderedEstimator, group_relative
+from gigpo_lightning.algorithm.conformance import check_estimator
 from gigpo_lightning.algorithm.corrections import ImportanceCorrection, MaskedCorrection, TruncatedCorrection
 from gigpo_lightning.algorithm.dr_grpo import DrGRPO
 from gigpo_lightning.algorithm.gigpo import GiGPO
@@ -38,6 +39,7 @@ __all__ = [
     "SimilarityGrouping",
     "TokenRatio",
     "TruncatedCorrection",
+    "check_estimator",
     "discounted_returns",
     "group_relative",
 ]

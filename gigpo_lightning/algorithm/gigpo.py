@@ -40,6 +40,7 @@ class GiGPO(OrderedEstimator):
         penalty_placement: ``"reward"`` makes it part of r_t, so that it enters R(τ) and is discounted backwards;
             ``"step"`` takes it from that row's episode score and, after discounting, from that row's step return.
         grouping: Finds the anchor groups; default: ``ExactGrouping()``.
+        episode_advantage_weight: Of A_E; 1 in Eq. 8, and 0 in the paper's ablation of the episode level.
 
     Raises:
         ValueError: If an argument is out of its range, or the statistics and the placement have no meaning together.
@@ -54,8 +55,10 @@ class GiGPO(OrderedEstimator):
         invalid_action_penalty: float = 0.1,
         penalty_placement: Literal["reward", "step"] = "reward",
         grouping: Grouping | None = None,
+        episode_advantage_weight: float = 1.0,
     ) -> None:
         check_range("step_advantage_weight", step_advantage_weight)
+        check_range("episode_advantage_weight", episode_advantage_weight)
         check_range("discount", discount, 0.0, 1.0)
         check_range("invalid_action_penalty", invalid_action_penalty, why="it is subtracted")
         if episode_statistics not in ("trajectory", "step"):
@@ -74,6 +77,7 @@ class GiGPO(OrderedEstimator):
         self.invalid_action_penalty = invalid_action_penalty
         self.penalty_placement = penalty_placement
         self.grouping: Grouping = ExactGrouping() if grouping is None else grouping
+        self.episode_advantage_weight = episode_advantage_weight
 
     def estimate_in_order(self, table: StepTable) -> Credit:
         """Compute both levels for every row."""
@@ -92,7 +96,13 @@ class GiGPO(OrderedEstimator):
         step = group_relative(
             returns if in_reward else returns - penalty, step_group_id, scale_by_std=self.scale_by_std
         )
-        return combine(episode, step, step_group_id, step_advantage_weight=self.step_advantage_weight)
+        return combine(
+            episode,
+            step,
+            step_group_id,
+            episode_advantage_weight=self.episode_advantage_weight,
+            step_advantage_weight=self.step_advantage_weight,
+        )
 
     def _over_step_rows(self, table: StepTable, scores: Float64[ndarray, " S"]) -> Float64[ndarray, " S"]:
         """A_E by the reference's statistics: every step row of the group counts, and a lone row keeps its score."""

@@ -40,6 +40,11 @@ def test_the_levels_are_added_with_their_weight() -> None:
     np.testing.assert_array_equal(credit.advantage[[1, 2, 4]], [4.25 + 4.5, 4.25, -4.25 - 4.5])
 
 
+def test_the_episode_level_can_be_left_out() -> None:
+    credit = GiGPO(episode_advantage_weight=0.0, step_advantage_weight=2.0, **HALF).estimate(SIX_STEPS)
+    np.testing.assert_array_equal(credit.advantage[[1, 2, 4]], [4.5, 0.0, -4.5])
+
+
 def test_step_groups_by_hand() -> None:
     np.testing.assert_array_equal(GiGPO().estimate(SIX_STEPS).step_group_id, [0, 1, 2, 0, 1, 0])
 

@@ -1,0 +1,247 @@
+"""Writes down what the runs of the comparison did: results.csv, games.csv.gz and curves.csv.gz, from the runs' folders.
+
+    python benchmarks/alfworld_tiny/collect.py runs/alfworld_experiment/core
+
+What a run was is read from its ``config.yaml``, never from its folder's name; one that has not ended yet is left out. A
+run that was stopped and went on has several versions, of which each epoch's last counts.
+
+results.csv: a row a run. ``success_start`` and ``success_end`` are over the held-out games of the first and the last
+evaluation. ``auc`` is the mean success over all training episodes of the run, each played before its update. For each
+method one cell is ``selected_on_train``: that with the highest mean success in the last fifth of its training episodes,
+over all its seeds. games.csv.gz: a row a held-out episode. curves.csv.gz: a row an iteration. groups.csv: the share of
+the steps that are in anchor groups of each size, of the iterations whose episodes were kept.
+"""
+
+import argparse
+import csv
+import gzip
+import io
+import json
+import logging
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import yaml
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+_logger = logging.getLogger(__name__)
+
+CURVES = {
+    "success": "rollout/success_rate",
+    "invalid": "rollout/invalid_action_rate",
+    "length": "rollout/episode_length",
+    "entropy": "loss/entropy",
+    "group_size_mean": "anchors/group_size_mean",
+    "singleton_fraction": "anchors/singleton_fraction",
+    "step_to_episode_ratio": "anchors/step_to_episode_ratio",
+    "iteration_seconds": "time/iteration",
+    "rollout_seconds": "time/rollout",
+    "credit_seconds": "time/credit",
+    "update_seconds": "time/update",
+    "sync_seconds": "sync/seconds",
+}
+
+
+SIZES = {"1": (1, 1), "2-5": (2, 5), "6-10": (6, 10), "11-50": (11, 50), "51-": (51, 10**9)}
+"""Sizes of anchor groups, those of the paper's figure without its overlaps."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One setting of the comparison; its runs differ by their seeds."""
+
+    method: str
+    statistics: str
+    std: bool
+    anchor: str
+    omega: float
+    episode_weight: float
+    discount: float
+    learning_rate: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """What one run was and did.
+
+    Attributes:
+        cell: Its setting.
+        seed: Of everything.
+        iterations: Planned.
+        episodes: Training episodes that were planned.
+        evaluations: By the number of iterations before it, the episodes of an evaluation, one dictionary each.
+        curves: Scalars by their names in ``CURVES``, one value an iteration.
+        group_shares: By iteration, the share of its steps in anchor groups of each size of ``SIZES``.
+    """
+
+    cell: Cell
+    seed: int
+    iterations: int
+    episodes: int
+    evaluations: dict[int, list[dict[str, Any]]]
+    curves: dict[str, list[float]] = field(repr=False)
+    group_shares: dict[int, dict[str, float]] = field(repr=False)
+
+    def success(self, last: bool) -> float:
+        """Held-out success of the first or the last evaluation."""
+        episodes = self.evaluations[(max if last else min)(self.evaluations)]
+        return float(np.mean([episode["success"] for episode in episodes]))
+
+    def late_training_success(self) -> float:
+        """Mean success in the last fifth of the training episodes."""
+        return float(np.mean(self.curves["success"][-max(1, self.iterations // 5) :]))
+
+
+def read_runs(folder: Path) -> list[Run]:
+    """Every run below a folder that has ended."""
+    versions: dict[Path, list[Path]] = defaultdict(list)
+    for config in sorted(folder.rglob("lightning_logs/version_*/config.yaml")):
+        versions[config.parents[2]].append(config.parent)
+    runs = []
+    for home, found in sorted(versions.items()):
+        run = read_run(sorted(found, key=lambda path: int(path.name.removeprefix("version_"))))
+        if len(run.curves["success"]) < run.iterations or run.iterations not in run.evaluations:
+            _logger.info("left out, as it has not ended: %s, %d iterations", home, len(run.curves["success"]))
+            continue
+        runs.append(run)
+    return runs
+
+
+def read_run(versions: Sequence[Path]) -> Run:
+    """A run from the folders of its versions, oldest first."""
+    config = yaml.safe_load((versions[-1] / "config.yaml").read_text())
+    data, model = config["data"]["init_args"], config["model"]["init_args"]
+    credit, iterations = model["credit"], config["trainer"]["max_epochs"]
+    arguments = credit["init_args"]
+    method = credit["class_path"].rpartition(".")[2]
+    return Run(
+        cell=Cell(
+            method=method,
+            statistics=arguments.get("episode_statistics", "trajectory"),
+            std=arguments.get("scale_by_std", False),
+            anchor=data["environment"]["init_args"]["anchor"] if method == "GiGPO" else "none",
+            omega=arguments.get("step_advantage_weight", 0.0),
+            episode_weight=arguments.get("episode_advantage_weight", 1.0),
+            discount=arguments.get("discount", 1.0),
+            learning_rate=model["optimizer"]["init_args"]["lr"],
+        ),
+        seed=config["seed_everything"],
+        iterations=iterations,
+        episodes=iterations * data["tasks_per_epoch"] * data["group_size"],
+        evaluations=_evaluations(versions),
+        curves=_curves(versions),
+        group_shares=_group_shares(versions),
+    )
+
+
+def _evaluations(versions: Iterable[Path]) -> dict[int, list[dict[str, Any]]]:
+    """The held-out episodes of each evaluation, by the number of iterations before it."""
+    found: dict[int, dict[tuple[str, int], dict[str, Any]]] = defaultdict(dict)
+    for path in (version / "evaluations.jsonl" for version in versions):
+        for line in path.read_text().splitlines() if path.exists() else ():
+            episode = json.loads(line)
+            done = episode["epoch"] + 1 if episode["policy_version"] else 0
+            found[done][episode["task_id"], episode["repeat"]] = episode
+    return {done: list(episodes.values()) for done, episodes in sorted(found.items())}
+
+
+def _curves(versions: Iterable[Path]) -> dict[str, list[float]]:
+    """Scalars of each iteration; of one that was done again after an interruption, the last."""
+    values: dict[str, dict[int, float]] = {name: {} for name in CURVES}
+    for version in versions:
+        events = EventAccumulator(str(version), size_guidance={"scalars": 0})
+        events.Reload()
+        there = set(events.Tags()["scalars"])
+        for name, tag in CURVES.items():
+            # One value a global step: of equal steps, as of the sanity check's, the later counts.
+            values[name] |= {event.step: event.value for event in events.Scalars(tag)} if tag in there else {}
+    return {name: [by_step[step] for step in sorted(by_step)] for name, by_step in values.items()}
+
+
+def _group_shares(versions: Iterable[Path]) -> dict[int, dict[str, float]]:
+    """Shares of the steps by the size of their anchor group, of every iteration whose episodes were kept."""
+    shares = {}
+    for path in (path for version in versions for path in (version / "trajectories").glob("epoch_*.parquet")):
+        group = pq.read_table(path, columns=["step_group_id"])["step_group_id"].to_numpy()
+        size = np.bincount(group)[group]
+        of_size = {name: float(((low <= size) & (size <= high)).mean()) for name, (low, high) in SIZES.items()}
+        shares[int(path.stem.removeprefix("epoch_"))] = of_size
+    return dict(sorted(shares.items()))
+
+
+def selected(runs: Sequence[Run]) -> set[Cell]:
+    """For each method the cell that did best on its training games."""
+    by_cell: dict[Cell, list[float]] = defaultdict(list)
+    for run in runs:
+        by_cell[run.cell].append(run.late_training_success())
+    best: dict[str, Cell] = {}
+    for cell, successes in by_cell.items():
+        if cell.method not in best or np.mean(successes) > np.mean(by_cell[best[cell.method]]):
+            best[cell.method] = cell
+    return set(best.values())
+
+
+def write(runs: Sequence[Run], folder: Path) -> None:
+    """Write the four files."""
+    runs = sorted(runs, key=lambda run: (*map(str, asdict(run.cell).values()), run.seed))
+    chosen = selected(runs)
+    results, games, curves, groups = [], [], [], []
+    for number, run in enumerate(runs):
+        ends = run.evaluations[max(run.evaluations)]
+        results.append(
+            {
+                "run": number,
+                **asdict(run.cell),
+                "seed": run.seed,
+                "iterations": run.iterations,
+                "episodes": run.episodes,
+                "games": len({episode["task_id"] for episode in ends}),
+                "success_start": round(run.success(last=False), 4),
+                "success_end": round(run.success(last=True), 4),
+                "auc": round(float(np.mean(run.curves["success"])), 4),
+                "late_training_success": round(run.late_training_success(), 4),
+                "selected_on_train": run.cell in chosen,
+            }
+        )
+        for done, episodes in run.evaluations.items():
+            names = ("split", "task_id", "kind", "repeat", "success", "steps")
+            games += [{"run": number, "iterations": done} | {name: each[name] for name in names} for each in episodes]
+        for iteration in range(run.iterations):
+            row = {name: round(values[iteration], 6) for name, values in run.curves.items() if len(values) > iteration}
+            curves.append({"run": number, "iteration": iteration} | row)
+        for iteration, shares in run.group_shares.items():
+            rounded = {name: round(share, 4) for name, share in shares.items()}
+            groups.append({"run": number, "iteration": iteration} | rounded)
+    tables = {"results.csv": results, "games.csv.gz": games, "curves.csv.gz": curves, "groups.csv": groups}
+    for name, rows in tables.items():
+        _write_rows(folder / name, rows)
+        _logger.info("%s: %d rows", folder / name, len(rows))
+
+
+def _write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]) if rows else [], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    written = text.getvalue().encode()
+    # Without its time of day the same runs give the same file.
+    path.write_bytes(gzip.compress(written, mtime=0) if path.suffix == ".gz" else written)
+
+
+def main() -> None:
+    """Collect the runs below the folder that is named."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--output", type=Path, default=Path(__file__).parent)
+    arguments = parser.parse_args()
+    write(read_runs(arguments.folder), arguments.output)
+
+
+if __name__ == "__main__":
+    main()

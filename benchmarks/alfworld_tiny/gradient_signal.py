@@ -1,0 +1,160 @@
+"""How much of each estimator's gradient is signal: what a step along it is worth in success, before any training.
+
+    gigpo fit --config configs/alfworld/tiny_cpu.yaml --trainer.max_epochs 1 --trainer.limit_val_batches 0 \
+        --trainer.num_sanity_val_steps 0 --model.init_args.optimizer.init_args.lr 0 \
+        --data.init_args.tasks_per_epoch 300 --data.init_args.num_slots 128 --trainer.default_root_dir runs/signal
+    python benchmarks/alfworld_tiny/gradient_signal.py \
+        runs/signal/lightning_logs/version_0/trajectories/epoch_0.parquet configs/alfworld/tiny_policy
+
+Every group of episodes gives one gradient g of the policy loss by each estimator, all from the same episodes. A step of
+a given length along a batch's mean gradient raises success, to first order, by its cosine with the gradient of success;
+where noise is most of g that is
+
+    efficiency = mean over pairs of different groups of g · s / root mean square of g
+
+with s the unbiased gradient of success itself (RLOO without penalty). Noise of different groups is independent, so in
+pairs of different groups it averages out. An estimator with twice the efficiency of another does with a quarter of its
+episodes what that one does. The errors are a jackknife over twenty parts of the groups, of the ratio: what all
+estimators share cancels. First order is not all: what is gained soonest need not be what is gained in the end.
+"""
+
+import argparse
+import csv
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+
+from gigpo_lightning.algorithm import GRPO, RLOO, CreditEstimator, GiGPO, GraphGPO, RewardFlow
+from gigpo_lightning.batch import make_step_batch, step_rows
+from gigpo_lightning.rollout.store import read_trajectories
+from gigpo_lightning.token_batch import plan_micro_batches
+from gigpo_lightning.trajectory import StepTable, TrajectoryGroup
+from modules import PretrainedPolicy
+from modules.policy import Policy
+
+_logger = logging.getLogger(__name__)
+
+SUCCESS = "RLOO, no penalty"
+ESTIMATORS: Mapping[str, CreditEstimator] = {
+    "GRPO": GRPO(),
+    SUCCESS: RLOO(invalid_action_penalty=0.0),
+    "GRPO, penalty 1": GRPO(invalid_action_penalty=1.0),
+    "GRPO, std": GRPO(scale_by_std=True),
+    "GRPO, std, step statistics": GRPO(scale_by_std=True, episode_statistics="step", penalty_placement="step"),
+    "GiGPO": GiGPO(),
+    "GiGPO, std": GiGPO(scale_by_std=True),
+    "GiGPO, std, step statistics": GiGPO(scale_by_std=True, episode_statistics="step", penalty_placement="step"),
+    "GiGPO, ω 4": GiGPO(step_advantage_weight=4.0),
+    "GiGPO, γ .8": GiGPO(discount=0.8),
+    "GiGPO, ω 4, γ .8": GiGPO(step_advantage_weight=4.0, discount=0.8),
+    "GiGPO, ω 4, γ .6": GiGPO(step_advantage_weight=4.0, discount=0.6),
+    "step level alone": GiGPO(episode_advantage_weight=0.0),
+    "step level alone, γ .8": GiGPO(episode_advantage_weight=0.0, discount=0.8),
+    "RewardFlow": RewardFlow(),
+    "GraphGPO": GraphGPO(),
+}
+
+
+def group_gradients(
+    policy: Policy, groups: Sequence[TrajectoryGroup], advantages: NDArray[np.float64], temperature: float
+) -> NDArray[np.float32]:
+    """The gradient of every group by every estimator, estimators x groups x parameters.
+
+    Args:
+        policy: Played the groups.
+        groups: The rollout.
+        advantages: Of each estimator and step.
+        temperature: That replies were drawn at.
+    """
+    parameters = [each for each in policy.parameters() if each.requires_grad]
+    size = sum(each.numel() for each in parameters)
+    gradients = np.zeros((len(advantages), len(groups), size), dtype=np.float32)
+    steps, credit = step_rows(groups), GRPO().estimate(StepTable.from_groups(groups))
+    row = 0
+    for number, group in enumerate(groups):
+        rows = range(row, row := row + sum(len(trajectory.steps) for trajectory in group.trajectories))
+        pairs = [(steps[each].prompt_ids, steps[each].completion_ids) for each in rows]
+        for part in plan_micro_batches(pairs, 4096, policy.layout):
+            blocks = [[rows[place] for place in block] for block in part]
+            share = [1.0] * len(steps)
+            batch = make_step_batch(blocks, steps, share, credit, policy.tokenizer.pad_token_id, policy.layout)
+            mask = batch.tokens.action_mask
+            # The loss of one step is the mean over its tokens: aggregation "step".
+            score = (policy(batch.tokens, temperature)[0] * mask).sum(1) / mask.sum(1)
+            weights = torch.from_numpy(advantages[:, batch.row.numpy()]).float()
+            for estimator, weight in enumerate(weights):
+                keep = estimator < len(weights) - 1
+                of_part = torch.autograd.grad(score, parameters, weight, retain_graph=keep)
+                gradients[estimator, number] += torch.cat([each.flatten() for each in of_part]).numpy()
+        if number % 20 == 19:
+            _logger.info("%d of %d groups", number + 1, len(groups))
+    return gradients
+
+
+def ratios(gradients: NDArray[np.float32], names: Sequence[str], parts: int = 20) -> NDArray[np.float64]:
+    """Efficiency over that of the first estimator, and its jackknife error, estimators x 2.
+
+    Args:
+        gradients: Estimators x groups x parameters.
+        names: Of the estimators; ``SUCCESS`` is among them.
+        parts: Of the groups, each left out once.
+    """
+    success = gradients[list(names).index(SUCCESS)]
+    groups = gradients.shape[1]
+    with_success = np.einsum("egp,gp->eg", gradients, success, dtype=np.float64)
+    squares = np.einsum("egp,egp->eg", gradients, gradients, dtype=np.float64)
+
+    def efficiency(chosen: NDArray[np.int64]) -> NDArray[np.float64]:
+        weights = np.isin(np.arange(groups), chosen).astype(np.float32)
+        sums, of_success = np.einsum("egp,g->ep", gradients, weights), weights @ success
+        pairs = (sums @ of_success - with_success[:, chosen].sum(axis=1)) / (len(chosen) * (len(chosen) - 1))
+        worth: NDArray[np.float64] = pairs / np.sqrt(squares[:, chosen].mean(axis=1))
+        return worth
+
+    everything = np.arange(groups)
+    whole = efficiency(everything)
+    without = np.array([efficiency(everything[everything % parts != part]) for part in range(parts)])
+    without /= without[:, :1]
+    error = np.sqrt((parts - 1) / parts * ((without - without.mean(axis=0)) ** 2).sum(axis=0))
+    return np.stack([whole / whole[0], error], axis=1)
+
+
+def main() -> None:
+    """Print a row an estimator."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("trajectories", type=Path)
+    parser.add_argument("policy")
+    parser.add_argument("--groups", type=int, default=300)
+    parser.add_argument("--output", type=Path, help="Write the rows to this file as well.")
+    arguments = parser.parse_args()
+    groups, temperature = read_trajectories(arguments.trajectories)
+    groups = groups[: arguments.groups]
+    table = StepTable.from_groups(groups)
+    advantages = np.stack([estimator.estimate(table).advantage for estimator in ESTIMATORS.values()])
+    policy = PretrainedPolicy(arguments.policy).build().eval()
+    measured = ratios(group_gradients(policy, groups, advantages, temperature), list(ESTIMATORS))
+    success = table.success[table.step_index == 0].mean()
+    shown = Table(title=f"{len(groups)} groups, {len(table)} steps, success {success:.2f}: efficiency over GRPO's")
+    for column in ("estimator", "efficiency", "error", "worth so many times GRPO's episodes"):
+        shown.add_column(column)
+    for name, (ratio, error) in zip(ESTIMATORS, measured, strict=True):
+        shown.add_row(name, f"{ratio:.2f}", f"{error:.2f}", f"{max(0.0, ratio) ** 2:.1f}")
+    Console(width=120).print(shown)
+    if arguments.output is not None:
+        with arguments.output.open("w") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(["estimator", "efficiency", "error"])
+            writer.writerows(
+                [name, round(r, 4), round(e, 4)] for name, (r, e) in zip(ESTIMATORS, measured, strict=True)
+            )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,245 @@
+"""Says what the comparison came to, from the files that collect.py wrote: tables, effects with intervals, figures.
+
+    python benchmarks/alfworld_tiny/report.py
+
+Every number is over seeds and held-out games; every interval is a 95 % bootstrap over both. Methods are compared seed
+by seed and game by game: runs of one seed met the same tasks in the same order, and were evaluated with the same noise.
+"""
+
+import argparse
+import csv
+import gzip
+import io
+import logging
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+
+from gigpo_lightning.bootstrap import paired_bootstrap, two_way_bootstrap
+
+matplotlib.use("svg")
+from matplotlib import pyplot as plt
+
+_logger = logging.getLogger(__name__)
+
+COLOURS = {"GRPO": "#d95f02", "GiGPO": "#1b6ca8", "RLOO": "#6b6b6b"}
+Rows = list[dict[str, str]]
+
+
+@dataclass(frozen=True, kw_only=True, order=True)
+class Cell:
+    """A setting, as results.csv names it."""
+
+    method: str
+    statistics: str
+    std: str
+    anchor: str
+    omega: str
+    episode_weight: str
+    discount: str
+    learning_rate: str
+
+    def label(self) -> str:
+        """The setting in a line."""
+        parts = [self.method, self.statistics, "std" if self.std == "True" else "no std"]
+        if self.method == "GiGPO":
+            parts += [f"{self.anchor} anchors", f"ω {self.omega}", f"γ {self.discount}"]
+            parts += ["no A_E"] if float(self.episode_weight) == 0 else []
+        return ", ".join([*parts, f"lr {self.learning_rate}"])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcomes:
+    """What a cell's runs did.
+
+    Attributes:
+        start: Success before training, seeds x games.
+        end: Success after it, in the same order.
+        auc: Mean training success, one value a seed.
+        seeds: Their numbers.
+        selected: Whether the cell is its method's, by its training games.
+        runs: Numbers of its runs.
+    """
+
+    start: NDArray[np.float64]
+    end: NDArray[np.float64]
+    auc: NDArray[np.float64]
+    seeds: tuple[int, ...]
+    selected: bool
+    runs: tuple[str, ...]
+
+
+def read_rows(path: Path) -> Rows:
+    """A table of collect.py's."""
+    raw = path.read_bytes()
+    return list(csv.DictReader(io.StringIO((gzip.decompress(raw) if path.suffix == ".gz" else raw).decode())))
+
+
+def outcomes(folder: Path) -> dict[Cell, Outcomes]:
+    """What each cell's runs did, from results.csv and games.csv.gz."""
+    won: dict[str, dict[int, dict[str, list[float]]]] = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
+    for row in read_rows(folder / "games.csv.gz"):
+        won[row["run"]][int(row["iterations"])][row["task_id"]].append(float(row["success"] == "True"))
+    by_cell: dict[Cell, list[dict[str, str]]] = defaultdict(list)
+    for row in read_rows(folder / "results.csv"):
+        by_cell[Cell(**{name: row[name] for name in Cell.__dataclass_fields__})].append(row)
+    found = {}
+    for cell, rows in sorted(by_cell.items()):
+        rows = sorted(rows, key=lambda row: int(row["seed"]))
+        tables = {}
+        for name, which in (("start", min), ("end", max)):
+            by_game = [won[row["run"]][which(won[row["run"]])] for row in rows]
+            games = sorted(set.intersection(*(set(each) for each in by_game)))
+            tables[name] = np.array([[float(np.mean(each[game])) for game in games] for each in by_game])
+        found[cell] = Outcomes(
+            **tables,
+            auc=np.array([float(row["auc"]) for row in rows]),
+            seeds=tuple(int(row["seed"]) for row in rows),
+            selected=rows[0]["selected_on_train"] == "True",
+            runs=tuple(row["run"] for row in rows),
+        )
+    return found
+
+
+def difference(ours: Outcomes, theirs: Outcomes) -> dict[str, tuple[float, float, float]]:
+    """What the first is better by at the end and over all of the training, on the seeds that both have."""
+    seeds = [seed for seed in ours.seeds if seed in theirs.seeds]
+    mine, other = ([each.seeds.index(seed) for seed in seeds] for each in (ours, theirs))
+    return {
+        "end": two_way_bootstrap(ours.end[mine] - theirs.end[other]),
+        "auc": paired_bootstrap(theirs.auc[other].tolist(), ours.auc[mine].tolist()),
+    }
+
+
+def comparisons(found: dict[Cell, Outcomes]) -> list[tuple[str, Cell, Cell]]:
+    """GiGPO against GRPO where only the step level differs, and each method's chosen cell against the other's."""
+    pairs = []
+    for ours in found:
+        for theirs in found:
+            same = all(getattr(ours, name) == getattr(theirs, name) for name in ("statistics", "std", "learning_rate"))
+            if (ours.method, theirs.method) == ("GiGPO", "GRPO") and same:
+                pairs.append((f"{ours.label()} - GRPO", ours, theirs))
+    chosen = {cell.method: cell for cell, each in found.items() if each.selected}
+    if {"GiGPO", "GRPO"} <= chosen.keys():
+        pairs.append(("the chosen GiGPO - the chosen GRPO", chosen["GiGPO"], chosen["GRPO"]))
+    return pairs
+
+
+def tables(found: dict[Cell, Outcomes]) -> tuple[Table, Table]:
+    """A row a cell, and a row a comparison."""
+    cells = Table(title="held-out success")
+    for column in ("cell", "seeds", "before", "after, 95 % interval", "training, mean", "chosen on training games"):
+        cells.add_column(column)
+    for cell, each in found.items():
+        mean, low, high = two_way_bootstrap(each.end)
+        after = f"{mean:.3f} [{low:.3f}, {high:.3f}]"
+        chosen = "yes" if each.selected else ""
+        row = (str(len(each.seeds)), f"{each.start.mean():.3f}", after, f"{each.auc.mean():.3f}", chosen)
+        cells.add_row(cell.label(), *row)
+    effects = Table(title="differences, paired by seed and game, 95 % intervals over both")
+    for column in ("comparison", "seeds", "after training", "mean over training"):
+        effects.add_column(column)
+    for name, ours, theirs in comparisons(found):
+        seeds = len(set(found[ours].seeds) & set(found[theirs].seeds))
+        if seeds:
+            end, auc = difference(found[ours], found[theirs]).values()
+            effects.add_row(name, str(seeds), *(f"{m:+.3f} [{low:+.3f}, {high:+.3f}]" for m, low, high in (end, auc)))
+    return cells, effects
+
+
+def draw_curves(folder: Path, found: dict[Cell, Outcomes]) -> None:
+    """Training success over the iterations: a panel for each statistics and std, a line a method, each seed thin."""
+    curves: dict[str, list[float]] = defaultdict(list)
+    for row in read_rows(folder / "curves.csv.gz"):
+        curves[row["run"]].append(float(row["success"]))
+    panels = sorted({(cell.statistics, cell.std) for cell in found})
+    figure, axes = plt.subplots(1, len(panels), figsize=(3.2 * len(panels), 3), sharey=True, squeeze=False)
+    for axis, (statistics, std) in zip(axes[0], panels, strict=True):
+        for cell, each in found.items():
+            if (cell.statistics, cell.std) != (statistics, std):
+                continue
+            smooth = np.array([_moving_mean(np.array(curves[run])) for run in each.runs])
+            colour = COLOURS.get(cell.method, "black")
+            axis.plot(smooth.T, color=colour, alpha=0.25, linewidth=0.7)
+            axis.plot(smooth.mean(axis=0), color=colour, linewidth=2, label=cell.label().split(",")[0])
+        axis.set_title(f"{statistics} statistics, {'std' if std == 'True' else 'no std'}", fontsize=9)
+        axis.set_xlabel("iteration")
+        axis.legend(frameon=False, fontsize=8)
+    axes[0][0].set_ylabel("success on training games")
+    _save(figure, folder / "curves.svg")
+
+
+def draw_groups(folder: Path) -> None:
+    """Shares of the steps by the size of their anchor group, over the iterations, all runs together."""
+    rows = read_rows(folder / "groups.csv")
+    sizes = [name for name in rows[0] if name not in ("run", "iteration")]
+    by_iteration: dict[int, list[list[float]]] = defaultdict(list)
+    for row in rows:
+        by_iteration[int(row["iteration"])].append([float(row[name]) for name in sizes])
+    iterations = sorted(by_iteration)
+    shares = np.array([np.mean(by_iteration[iteration], axis=0) for iteration in iterations])
+    figure, axis = plt.subplots(figsize=(5, 3))
+    axis.stackplot(
+        iterations, shares.T, labels=sizes, colors=plt.get_cmap("viridis")(np.linspace(0.1, 0.95, len(sizes)))
+    )
+    axis.set(xlabel="iteration", ylabel="share of the steps", ylim=(0, 1), xlim=(iterations[0], iterations[-1]))
+    axis.legend(title="anchor group of", frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    _save(figure, folder / "groups.svg")
+
+
+def draw_times(folder: Path) -> dict[str, float]:
+    """Mean seconds of an iteration by component; the first iteration, which starts the engine, is left out."""
+    rows = [row for row in read_rows(folder / "curves.csv.gz") if row["iteration"] != "0"]
+    names = ("rollout", "credit", "update", "sync")
+    seconds = {name: float(np.mean([float(row[f"{name}_seconds"]) for row in rows])) for name in names}
+    figure, axis = plt.subplots(figsize=(5, 1.8))
+    axis.barh(list(seconds)[::-1], list(seconds.values())[::-1], color="#1b6ca8")
+    for place, value in enumerate(list(seconds.values())[::-1]):
+        axis.text(value, place, f" {value:.3f} s, {value / sum(seconds.values()):.2%}", va="center", fontsize=8)
+    axis.set(xlabel="seconds of an iteration", xlim=(0, 1.35 * max(seconds.values())))
+    _save(figure, folder / "time.svg")
+    return seconds
+
+
+def _moving_mean(values: NDArray[np.float64], width: int = 10) -> NDArray[np.float64]:
+    """Means over the last ``width`` values, of fewer at the beginning: an iteration's sixteen tasks differ too much."""
+    sums = np.cumsum(np.concatenate([np.zeros(width), values]))
+    counts = np.minimum(np.arange(1, len(values) + 1), width)
+    moving: NDArray[np.float64] = (sums[width:] - sums[:-width]) / counts
+    return moving
+
+
+def _save(figure: Any, path: Path) -> None:
+    figure.tight_layout()
+    figure.savefig(path, metadata={"Date": None})
+    plt.close(figure)
+    _logger.info("drawn: %s", path)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print the tables and draw the figures."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    matplotlib.rcParams.update({"svg.hashsalt": "alfworld_tiny", "axes.spines.top": False, "axes.spines.right": False})
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, default=Path(__file__).parent)
+    folder = parser.parse_args(arguments).folder
+    found = outcomes(folder)
+    console = Console(width=150)
+    for table in tables(found):
+        console.print(table)
+    draw_curves(folder, found)
+    draw_groups(folder)
+    seconds = draw_times(folder)
+    _logger.info("credit's share of an iteration: %.3f %%", 100 * seconds["credit"] / sum(seconds.values()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,147 @@
+"""What every estimator of credit keeps, to be checked on one's own."""
+
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import fields, replace
+from typing import Any
+
+import numpy as np
+
+from gigpo_lightning.algorithm.advantages import Credit
+from gigpo_lightning.trajectory import StepTable
+
+_ADVANTAGES = ("advantage", "episode_advantage", "step_advantage")
+
+
+def check_estimator(estimator: Any, num_tables: int = 20, seed: int = 0) -> None:
+    """Check that an estimator keeps the rules that training relies on; run it on your own.
+
+    Credit is asked for on small tables drawn at random: a few tasks, a few episodes each that meet in few states, some
+    actions invalid, rows in any order. Before each question the estimator is given back the state it came with, so one
+    that remembers is checked too, and is left as it was. One that compares all episodes of an epoch says so with an
+    attribute ``whole_batch = True``; of others it is asked that tasks do not mix.
+
+    Args:
+        estimator: As a run would get it: a ``CreditEstimator``, or what is meant to be one.
+        num_tables: Tables that are tried.
+        seed: Of the tables.
+
+    Raises:
+        ValueError: At the first rule that is broken; the message names it and what was found.
+    """
+    for method in ("estimate", "state_dict", "load_state_dict"):
+        if not callable(getattr(estimator, method, None)):
+            raise ValueError(f"an estimator must have a method {method}, which {type(estimator).__name__} has not")
+    state = deepcopy(estimator.state_dict())
+    if not isinstance(state, Mapping):
+        raise ValueError(f"state_dict must return a dictionary, got {state!r}")
+    generator = np.random.default_rng(seed)
+    try:
+        for _ in range(num_tables):
+            _check_on(estimator, state, _draw_table(generator), generator)
+    finally:
+        estimator.load_state_dict(deepcopy(state))
+
+
+def _check_on(estimator: Any, state: Mapping[str, Any], table: StepTable, generator: np.random.Generator) -> None:
+    def estimated(asked: StepTable) -> Any:
+        estimator.load_state_dict(deepcopy(state))
+        return estimator.estimate(asked)
+
+    kept = _take(table, np.arange(len(table)))
+    credit = estimated(table)
+    _check_credit(credit, len(table))
+    for column in fields(StepTable):
+        if not np.array_equal(getattr(table, column.name), getattr(kept, column.name)):
+            raise ValueError(f"estimate must leave its table as it was, but changed column {column.name}")
+    _check_equal(credit, estimated(table), "the same table after load_state_dict must get the same credit")
+
+    order = generator.permutation(len(table))
+    rule = "the order of the rows must change nothing (an OrderedEstimator sorts them)"
+    _check_equal(_reordered(credit, order), estimated(_take(table, order)), rule)
+    renamed = replace(
+        table, episode_group_id=1000 + 3 * table.episode_group_id, trajectory_id=5000 + 7 * table.trajectory_id
+    )
+    _check_equal(credit, estimated(renamed), "the numbers of groups and trajectories must not matter")
+    _check_groups(credit, table)
+    if not getattr(estimator, "whole_batch", False):
+        _check_tasks_apart(credit, estimated, table)
+
+
+def _check_tasks_apart(credit: Credit, estimated: Any, table: StepTable) -> None:
+    """Change what happened in one task: the others' credit must stay."""
+    elsewhere = table.episode_group_id != table.episode_group_id.max()
+    changed = replace(
+        table,
+        reward=np.where(elsewhere, table.reward, 7 * table.reward + table.step_index),
+        success=np.where(elsewhere, table.success, ~table.success),
+    )
+    before, after = credit.advantage[elsewhere], estimated(changed).advantage[elsewhere]
+    if not np.array_equal(before, after):
+        raise ValueError(
+            "what happens in one task must not move the advantage of another's steps, but it did, by up to "
+            f"{np.abs(before - after).max():.3g}; an estimator that means to compare tasks has whole_batch = True"
+        )
+
+
+def _check_credit(credit: object, num_rows: int) -> None:
+    if not isinstance(credit, Credit):
+        raise ValueError(f"estimate must return a Credit, got {type(credit).__name__}")
+    for name in (*_ADVANTAGES, "step_group_id"):
+        part: Any = getattr(credit, name)
+        dtype = np.int64 if name == "step_group_id" else np.float64
+        if not isinstance(part, np.ndarray) or part.dtype != dtype or part.shape != (num_rows,):
+            found = f"{part.dtype} of shape {part.shape}" if isinstance(part, np.ndarray) else type(part).__name__
+            raise ValueError(f"{name} must be {dtype.__name__} of shape ({num_rows},), got {found}")
+        if not np.isfinite(part).all():
+            raise ValueError(f"{name} must be finite, got {part[~np.isfinite(part)][0]}")
+    for name, value in credit.metrics.items():
+        if not isinstance(name, str) or not isinstance(value, int | float):
+            raise ValueError(f"metrics must map names to numbers, got {name!r}: {value!r}")
+
+
+def _check_groups(credit: Credit, table: StepTable) -> None:
+    """Two tasks that look alike are two tasks."""
+    owner: dict[int, int] = {}
+    for step_group, task in zip(credit.step_group_id.tolist(), table.episode_group_id.tolist(), strict=True):
+        if owner.setdefault(step_group, task) != task:
+            raise ValueError(
+                f"step_group_id must name groups within one episode group, but {step_group} is in {owner[step_group]} "
+                f"and in {task}"
+            )
+
+
+def _check_equal(one: Credit, other: Credit, rule: str) -> None:
+    for name in _ADVANTAGES:
+        if not np.array_equal(getattr(one, name), getattr(other, name)):
+            raise ValueError(f"{rule}, to the last bit, but {name} differs")
+
+
+def _reordered(credit: Credit, order: np.ndarray[Any, np.dtype[np.int64]]) -> Credit:
+    return replace(credit, **{name: getattr(credit, name)[order] for name in _ADVANTAGES})
+
+
+def _take(table: StepTable, rows: np.ndarray[Any, np.dtype[np.int64]]) -> StepTable:
+    return replace(table, **{column.name: getattr(table, column.name)[rows] for column in fields(table)})
+
+
+def _draw_table(generator: np.random.Generator) -> StepTable:
+    """Two to four tasks, one to four episodes each, up to six steps long, in four states; rows shuffled."""
+    rows: list[tuple[int, int, int]] = []
+    succeeded: list[bool] = []
+    for task in range(int(generator.integers(2, 5))):
+        for _ in range(int(generator.integers(1, 5))):
+            rows += [(task, len(succeeded), step) for step in range(int(generator.integers(1, 7)))]
+            succeeded.append(bool(generator.integers(2)))
+    group, trajectory, step = np.array(rows).T
+    table = StepTable(
+        episode_group_id=group,
+        trajectory_id=trajectory,
+        step_index=step,
+        anchor_key=np.array(list("abcd"), dtype=object)[generator.integers(4, size=len(rows))],
+        reward=generator.choice([-1.0, 0.0, 0.1, 0.5, 1.0, 10.0], size=len(rows)),
+        valid_action=generator.random(len(rows)) < 0.8,
+        success=np.array(succeeded)[trajectory],
+        policy_version=np.zeros(len(rows), dtype=np.int64),
+    )
+    return _take(table, generator.permutation(len(rows)))

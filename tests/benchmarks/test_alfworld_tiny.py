@@ -1,0 +1,205 @@
+"""What is collected of the comparison's runs and what is said of them, on runs whose outcome is known."""
+
+import csv
+import gzip
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from torch.utils.tensorboard import SummaryWriter
+
+FOLDER = Path(__file__).parents[2] / "benchmarks" / "alfworld_tiny"
+
+
+def script(name: str) -> ModuleType:
+    """A script of the comparison as a module; they lie in no package."""
+    if name not in sys.modules:
+        specification = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
+        assert specification is not None
+        assert specification.loader is not None
+        sys.modules[name] = importlib.util.module_from_spec(specification)
+        specification.loader.exec_module(sys.modules[name])
+    return sys.modules[name]
+
+
+def write_version(
+    folder: Path, method: str, seed: int, epochs: range, wins: dict[int, list[bool]], planned: int = 4
+) -> None:
+    """One version of a run: it trained the epochs, and its evaluations won these games.
+
+    Args:
+        folder: Of the version.
+        method: Name of the estimator.
+        seed: Of the run.
+        epochs: That this version trained.
+        wins: By the number of iterations before it, whether each game of an evaluation was won.
+        planned: Iterations of the whole run.
+    """
+    (folder / "trajectories").mkdir(parents=True)
+    options = {"scale_by_std": True, "episode_statistics": "step"}
+    options |= {"step_advantage_weight": 0.5, "discount": 0.9} if method == "GiGPO" else {}
+    config = {
+        "seed_everything": seed,
+        "trainer": {"max_epochs": planned},
+        "model": {
+            "init_args": {
+                "credit": {"class_path": f"gigpo_lightning.algorithm.{method}", "init_args": options},
+                "optimizer": {"init_args": {"lr": 1e-3}},
+            }
+        },
+        "data": {
+            "init_args": {
+                "tasks_per_epoch": 2,
+                "group_size": 3,
+                "environment": {"init_args": {"anchor": "observation"}},
+            }
+        },
+    }
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    with (folder / "evaluations.jsonl").open("w") as file:
+        for done, games in wins.items():
+            for number, won in enumerate(games):
+                line = {"split": "valid_unseen", "epoch": max(0, done - 1), "policy_version": 2 * done}
+                line |= {"task_id": f"game {number}", "kind": "look", "repeat": 0, "success": won, "steps": 7}
+                file.write(json.dumps(line) + "\n")
+    writer = SummaryWriter(str(folder))
+    for epoch in epochs:
+        for name in ("credit", "update", "rollout", "iteration"):
+            writer.add_scalar(f"time/{name}", 1.0, 2 * (epoch + 1))
+        writer.add_scalar("sync/seconds", 1.0, 2 * (epoch + 1))
+        writer.add_scalar("rollout/success_rate", (epoch + seed) / 10 + (method == "GiGPO") / 2, 2 * (epoch + 1))
+        table = pa.table({"step_group_id": np.repeat([0, 1, 2], [1, 3, 6])})
+        pq.write_table(table, folder / "trajectories" / f"epoch_{epoch}.parquet")
+    writer.close()
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Path:
+    """Two seeds of two methods; seed 0 of GiGPO was stopped after three iterations, went back to two, and went on."""
+    folder = tmp_path / "runs"
+    start, grpo, gigpo = [True, False, False, False], [True, True, False, False], [True, True, True, False]
+    for seed in (0, 1):
+        home = folder / "grpo" / f"seed_{seed}" / "lightning_logs"
+        write_version(home / "version_0", "GRPO", seed, range(4), {0: start, 4: grpo})
+    home = folder / "gigpo" / "seed_0" / "lightning_logs"
+    write_version(home / "version_0", "GiGPO", 0, range(3), {0: start})
+    write_version(home / "version_1", "GiGPO", 0, range(2, 4), {4: gigpo})
+    write_version(
+        folder / "gigpo" / "seed_1" / "lightning_logs" / "version_0", "GiGPO", 1, range(4), {0: start, 4: gigpo}
+    )
+    return folder
+
+
+def test_a_row_of_the_results_says_what_the_run_was_and_did(runs: Path, tmp_path: Path):
+    collect = script("collect")
+    collect.write(collect.read_runs(runs), tmp_path)
+    rows = list(csv.DictReader((tmp_path / "results.csv").open()))
+    assert [(row["method"], row["seed"]) for row in rows] == [
+        ("GRPO", "0"),
+        ("GRPO", "1"),
+        ("GiGPO", "0"),
+        ("GiGPO", "1"),
+    ]
+    assert rows[2] == {
+        "run": "2",
+        "method": "GiGPO",
+        "statistics": "step",
+        "std": "True",
+        "anchor": "observation",
+        "omega": "0.5",
+        "episode_weight": "1.0",
+        "discount": "0.9",
+        "learning_rate": "0.001",
+        "seed": "0",
+        "iterations": "4",
+        "episodes": "24",
+        "games": "4",
+        "success_start": "0.25",
+        "success_end": "0.75",
+        "auc": "0.65",  # .5 .6 .7 .8
+        "late_training_success": "0.8",
+        "selected_on_train": "True",
+    }
+
+
+def test_a_run_that_went_on_has_each_iteration_once(runs: Path):
+    run = next(run for run in script("collect").read_runs(runs) if (run.cell.method, run.seed) == ("GiGPO", 0))
+    assert run.curves["success"] == pytest.approx([0.5, 0.6, 0.7, 0.8])
+    assert list(run.evaluations) == [0, 4]
+
+
+def test_a_run_that_has_not_ended_is_left_out(runs: Path):
+    home = runs / "late" / "lightning_logs" / "version_0"
+    write_version(home, "GRPO", 2, range(2), {0: [False]})
+    assert len(script("collect").read_runs(runs)) == 4
+
+
+def test_the_cell_of_a_method_is_chosen_by_training_games_alone(tmp_path: Path):
+    collect = script("collect")
+    for seed in (0, 3):  # the later learns more on its training games, and less on those held out
+        wins = {0: [False, False], 4: [seed == 0, False]}
+        write_version(tmp_path / str(seed) / "lightning_logs" / "version_0", "GRPO", seed, range(4), wins)
+    config = tmp_path / "3" / "lightning_logs" / "version_0" / "config.yaml"
+    config.write_text(config.read_text().replace("lr: 0.001", "lr: 0.002"))
+    assert [cell.learning_rate for cell in collect.selected(collect.read_runs(tmp_path))] == [0.002]
+
+
+def test_shares_of_anchor_groups_count_steps(runs: Path):
+    run = script("collect").read_runs(runs)[0]
+    assert run.group_shares[0] == {"1": 0.1, "2-5": 0.3, "6-10": 0.6, "11-50": 0.0, "51-": 0.0}
+
+
+def test_the_same_runs_give_the_same_files(runs: Path, tmp_path: Path):
+    collect = script("collect")
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+        collect.write(collect.read_runs(runs), tmp_path / name)
+    for path in (tmp_path / "one").iterdir():
+        assert path.read_bytes() == (tmp_path / "other" / path.name).read_bytes()
+
+
+def test_a_difference_is_paired_by_seed_and_game(runs: Path, tmp_path: Path):
+    collect, report = script("collect"), script("report")
+    collect.write(collect.read_runs(runs), tmp_path)
+    found = report.outcomes(tmp_path)
+    comparison = {
+        name: report.difference(found[ours], found[theirs]) for name, ours, theirs in report.comparisons(found)
+    }
+    chosen = comparison["the chosen GiGPO - the chosen GRPO"]
+    assert chosen["auc"] == pytest.approx((0.5, 0.5, 0.5))
+    mean, low, high = chosen["end"]  # game 2 of 4, of both seeds: games alone make the interval
+    assert (mean, low, high) == pytest.approx((0.25, 0.0, 0.75))
+
+
+def test_the_report_draws_its_figures(runs: Path, tmp_path: Path):
+    collect, report = script("collect"), script("report")
+    collect.write(collect.read_runs(runs), tmp_path)
+    report.main(["--folder", str(tmp_path)])
+    assert {path.name for path in tmp_path.glob("*.svg")} == {"curves.svg", "groups.svg", "time.svg"}
+
+
+def test_an_estimator_without_noise_is_worth_more_than_one_with():
+    signal = script("gradient_signal")
+    rng = np.random.default_rng(0)
+    truth = np.zeros((1, 50), dtype=np.float32)
+    truth[0, 0] = 1.0
+    noise = rng.normal(size=(2, 400, 50)).astype(np.float32)
+    gradients = np.stack([truth + 2 * noise[0], truth + noise[1], -truth + noise[1]])
+    measured = signal.ratios(gradients, ["GRPO", signal.SUCCESS, "the wrong way"])
+    np.testing.assert_allclose(measured[:, 0], [1.0, 2.0, -2.0], atol=0.4)
+    assert 0.0 == measured[0, 1] < measured[1, 1] < 0.4
+
+
+def test_what_was_published_is_what_the_report_reads():
+    if not (FOLDER / "results.csv").exists():
+        pytest.skip("no results yet")
+    with gzip.open(FOLDER / "games.csv.gz", "rt") as file:
+        runs = {row["run"] for row in csv.DictReader(file)}
+    assert runs == {row["run"] for row in csv.DictReader((FOLDER / "results.csv").open())}
