@@ -1,11 +1,13 @@
-"""Callbacks: weight sync and its proof, statistics, evaluation, transcripts, exports, preemption."""
+"""Callbacks: weight sync and its proof, statistics, evaluation, figures, transcripts, exports, preemption."""
 
 from callbacks.anchor_stats import AnchorStats
 from callbacks.export import Export
+from callbacks.group_figure import GroupFigure
 from callbacks.held_out_evaluation import HeldOutEvaluation
 from callbacks.preemption import Preemption
 from callbacks.rollout_metrics import RolloutMetrics
 from callbacks.run_manifest import RunManifest
+from callbacks.tensorboard_layout import TensorBoardLayout
 from callbacks.transcripts import Transcripts
 from callbacks.update_threads import UpdateThreads
 from callbacks.weight_sync import WeightSync
@@ -13,10 +15,12 @@ from callbacks.weight_sync import WeightSync
 __all__ = [
     "AnchorStats",
     "Export",
+    "GroupFigure",
     "HeldOutEvaluation",
     "Preemption",
     "RolloutMetrics",
     "RunManifest",
+    "TensorBoardLayout",
     "Transcripts",
     "UpdateThreads",
     "WeightSync",

@@ -1,19 +1,53 @@
-"""The callback that says how much the anchor groups have to compare."""
+"""The callback that says how much the anchor groups have to compare, and what credit came of it."""
 
 from typing import Any, cast
 
+import numpy as np
 from lightning.pytorch import Callback, LightningModule, Trainer
+
+from gigpo_lightning.ranks import gather
+from gigpo_lightning.rollout.record import Rollout
+from gigpo_lightning.sight import anchor_group_sizes, group_size_shares, shown_by
 
 
 class AnchorStats(Callback):
     """Logs the anchor groups of each epoch's rollout under ``anchors/``: what the step level had to work with.
 
     Many singletons mean that few steps were compared with another; a small step-to-episode ratio means that the step
-    level hardly moves the advantage. Of several ranks it is the mean, each counted alike.
+    level hardly moves the advantage. ``anchors/group_size_share/<size>`` is the share of the steps whose group has 1,
+    2-5, 6-10, 11-50 or over 50 steps. Of several ranks each is the mean, each rank counted alike.
+
+    Under ``credit/`` there are histograms: of the sizes of anchor groups, one value a group, and of A_E and A_S, one
+    value a step, as the update sees them; of several ranks of all their groups and steps.
+
+    Args:
+        histograms_every_n_epochs: Log the histograms of every n-th epoch; 0 logs none.
+
+    Raises:
+        ValueError: If ``histograms_every_n_epochs`` is negative.
     """
 
+    def __init__(self, histograms_every_n_epochs: int = 1) -> None:
+        if histograms_every_n_epochs < 0:
+            raise ValueError(f"histograms_every_n_epochs must be >= 0, got {histograms_every_n_epochs}")
+        self.histograms_every_n_epochs = histograms_every_n_epochs
+
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log the credit's own metrics."""
-        rollout = cast("Any", trainer).datamodule.last_rollout
-        if rollout is not None:
-            pl_module.log_dict(rollout.credit.metrics, sync_dist=True)
+        """Log the credit's own metrics, the shares of sizes, and the histograms where they are due."""
+        rollout = cast("Rollout | None", cast("Any", trainer).datamodule.last_rollout)
+        if rollout is None:
+            return
+        credit = rollout.credit
+        pl_module.log_dict(credit.metrics | group_size_shares(credit.step_group_id), sync_dist=True)
+        if not self.histograms_every_n_epochs or rollout.epoch % self.histograms_every_n_epochs:
+            return
+        ours = {
+            "credit/anchor_group_size": anchor_group_sizes(credit.step_group_id),
+            "credit/episode_advantage": credit.episode_advantage,
+            "credit/step_advantage": credit.step_advantage,
+        }
+        by_rank = gather(ours)  # asked on every rank
+        if trainer.is_global_zero:
+            for add_histogram in shown_by(trainer.loggers, "add_histogram"):
+                for name in ours:
+                    add_histogram(name, np.concatenate([each[name] for each in by_rank]), trainer.global_step)

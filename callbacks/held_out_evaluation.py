@@ -4,7 +4,7 @@ import json
 import logging
 import sys
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,20 @@ from gigpo_lightning.averages import batch_means
 from gigpo_lightning.bootstrap import paired_bootstrap
 from gigpo_lightning.ranks import dealt_back, gather
 from gigpo_lightning.rollout.record import HeldOutEpisodes
+from gigpo_lightning.sight import (
+    HeldOutEpisode,
+    as_lines,
+    changes_by_kind,
+    draw_outcomes,
+    outcomes_by_kind,
+    shown_by,
+    with_total,
+)
 from gigpo_lightning.trajectory import Trajectory
 
 _logger = logging.getLogger(__name__)
+
+_COUNTED = ("task_id", "kind", "success", "stop_reason", "steps", "invalid_actions")
 
 
 class HeldOutEvaluation(Callback):
@@ -32,6 +43,9 @@ class HeldOutEvaluation(Callback):
     results are neither: the reference code averages over batches, and a kind whose last items fall into the next batch
     has these few weigh as much as all others. Compare with ``success_rate_batch_mean`` and
     ``<kind>/success_rate_batch_mean``, and believe the others.
+
+    A figure, ``held_out/<split>/outcomes``, counts by kind how episodes ended and which games were won in the first
+    evaluation and in this one. Where no logger shows figures the log has the same in lines.
 
     Args:
         file_name: Name of the record in the run's folder.
@@ -147,12 +161,32 @@ class HeldOutEvaluation(Callback):
         rates = {task: sum(wins) / len(wins) for task, wins in success.items()}
         self._average(f"held_out/{episodes.split}", list(kinds.values()), list(rates.values()))
         self.evaluations[episodes.split].append((episodes.policy_version, rates))
+        if trainer.is_global_zero:
+            self._show(trainer, episodes, lines, kinds)
         log_dir = trainer.log_dir  # asked on every rank: it is broadcast
         if log_dir is not None and trainer.is_global_zero:
             folder = Path(log_dir)
             folder.mkdir(parents=True, exist_ok=True)
             with (folder / self.file_name).open("a") as record:
                 record.writelines(json.dumps(line) + "\n" for line in lines)
+
+    def _show(
+        self, trainer: Trainer, episodes: HeldOutEpisodes, lines: Sequence[dict[str, Any]], kinds: Mapping[str, str]
+    ) -> None:
+        """How the episodes ended, by kind, and what has changed since the first evaluation."""
+        (first, before), (_, after) = (self.evaluations[episodes.split][number] for number in (0, -1))
+        ends = outcomes_by_kind([HeldOutEpisode(**{name: line[name] for name in _COUNTED}) for line in lines])
+        again = len(self.evaluations[episodes.split]) > 1
+        changes = changes_by_kind(before, after, kinds) if again else {}
+        title = f"held-out {episodes.split} at version {episodes.policy_version}, {len(lines)} episodes"
+        title += f"; the first evaluation was at version {first}" if again else ""
+        loggers = shown_by(trainer.loggers, "add_figure")
+        for add_figure in loggers:
+            figure = draw_outcomes(ends, changes, title)
+            add_figure(f"held_out/{episodes.split}/outcomes", figure, trainer.global_step)
+        if not loggers:
+            for line in (title, *as_lines(with_total(ends)), *as_lines(with_total(changes))):
+                _logger.info(line)
 
     def _average(self, prefix: str, kinds: Sequence[str], rates: Sequence[float]) -> None:
         """Count each kind as one, whatever its size; and each batch, if asked for."""
@@ -177,6 +211,7 @@ class HeldOutEvaluation(Callback):
             "success": trajectory.success,
             "return": trajectory.episode_return,
             "steps": len(trajectory.steps),
+            "invalid_actions": sum(not step.valid_action for step in trajectory.steps),
             "stop_reason": str(trajectory.stop_reason),
             "metrics": dict(trajectory.metrics),
         }

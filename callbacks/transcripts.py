@@ -11,48 +11,56 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from gigpo_lightning.algorithm import Credit
 from gigpo_lightning.rollout.record import HeldOutEpisodes, Rollout
 from gigpo_lightning.rollout.store import write_trajectories
-from gigpo_lightning.trajectory import StepTable, Trajectory, TrajectoryGroup
+from gigpo_lightning.sight import best_median_worst, credited_groups, shown_by, transcript
+from gigpo_lightning.trajectory import StepTable, TrajectoryGroup
 from modules import GiGPOModule
 
 _logger = logging.getLogger(__name__)
 
 
 class Transcripts(Callback):
-    """Writes each epoch's episodes to ``trajectories/``, and a best and a worst held-out episode as text.
+    """Writes each epoch's episodes to ``trajectories/``, and a best, a median and a worst one as text to read.
+
+    The texts are of the rollouts (``rollout/best`` and so on) and of every evaluation (``held_out/<split>/best``); of
+    several ranks they are the first rank's. Each step has its action and whether that was valid, and what it was worth.
+    A held-out task that is played once has no credit, and the text says so; ``held_out_repeats`` of two or more give it
+    some.
 
     Args:
         every_n_epochs: Write the rollouts of every n-th epoch; 0 writes none.
+        text_every_n_epochs: Show texts of every n-th epoch's rollout; 0 shows none. Evaluations are always shown.
+
+    Raises:
+        ValueError: If a number is negative.
     """
 
-    def __init__(self, every_n_epochs: int = 1) -> None:
-        if every_n_epochs < 0:
-            raise ValueError(f"every_n_epochs must be >= 0, got {every_n_epochs}")
+    def __init__(self, every_n_epochs: int = 1, text_every_n_epochs: int = 10) -> None:
+        for name, number in (("every_n_epochs", every_n_epochs), ("text_every_n_epochs", text_every_n_epochs)):
+            if number < 0:
+                raise ValueError(f"{name} must be >= 0, got {number}")
         self.every_n_epochs = every_n_epochs
+        self.text_every_n_epochs = text_every_n_epochs
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the epoch's rollout."""
+        """Write the epoch's rollout, and show some of it."""
         rollout = cast("Rollout | None", cast("Any", trainer).datamodule.last_rollout)
-        due = self.every_n_epochs and rollout is not None and rollout.epoch % self.every_n_epochs == 0
-        log_dir = trainer.log_dir
-        if due and rollout is not None and log_dir is not None:
-            groups, credit = rollout.groups, rollout.credit
+        log_dir = trainer.log_dir  # asked on every rank: it is broadcast
+        if rollout is None:
+            return
+        groups, credit = rollout.groups, rollout.credit
+        if self.every_n_epochs and rollout.epoch % self.every_n_epochs == 0 and log_dir is not None:
             self._write(trainer, log_dir, pl_module, f"epoch_{rollout.epoch}", groups, credit, rollout.temperature)
+        if self.text_every_n_epochs and rollout.epoch % self.text_every_n_epochs == 0:
+            self._show(trainer, "rollout", groups, credit)
 
     def on_validation_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *args: Any
     ) -> None:
-        """Show the shortest success and the first failure."""
-        if not isinstance(outputs, HeldOutEpisodes):
-            return
-        add_text = getattr(getattr(trainer.logger, "experiment", None), "add_text", None)
-        if add_text is None:
-            return  # this logger shows no text
-        episodes = list(outputs.trajectories())
-        won = sorted((e for e in episodes if e.success), key=lambda e: len(e.steps))
-        lost = [e for e in episodes if not e.success]
-        for name, chosen in (("success", won[:1]), ("failure", lost[:1])):
-            for episode in chosen:
-                add_text(f"held_out/{outputs.split}/{name}", transcript(episode), trainer.global_step)
+        """Show some of the held-out episodes."""
+        if isinstance(outputs, HeldOutEpisodes) and trainer.is_global_zero:
+            compared = any(len(group.trajectories) > 1 for group in outputs.groups)
+            credit = _credit(pl_module, outputs.groups) if compared else None
+            self._show(trainer, f"held_out/{outputs.split}", outputs.groups, credit)
 
     def on_predict_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *args: Any
@@ -63,11 +71,23 @@ class Transcripts(Callback):
         """
         log_dir = trainer.log_dir  # asked on every rank: it is broadcast
         if isinstance(batch, HeldOutEpisodes) and batch.groups:  # of few tasks a rank may have none
-            estimator = copy.deepcopy(cast("GiGPOModule", pl_module).credit)  # one that remembers must not learn of it
-            credit = estimator.estimate(StepTable.from_groups(batch.groups))
+            credit = _credit(pl_module, batch.groups)
             name = f"predict_{batch.split}"
             path = self._write(trainer, log_dir, pl_module, name, batch.groups, credit, batch.temperature)
             _logger.info("episodes written to %s", path)
+
+    def _show(self, trainer: Trainer, name: str, groups: Sequence[TrajectoryGroup], credit: Credit | None) -> None:
+        """A best, a median and a worst episode as text; with credit, unless it has no other to be compared with."""
+        loggers = shown_by(trainer.loggers, "add_text") if trainer.is_global_zero else []
+        if not loggers:
+            return
+        episodes = [episode for group in groups for episode in group.trajectories]
+        compared = [len(group.trajectories) > 1 for group in groups for _ in group.trajectories]
+        credited = [each for group in credited_groups(groups, credit) for each in group] if credit is not None else None
+        for rank, number in best_median_worst(episodes).items():
+            worth = credited[number] if credited is not None and compared[number] else None
+            for add_text in loggers:
+                add_text(f"{name}/{rank}", transcript(episodes[number], worth), trainer.global_step)
 
     def _write(
         self,
@@ -87,15 +107,7 @@ class Transcripts(Callback):
         return path
 
 
-def transcript(episode: Trajectory) -> str:
-    """An episode as Markdown, two paragraphs a turn; each observation in one line, or it would end the paragraph."""
-    lines = [f"**{episode.task_id}** ({episode.kind}): {'success' if episode.success else 'failure'}"]
-    for index, step in enumerate(episode.steps):
-        mark = "" if step.valid_action else " (invalid)"
-        lines += [f"({index}) {_one_line(step.observation)}", f"**> {_one_line(step.action)}**{mark}"]
-    lines.append(f"({len(episode.steps)}) {_one_line(episode.final_observation)}")
-    return "\n\n".join(lines)
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())
+def _credit(pl_module: LightningModule, groups: Sequence[TrajectoryGroup]) -> Credit:
+    """What the module's estimator says of episodes that it is not to learn of: one that remembers is copied."""
+    estimator = copy.deepcopy(cast("GiGPOModule", pl_module).credit)
+    return estimator.estimate(StepTable.from_groups(groups))

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import torch
 from lightning.pytorch import Callback
+from lightning.pytorch.loggers import TensorBoardLogger
 
 import modules
-from callbacks import Export
+from callbacks import AnchorStats, Export, GroupFigure, TensorBoardLayout, Transcripts
 from datamodules import RolloutDataModule
 from gigpo_lightning.algorithm import GiGPO, ReinforcePlusPlus
 from gigpo_lightning.algorithm.losses import LossSettings
@@ -105,6 +106,8 @@ def main() -> None:
         ScriptedSync(),
         watch,
         Export(every_n_epochs=10),
+        *(TensorBoardLayout(), AnchorStats(), GroupFigure(every_n_epochs=1), Transcripts()),
+        logger=TensorBoardLogger(arguments.folder, name="", version=""),
         devices=arguments.devices,
         strategy=arguments.strategy,
         max_epochs=arguments.epochs,

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from modules import PretrainedPolicy
 
@@ -134,6 +135,17 @@ def test_one_rank_exports_what_all_of_them_have(together: tuple[dict[str, Any], 
     (size,) = (path.stat().st_size for path in (folder / "exports" / "epoch_1").glob("*.safetensors"))
     once = sum(weight.numel() * 4 for name, weight in both["weights"].items() if name != "lm_head.weight")
     assert once <= size < once + 20_000  # the tied one is written once
+
+
+@pytest.mark.slow
+def test_one_rank_shows_what_all_of_them_have_played(together: tuple[dict[str, Any], Path]):
+    both, folder = together
+    (written,) = folder.rglob("events.out.tfevents.*")
+    events = EventAccumulator(str(written))
+    events.Reload()
+    for epoch, histogram in enumerate(events.Histograms("credit/step_advantage")):
+        assert histogram.histogram_value.num == sum(rank["steps"][epoch] for rank in both["ranks"])
+    assert "rollout/group" in events.Tags()["images"]
 
 
 @pytest.mark.slow

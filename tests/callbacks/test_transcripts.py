@@ -2,40 +2,25 @@
 
 import pyarrow.parquet as pq
 import pytest
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from callbacks import Transcripts
-from callbacks.transcripts import transcript
 from gigpo_lightning.algorithm import GiGPO
-from tests.episodes import step, trajectory
 from tests.scripted_run import ScriptedSync, quiet_trainer, random_walk, tiny_module, walking_data
 
 
-def test_an_episode_is_written_turn_by_turn():
-    first = step(observation="a room.\n\nYour task: fly", action="look")
-    second = step(observation="a hall", action="fly", valid_action=False)
-    assert transcript(trajectory(first, second)).split("\n\n") == [
-        "**task** (kind): failure",
-        "(0) a room. Your task: fly",
-        "**> look**",
-        "(1) a hall",
-        "**> fly** (invalid)",
-        "(2) ",
-    ]
-
-
-def run(folder, every_n_epochs):
+def run(folder, every_n_epochs, text_every_n_epochs=10, logger=None, **options):
     module = tiny_module()
     trainer = quiet_trainer(
         folder,
         ScriptedSync(),
-        Transcripts(every_n_epochs),
+        Transcripts(every_n_epochs, text_every_n_epochs),
         max_epochs=4,
         check_val_every_n_epoch=4,
-        logger=TensorBoardLogger(folder),
+        logger=logger or TensorBoardLogger(folder),
     )
-    trainer.fit(module, walking_data(random_walk(module)))
+    trainer.fit(module, walking_data(random_walk(module), **options))
     return trainer
 
 
@@ -79,13 +64,66 @@ def test_predict_writes_what_training_writes_and_an_estimator_learns_nothing_fro
     assert any(ours["episode_advantage"].to_pylist())
 
 
-def test_a_success_and_a_failure_can_be_read_in_tensorboard(tmp_path):
-    events = EventAccumulator(run(tmp_path, 0).log_dir)
+def texts(trainer):
+    """The latest text of every tag, and how many there are."""
+    events = EventAccumulator(trainer.log_dir)
     events.Reload()
-    written = {tag.removesuffix("/text_summary") for tag in events.Tags()["tensors"]}
-    assert {"held_out/valid_seen/success", "held_out/valid_seen/failure"} <= written
+    tags = [tag for tag in events.Tags()["tensors"] if tag.endswith("/text_summary")]
+    found = {tag.removesuffix("/text_summary"): events.Tensors(tag) for tag in tags}
+    return {tag: (each[-1].tensor_proto.string_val[0].decode(), len(each)) for tag, each in found.items()}
 
 
-def test_a_negative_interval_is_refused():
-    with pytest.raises(ValueError, match="every_n_epochs must be >= 0, got -1"):
-        Transcripts(-1)
+def test_held_out_episodes_and_episodes_of_the_rollout_can_be_read(tmp_path):
+    found = texts(run(tmp_path, 0))
+    assert found.keys() == {
+        f"{source}/{which}" for source in ("held_out/valid_seen", "rollout") for which in ("best", "median", "worst")
+    }
+    assert "**won**" in found["held_out/valid_seen/best"][0]
+    assert "**lost**" in found["held_out/valid_seen/worst"][0]
+
+
+def test_a_task_that_is_played_once_has_no_credit_and_the_rollout_has(tmp_path):
+    found = texts(run(tmp_path, 0))
+    assert "Played once" in found["held_out/valid_seen/best"][0]
+    assert "| A_E | A_S |" not in found["held_out/valid_seen/best"][0]
+    assert "| A_E | A_S |" in found["rollout/best"][0]
+
+
+def test_a_task_that_is_played_twice_has_credit(tmp_path):
+    trainer = run(tmp_path, 0, held_out_repeats=2)
+    assert "| A_E | A_S |" in texts(trainer)["held_out/valid_seen/best"][0]
+
+
+def test_an_estimator_learns_nothing_from_held_out_episodes(tmp_path):
+    seen = []
+
+    class Remembers(GiGPO):
+        remembered = 0
+
+        def estimate(self, table):
+            seen.append(len(table))
+            self.remembered += 1
+            return super().estimate(table)
+
+    module = tiny_module()
+    module.credit = Remembers()
+    trainer = quiet_trainer(tmp_path, ScriptedSync(), Transcripts(), logger=TensorBoardLogger(tmp_path))
+    trainer.validate(module, walking_data(random_walk(module), held_out_repeats=2))
+    assert len(seen) == 1
+    assert module.credit.remembered == 0
+
+
+@pytest.mark.parametrize(("every", "times"), [(1, 4), (3, 2), (0, 0)])
+def test_every_nth_rollout_is_shown(tmp_path, every, times):
+    found = texts(run(tmp_path, 0, text_every_n_epochs=every))
+    assert [times_shown for tag, (_, times_shown) in found.items() if tag == "rollout/best"] == [times] * bool(times)
+
+
+def test_a_logger_without_texts_is_no_error(tmp_path):
+    run(tmp_path, 1, logger=CSVLogger(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["every_n_epochs", "text_every_n_epochs"])
+def test_a_negative_interval_is_refused(name):
+    with pytest.raises(ValueError, match=f"{name} must be >= 0, got -1"):
+        Transcripts(**{name: -1})

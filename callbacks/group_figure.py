@@ -1,0 +1,39 @@
+"""The callback that draws which steps of a group earned credit."""
+
+from typing import Any, cast
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from gigpo_lightning.rollout.record import Rollout
+from gigpo_lightning.sight import credited_groups, draw_group, most_to_compare, shown_by
+
+
+class GroupFigure(Callback):
+    """Draws one group of an epoch's rollout, the one with most to compare, as rows of steps coloured by advantage.
+
+    That is a group which won some episodes and lost some, before one that did not, and of these the one whose episodes
+    share most states. Of several ranks it is one of the first rank's.
+
+    Args:
+        every_n_epochs: Draw a group of every n-th epoch; 0 draws none. A figure takes 0.15 s.
+
+    Raises:
+        ValueError: If ``every_n_epochs`` is negative.
+    """
+
+    def __init__(self, every_n_epochs: int = 10) -> None:
+        if every_n_epochs < 0:
+            raise ValueError(f"every_n_epochs must be >= 0, got {every_n_epochs}")
+        self.every_n_epochs = every_n_epochs
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw the epoch's group, if it is due and a logger shows figures."""
+        rollout = cast("Rollout | None", cast("Any", trainer).datamodule.last_rollout)
+        if rollout is None or not self.every_n_epochs or rollout.epoch % self.every_n_epochs:
+            return
+        for add_figure in shown_by(trainer.loggers, "add_figure") if trainer.is_global_zero else ():
+            groups = credited_groups(rollout.groups, rollout.credit)
+            chosen = groups[most_to_compare(groups)]
+            task, kind = chosen[0].trajectory.task_id, chosen[0].trajectory.kind
+            title = f"epoch {rollout.epoch}, {kind}: of {len(groups)} groups the one with most to compare\n{task}"
+            add_figure("rollout/group", draw_group(chosen, title), trainer.global_step)

@@ -1,0 +1,40 @@
+"""Text that fits where it is shown: in one line, of a bounded length, in characters that a font has."""
+
+from functools import cache
+
+from matplotlib.font_manager import findfont, get_font
+
+FONT = "DejaVu Sans"
+"""Comes with Matplotlib, so that a figure looks the same everywhere."""
+
+
+def one_line(text: str) -> str:
+    """The text without line breaks; every run of white space becomes one space."""
+    return " ".join(text.split())
+
+
+def shortened(text: str, length: int) -> str:
+    """The text in one line of at most so many characters; where it was cut there is an ellipsis.
+
+    Raises:
+        ValueError: If ``length`` < 1.
+
+    Example:
+        >>> shortened("You open  the drawer 1.", 12)
+        'You open th…'
+    """
+    if length < 1:
+        raise ValueError(f"length must be >= 1, got {length}")
+    text = one_line(text)
+    return text if len(text) <= length else text[: length - 1] + "…"
+
+
+def drawable(text: str) -> str:
+    """The text with a box for every character that the figures' font has not; line breaks stay."""
+    known = _characters()
+    return "".join(each if each == "\n" or ord(each) in known else "□" for each in text)
+
+
+@cache
+def _characters() -> frozenset[int]:
+    return frozenset(get_font(findfont(FONT)).get_charmap())
