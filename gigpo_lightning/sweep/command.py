@@ -19,6 +19,8 @@ from gigpo_lightning.sweep.table import cells_table, row, runs_table, write_csv
 
 _logger = logging.getLogger(__name__)
 
+_PAGE_WIDTH = 140  # of a table that goes to a file
+
 _HELP = """\
 Carry out many runs of `gigpo fit` that differ in what you say, each in a folder and a process of its own, and compare
 them in a table. Every run is checked before the first one starts. The same command again goes on where it stopped:
@@ -148,7 +150,7 @@ def _show(sweep: Sweep, runs: Sequence[Run]) -> bool:
         row(run, {key: each.overrides[key] for key in sweep.swept}) for run, each in zip(runs, sweep.runs, strict=True)
     ]
     write_csv(sweep.folder / "results.csv", rows)
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else _PAGE_WIDTH)
     console.print(runs_table(rows))
     if (cells := cells_table(rows)) is not None:
         console.print(cells)

@@ -30,7 +30,7 @@ from omegaconf.errors import OmegaConfBaseException
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 PRIMARIES = "sweep"  # the folder of Hydra's own
 _PRESETS = ("credit",)
-_LONGEST_NAME = 150
+_LONGEST_NAME = 140
 _OURS = "trainer.default_root_dir"
 # Hydra would make a folder of its own in every run's, and take the logging over.
 _QUIET = ("hydra/job_logging=none", "hydra/hydra_logging=none", "hydra.output_subdir=null", "hydra.job.chdir=false")
@@ -228,24 +228,30 @@ def _path(config_path: str, folders: Sequence[Path]) -> Path:
 def folder_name(overrides: Mapping[str, str]) -> str:
     """A name that says what a run is, whatever order it was said in, of characters that every file system takes.
 
-    What had to be left out for that is told apart by eight digits of a hash.
+    A key is its last word, unless two share it. Where something had to be left out, first the longest, eight digits of
+    a hash tell what is left apart.
 
     Args:
         overrides: Key and value of each.
 
     Example:
         >>> folder_name({"run": "alfworld/tiny_cpu", "model.init_args.credit.init_args.discount": "0.9"})
-        'model.credit.discount=0.9,run=alfworld-tiny_cpu'
+        'discount=0.9,run=alfworld-tiny_cpu'
         >>> folder_name({"data.init_args.held_out_splits": "[a, b]"})
-        'data.held_out_splits=-a-b-,f2f75b63'
+        'held_out_splits=-a-b-,557c6c86'
     """
-    pairs = sorted(f"{key}={value}" for key, value in overrides.items())
-    short = ",".join(pair.replace(".init_args", "", pair.partition("=")[0].count(".init_args")) for pair in pairs)
-    plain = short.replace("/", "-")
-    safe = re.sub(r"[^\w.=+,@-]+", "-", plain, flags=re.ASCII)
-    if safe != plain or len(safe) > _LONGEST_NAME:
-        safe = f"{safe[:_LONGEST_NAME]},{hashlib.sha256(','.join(pairs).encode()).hexdigest()[:8]}"
-    return safe or "run"
+    last = [key.rpartition(".")[2] for key in overrides]
+    short = {key: key if last.count(word) > 1 else word for key, word in zip(overrides, last, strict=True)}
+    pairs = sorted(f"{short[key]}={value}".replace("/", "-") for key, value in overrides.items())
+    said = [re.sub(r"[^\w.=+@-]+", "-", pair, flags=re.ASCII) for pair in pairs]
+    whole = said == pairs
+    while len(",".join(said)) > _LONGEST_NAME:
+        said.remove(max(said, key=len))
+        whole = False
+    if not whole:
+        exact = json.dumps(dict(overrides), sort_keys=True)
+        said.append(hashlib.sha256(exact.encode()).hexdigest()[:8])
+    return ",".join(said) or "run"
 
 
 def _run_names(folders: Sequence[Path]) -> list[str]:

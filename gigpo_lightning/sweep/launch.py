@@ -138,9 +138,9 @@ def _signals(stop_file: Path) -> Iterator[Sequence[int]]:
 
 def _say(run: Run, record: Record) -> None:
     if record.state == State.RUNNING:
-        _logger.info("%s is under way; its log is %s", run.folder.name, run.log)
+        _logger.info("under way: %s", run.log)
     else:
-        _logger.info("%s has %s after %.0f s", run.folder.name, record.state, record.seconds)
+        _logger.info("%s after %.0f s: %s", record.state, record.seconds, run.folder.name)
 
 
 def _quoted(text: str) -> str:

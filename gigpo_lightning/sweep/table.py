@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from gigpo_lightning.sweep.run import Record, Run, State
@@ -169,12 +170,12 @@ def cells_table(rows: Sequence[Row]) -> Table | None:
 
 
 def _table(title: str, keys: Sequence[str], figures: Sequence[str]) -> Table:
-    table = Table(title=title or None, title_justify="left")
+    table = Table(title=title or None, title_justify="left", box=SIMPLE_HEAD)
     last = [key.rpartition(".")[2] for key in keys]
     for key, short in zip(keys, last, strict=True):
         table.add_column(short if last.count(short) == 1 else key.replace(".init_args", ""), overflow="fold")
     for name in figures:
-        table.add_column(name, justify="left" if name == "state" else "right")
+        table.add_column(name, justify="left" if name == "state" else "right", overflow="fold")
     return table
 
 
