@@ -129,8 +129,11 @@ def compose(config_name: str, folders: Sequence[Path], words: Sequence[str], mul
     Raises:
         ValueError: If Hydra refuses something, or a sweep cannot do it.
     """
-    source = Source(config_name=f"{PRIMARIES}/{config_name}", folders=(CONFIGS, *(each.resolve() for each in folders)))
-    for folder in source.folders:
+    primary = f"{PRIMARIES}/{config_name}"
+    trees = [CONFIGS, *(each.resolve() for each in folders)]
+    trees.sort(key=lambda tree: not (tree / f"{primary}.yaml").is_file())  # Hydra looks for it in the first alone
+    source = Source(config_name=primary, folders=tuple(trees))
+    for folder in trees:
         if not folder.is_dir():
             raise ValueError(f"--config-dir must be a folder, and configs/ lie beside the package; {folder} is none")
     with source.open() as loader:
