@@ -1,6 +1,7 @@
 """What the documents say can be done, can be done."""
 
 import re
+import shlex
 from collections.abc import Iterator
 from itertools import dropwhile
 from pathlib import Path
@@ -8,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from gigpo_lightning.rollout.vllm_server import server_command
+from gigpo_lightning.sweep.command import command_line
+from gigpo_lightning.sweep.composition import compose
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("**/*.md"), *(ROOT / "benchmarks").glob("**/*.md")])
@@ -57,6 +60,14 @@ def test_every_server_command_in_the_documents_is_one() -> None:
     servers = [words for _, words in commands("gigpo-server")]
     assert servers
     assert all(server_command(words)[0][-4] == "--host" for words in servers)
+
+
+def test_every_sweep_in_the_documents_composes() -> None:
+    sweeps = [shlex.split(" ".join(words)) for _, words in commands("gigpo-sweep")]
+    assert sweeps
+    for words in sweeps:
+        arguments = command_line().parse_intermixed_args(words)
+        assert compose(arguments.config_name, arguments.config_dir, arguments.overrides, arguments.multirun).runs
 
 
 def test_every_config_in_the_documents_exists() -> None:

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import multiprocessing
 import os
 import signal
 import subprocess
@@ -19,9 +18,10 @@ from gigpo_lightning import cli
 from gigpo_lightning.sweep import command
 from gigpo_lightning.sweep.composition import CONFIGS, compose, folder_name
 from gigpo_lightning.sweep.configuration import configured
-from gigpo_lightning.sweep.launch import Launch, launch, threads
+from gigpo_lightning.sweep.launch import Launch, threads
 from gigpo_lightning.sweep.run import Record, Run, State, Task, begin
 from gigpo_lightning.sweep.table import Row, cells_table, held_out, row, runs_table, training, write_csv
+from tests.sweep_process import start
 
 ROOT = Path(__file__).resolve().parent.parent
 PROGRAM = (sys.executable, str(Path(__file__).with_name("sweep_program.py")))
@@ -266,22 +266,11 @@ def wait_for(run: Run, state: State) -> None:
         time.sleep(0.05)
 
 
-def in_a_process(what: Launch) -> multiprocessing.Process:
-    """The sweep, without what checks its configurations."""
-    process = multiprocessing.get_context("spawn").Process(target=end_with_signal, args=(what,))
-    process.start()
-    return process
-
-
-def end_with_signal(what: Launch) -> None:
-    sys.exit(launch(what))
-
-
 class TestALaunch:
     @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
     def test_a_signal_stops_the_run_under_way_in_good_order_and_begins_no_other(self, number, new, stop_file):
         runs = [new(STOPS, "first"), new(FINISHES, "second")]
-        process = in_a_process(launched(runs, stop_file))
+        process = start(launched(runs, stop_file))
         wait_for(runs[0], State.RUNNING)
         os.kill(process.pid, number)
         process.join(60)
@@ -292,7 +281,7 @@ class TestALaunch:
 
     def test_a_second_signal_kills_what_does_not_stop(self, new, stop_file):
         run = new(HANGS)
-        process = in_a_process(launched([run], stop_file))
+        process = start(launched([run], stop_file))
         wait_for(run, State.RUNNING)
         os.kill(process.pid, signal.SIGINT)
         time.sleep(1.0)
@@ -303,7 +292,7 @@ class TestALaunch:
 
     def test_a_sweep_that_is_killed_leaves_no_run_going(self, new, stop_file):
         run = new(STOPS)
-        process = in_a_process(launched([run], stop_file))
+        process = start(launched([run], stop_file))
         wait_for(run, State.RUNNING)
         process.kill()
         wait_for(run, State.STOPPED)

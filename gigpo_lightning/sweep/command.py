@@ -73,7 +73,7 @@ def carry_out(words: Sequence[str], command: Sequence[str] | None = None) -> int
     Raises:
         ValueError: If a run is refused; then none has started.
     """
-    arguments = _parser().parse_intermixed_args(words)
+    arguments = command_line().parse_intermixed_args(words)
     sweep = compose(arguments.config_name, arguments.config_dir, arguments.overrides, arguments.multirun)
     _logger.info("checking %d run%s", len(sweep.runs), "s" if len(sweep.runs) > 1 else "")
     texts = _checked(sweep)
@@ -93,7 +93,8 @@ def carry_out(words: Sequence[str], command: Sequence[str] | None = None) -> int
     return 128 + stopped_by if stopped_by else 0 if finished else 1
 
 
-def _parser() -> argparse.ArgumentParser:
+def command_line() -> argparse.ArgumentParser:
+    """The options; the overrides among them are Hydra's to read."""
     parser = argparse.ArgumentParser(
         prog="gigpo-sweep",
         usage="gigpo-sweep [-m] [--config-name NAME] [--config-dir DIR] [--dry_run] [KEY=VALUE ...]",
