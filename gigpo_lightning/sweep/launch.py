@@ -2,9 +2,11 @@
 
 import contextlib
 import logging
-import multiprocessing
 import os
+import pickle
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -41,12 +43,9 @@ class Launch:
     task: Task
     environment: Mapping[str, str]
 
-    def __call__(self) -> None:
+    def carry_out(self) -> None:
         """Hand the runs to the launcher; ends when they all have."""
-        os.setsid()  # Ctrl-C is for the sweep to answer, not for workers that would be torn from their runs
-        signal.signal(signal.SIGINT, signal.default_int_handler)
         os.environ.update(self.environment)
-        threading.Thread(target=self._stop_with_the_sweep, daemon=True).start()
         with self.source.open() as loader:
             config = self.source.configuration(loader)
             config.hydra.sweep.dir = str(self.folder)
@@ -56,12 +55,6 @@ class Launch:
             jobs = [[folder, f"hydra.sweep.subdir={_quoted(run.folder.name)}"] for run in self.task.runs]
             for ended in launcher.launch(jobs, initial_job_idx=0):
                 _ = ended.return_value  # raises what the job raised
-
-    def _stop_with_the_sweep(self) -> None:
-        sweep = multiprocessing.parent_process()
-        assert sweep is not None
-        sweep.join()
-        self.task.stop_file.write_text("stop")
 
 
 def launch(what: Launch) -> int:
@@ -73,24 +66,43 @@ def launch(what: Launch) -> int:
     Returns:
         0, or the number of the signal that stopped the sweep.
     """
-    stop_file = what.task.stop_file
-    process = multiprocessing.get_context("spawn").Process(target=what)
-    with _signals(stop_file) as received:
-        # What is ignored is inherited, until the process has a session of its own.
-        handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
-        process.start()
-        signal.signal(signal.SIGINT, handler)
+    # Ctrl-C is for the sweep to answer, not for workers that would be torn from their runs: a session of its own. And
+    # an interpreter of its own, whose exit ends the workers that a launcher keeps for more work.
+    command = [sys.executable, "-P", "-c", f"from {__name__} import main; main()"]
+    with (
+        _signals(what.task.stop_file) as received,
+        subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True) as process,
+    ):
+        assert process.stdin is not None
+        process.stdin.write(pickle.dumps(what))
+        process.stdin.flush()
         records = {run: run.record for run in what.task.runs}
-        while process.is_alive():
-            process.join(_POLL_SECONDS)
+        ended = False
+        while not ended:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(_POLL_SECONDS)
+                ended = True
             for run, before in records.items():
                 records[run] = run.record
                 if records[run] != before:
                     _say(run, records[run])
-    stop_file.unlink(missing_ok=True)
-    if process.exitcode:
-        _logger.error("the launcher ended with exit code %d; what it said is above", process.exitcode)
+    what.task.stop_file.unlink(missing_ok=True)
+    if process.returncode:
+        _logger.error("the launcher ended with exit code %d; what it said is above", process.returncode)
     return received[0] if received else 0
+
+
+def main() -> None:
+    """The launcher's process: what to do is on stdin, which ends early if the sweep is killed."""
+    what = pickle.load(sys.stdin.buffer)
+    assert isinstance(what, Launch)
+
+    def stop_with_the_sweep() -> None:
+        os.read(0, 1)
+        what.task.stop_file.write_text("stop")
+
+    threading.Thread(target=stop_with_the_sweep, daemon=True).start()
+    what.carry_out()
 
 
 def threads(launcher: Mapping[str, object], num_runs: int, variables: Mapping[str, str]) -> dict[str, str]:
