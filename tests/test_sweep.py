@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -21,7 +22,7 @@ from gigpo_lightning.sweep.configuration import configured
 from gigpo_lightning.sweep.launch import Launch, threads
 from gigpo_lightning.sweep.run import Record, Run, State, Task, begin
 from gigpo_lightning.sweep.table import Row, cells_table, held_out, row, runs_table, training, write_csv
-from tests.sweep_process import start
+from tests.sweep_process import start, start_run
 
 ROOT = Path(__file__).resolve().parent.parent
 PROGRAM = (sys.executable, str(Path(__file__).with_name("sweep_program.py")))
@@ -297,6 +298,19 @@ class TestALaunch:
         process.kill()
         wait_for(run, State.STOPPED)
         assert run.has_checkpoint()
+
+    def test_a_run_whose_worker_was_killed_still_holds_its_folder(self, new, stop_file):
+        run = new(HANGS)
+        worker = start_run(run, PROGRAM, stop_file)
+        wait_for(run, State.RUNNING)
+        (orphan,) = psutil.Process(worker.pid).children()
+        worker.kill()
+        worker.join()
+        with pytest.raises(ValueError, match="one is at work"):
+            run.prepare(text(run.folder, HANGS))
+        orphan.kill()
+        orphan.wait(60)
+        assert run.prepare(text(run.folder, HANGS))
 
 
 @pytest.mark.parametrize(
