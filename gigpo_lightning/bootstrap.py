@@ -37,8 +37,8 @@ def two_way_bootstrap(
 ) -> tuple[float, float, float]:
     """Mean over seeds and games, and its percentile interval for other seeds and other games.
 
-    Both are drawn anew, independently (the pigeonhole bootstrap, doi:10.1214/07-AOAS122, which is a little too wide): an
-    interval over the games alone would be that of these training runs, one over the seeds alone that of these games.
+    Both are drawn anew, independently (the pigeonhole bootstrap, doi:10.1214/07-AOAS122, which is a little too wide).
+    An interval over the games alone would be that of these training runs, one over the seeds alone that of these games.
     For the difference of two methods give the differences, seed by seed and game by game.
 
     Args:

@@ -34,7 +34,7 @@ jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
 _AROUND = ("Does not validate", "Subtypes:", "Errors:", "Expected a <class 'NoneType'>", "Given value")
 
 # What a user can mend; anything else is a defect of ours, and its traceback is wanted.
-_MENDABLE = (ValueError, ImportError, OSError, FloatingPointError, ArgumentError, MisconfigurationException, RunError)
+MENDABLE = (ValueError, ImportError, OSError, FloatingPointError, ArgumentError, MisconfigurationException, RunError)
 
 _DESCRIPTION = "Trains and evaluates LLM agents with GiGPO (arXiv:2505.10978) on Lightning, configured by YAML."
 _MORE_HELP = (
@@ -252,9 +252,9 @@ def main() -> None:
         build_cli()
     except Preempted as stop:
         exit_code = stop.exit_code
-    except _MENDABLE as error:
+    except MENDABLE as error:
         _logger.debug("the whole story:", exc_info=True)
-        _logger.error("error: %s\n(GIGPO_LOG_LEVEL=DEBUG shows where it was raised)", _what_is_wrong(error))
+        _logger.error("error: %s\n(GIGPO_LOG_LEVEL=DEBUG shows where it was raised)", what_is_wrong(error))
         raise SystemExit(2) from error
     leave_job()
     if exit_code:
@@ -277,7 +277,7 @@ def _as_list(value: Any) -> list[Any]:
     return list(value) if isinstance(value, list | tuple) else [value]
 
 
-def _what_is_wrong(error: BaseException) -> str:
+def what_is_wrong(error: BaseException) -> str:
     """The message in one line, without what jsonargparse says around it; an environment's own traceback as it is."""
     if isinstance(error, RunError):
         return str(error)

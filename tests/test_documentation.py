@@ -18,6 +18,8 @@ from gigpo_lightning.algorithm import GiGPO
 from gigpo_lightning.cli import build_cli
 from gigpo_lightning.rollout.store import write_trajectories
 from gigpo_lightning.rollout.vllm_server import server_command
+from gigpo_lightning.sweep.command import command_line
+from gigpo_lightning.sweep.composition import compose
 from gigpo_lightning.trajectory import StepTable
 from tests.documents import DOCUMENTS, ROOT, SHELLS, Desk, blocks, commands, files
 from tests.episodes import group, step, trajectory
@@ -59,6 +61,14 @@ def test_every_server_command_in_the_documents_is_one() -> None:
     servers = named("gigpo-server")
     assert servers
     assert all(server_command(words)[0][-4] == "--host" for words in servers)
+
+
+def test_every_sweep_in_the_documents_composes() -> None:
+    sweeps = named("gigpo-sweep")
+    assert sweeps
+    for words in sweeps:
+        arguments = command_line().parse_intermixed_args(words)
+        assert compose(arguments.config_name, arguments.config_dir, arguments.overrides, arguments.multirun).runs
 
 
 def test_every_config_in_the_documents_exists() -> None:
