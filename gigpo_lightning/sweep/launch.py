@@ -102,7 +102,10 @@ def main() -> None:
         what.task.stop_file.write_text("stop")
 
     threading.Thread(target=stop_with_the_sweep, daemon=True).start()
-    what.carry_out()
+    try:
+        what.carry_out()
+    finally:
+        what.task.stop_file.unlink(missing_ok=True)  # the sweep may be no more
 
 
 def threads(launcher: Mapping[str, object], num_runs: int, variables: Mapping[str, str]) -> dict[str, str]:
