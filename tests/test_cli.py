@@ -21,7 +21,7 @@ from modules import PretrainedPolicy
 from tests.resume_run import assert_same_run, saboteur
 
 ROOT = Path(__file__).resolve().parent.parent
-HYDRAS = ROOT / "configs" / "sweep"  # tests/test_sweep.py composes these
+HYDRAS = ROOT / "configs" / "sweep"  # tests/sweep composes these
 PATHS = [path for path in (ROOT / "configs").rglob("*.yaml") if not path.is_relative_to(HYDRAS)]
 CONFIGS = sorted(str(path.relative_to(ROOT)) for path in PATHS)
 TWO_EPOCHS = ["fit", "--config", "configs/gridworld_cpu.yaml", "--data.init_args.deterministic", "true"]

@@ -1,0 +1,106 @@
+"""What a sweep's command line asks for: which runs, in which folders, with which options of `gigpo fit`."""
+
+from pathlib import Path
+
+import pytest
+
+from gigpo_lightning.sweep.composition import compose, folder_name
+
+
+def composed(*words: str, config_name: str = "default", multirun: bool = True, folders=()):
+    return compose(config_name, folders, words, multirun)
+
+
+class TestComposition:
+    def test_a_sweep_is_every_combination_of_its_values_in_the_order_given(self):
+        sweep = composed("credit=gigpo_paper,grpo", "seed_everything=range(2)")
+        assert [run.name for run in sweep.runs] == [
+            "credit=gigpo_paper,seed_everything=0",
+            "credit=gigpo_paper,seed_everything=1",
+            "credit=grpo,seed_everything=0",
+            "credit=grpo,seed_everything=1",
+        ]
+        assert sweep.swept == ("credit", "seed_everything")
+
+    def test_files_go_to_the_parser_in_their_order_and_overrides_last(self):
+        (run,) = composed("data.init_args.sampling={temperature: 0.5}", "credit=grpo", "run=alfworld/tiny_cpu").runs
+        assert run.options == (
+            *("--config", "configs/alfworld/tiny_cpu.yaml", "--config", "configs/credit/grpo.yaml"),
+            '--data.init_args.sampling={"temperature": 0.5}',
+        )
+
+    def test_a_sweep_can_be_written_down_and_what_is_said_goes_on_top(self):
+        runs = composed("credit=rloo", "trainer.max_epochs=7", config_name="gridworld").runs
+        assert [run.overrides["seed_everything"] for run in runs] == ["0", "1", "2"]
+        assert runs[0].options == (
+            *("--config", "configs/gridworld_cpu.yaml", "--config", "configs/credit/rloo.yaml"),
+            *("--config", '{"trainer": {"max_epochs": 20}}', "--seed_everything=0", "--trainer.max_epochs=7"),
+        )
+
+    def test_configs_of_one_s_own_are_found_beside_the_project_s(self, tmp_path):
+        for name in ("mine", "sweep/mine", "credit/mine", "optimizer/slow"):
+            (tmp_path / name).parent.mkdir(exist_ok=True)
+            (tmp_path / f"{name}.yaml").write_text("{}\n")
+        where = "/optimizer@model.init_args.optimizer: slow"
+        primary = f"# @package _global_\ndefaults: [/run: mine, /credit: mine, {where}]\n"
+        (tmp_path / "sweep/mine.yaml").write_text(primary)
+        (tmp_path / "optimizer/slow.yaml").write_text("init_args: {lr: 1.0e-3}\n")
+        (run,) = composed(config_name="mine", folders=[tmp_path]).runs
+        inner = '{"model": {"init_args": {"optimizer": {"init_args": {"lr": 0.001}}}}}'
+        files = (str(tmp_path / "mine.yaml"), str(tmp_path / "credit/mine.yaml"), inner)
+        assert run.options == tuple(word for file in files for word in ("--config", file))
+
+    def test_hydra_s_own_settings_are_no_part_of_a_run(self):
+        sweep = composed("hydra/launcher=joblib", "hydra.launcher.n_jobs=3", "hydra.sweep.dir=a b")
+        assert sweep.folder == Path("a b")
+        assert sweep.launcher["n_jobs"] == 3
+        assert sweep.runs[0].options == ("--config", "configs/gridworld_cpu.yaml")
+
+    @pytest.mark.parametrize(
+        ("words", "expected"),
+        [
+            (("credit=grppo",), "Could not find 'credit/grppo' Available options in 'credit': gigpo_paper, "),
+            (("run=alfworld/tiny",), "run must be one of alfworld/qwen2.5_1.5b, "),
+            (("hydra/launcher=dask",), "Could not find 'hydra/launcher/dask' Available options"),
+            (("hydra.launcher.n_jobs=2",), "Could not override 'hydra.launcher.n_jobs'"),
+            (("max_epochs",), "max_epochs"),
+            (("seed_everything=interval(0,1)",), "a sweep must list its values, got seed_everything=interval(0,1)"),
+            (("seed_everything=1,1",), "each run must be asked for once, but seed_everything=1 is asked for 2 times"),
+            (("trainer.default_root_dir=x",), "trainer.default_root_dir must be left to the sweep"),
+            (("seed_everything=${oc.env:SEED}",), "a value must be written out, got seed_everything=${oc.env:SEED}"),
+            (("~trainer.callbacks",), "a key cannot be deleted, got ~trainer.callbacks"),
+        ],
+        ids=lambda value: value[0] if isinstance(value, tuple) else "",
+    )
+    def test_what_is_wrong_is_said_in_one_line(self, words, expected):
+        with pytest.raises(ValueError, match=r"^[^\n]*$") as refused:
+            composed(*words)
+        assert expected in str(refused.value)
+
+    def test_several_values_need_multirun(self):
+        with pytest.raises(ValueError, match="seed_everything=1,2 asks for several runs, which --multirun is for"):
+            composed("seed_everything=1,2", multirun=False)
+
+    def test_a_primary_config_that_is_not_there_is_named(self):
+        with pytest.raises(ValueError, match="Cannot find primary config 'sweep/nowhere'"):
+            composed(config_name="nowhere")
+
+
+class TestAFoldersName:
+    def test_the_order_of_overrides_is_none_of_it(self):
+        one = {"seed_everything": "1", "credit": "grpo"}
+        assert folder_name(one) == folder_name(dict(reversed(one.items()))) == "credit=grpo,seed_everything=1"
+
+    def test_keys_that_end_alike_are_said_in_full(self):
+        assert folder_name({"a.seed": "1", "b.seed": "2"}) == "a.seed=1,b.seed=2"
+
+    def test_values_that_no_folder_can_have_are_told_apart(self):
+        names = {folder_name({"splits": value}) for value in ("[a, b]", "[a b]", "[a: b]")}
+        assert len(names) == 3
+        assert all(name.startswith("splits=-a-b-,") for name in names)
+
+    def test_a_long_one_keeps_what_is_short(self):
+        long = {f"key_{index}": "x" * 40 for index in range(9)}
+        names = [folder_name(long | {"seed": "3", "key_0": value}) for value in ("x" * 40, "y" * 40)]
+        assert names[0] != names[1]
+        assert all(len(name) <= 150 and ",seed=3," in name for name in names)

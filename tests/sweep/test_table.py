@@ -1,0 +1,94 @@
+"""What the table says is what the runs have written down, counted once."""
+
+import csv
+import json
+import os
+import time
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from gigpo_lightning.sweep.run import Record, Run, State
+from gigpo_lightning.sweep.table import Row, cells_table, held_out, row, runs_table, training, write_csv
+from tests.sweep.runs import FINISHES, PROGRAM
+
+
+class TestTheTable:
+    def test_success_before_and_after_counts_every_task_once(self, tmp_path):
+        """Task a is won in one of two repeats, then in both; b never."""
+        run = Run(folder=tmp_path)
+        plays = [(0, "a", 0, True), (0, "a", 1, False), (0, "b", 0, False)]
+        plays += [(9, "a", 0, True), (9, "a", 1, True), (9, "b", 0, False)]
+        self.write(tmp_path / "version_0", plays)
+        assert held_out(run, 0.0) == ({"valid": 0.25}, {"valid": 0.5})
+
+    def test_what_was_played_again_after_an_interruption_counts_once(self, tmp_path):
+        self.write(tmp_path / "version_0", [(9, "a", 0, False)])
+        (tmp_path / "version_0/evaluations.jsonl").open("a").write('{"split": "val')  # killed while it wrote
+        os.utime(tmp_path / "version_0/evaluations.jsonl", (1.0, 1.0))
+        self.write(tmp_path / "version_1", [(9, "a", 0, True), (9, "b", 0, True)])
+        assert held_out(Run(folder=tmp_path), 0.0) == ({}, {"valid": 1.0})
+
+    def test_an_earlier_attempt_s_files_do_not_count(self, tmp_path):
+        self.write(tmp_path / "version_0", [(0, "a", 0, True)])
+        assert held_out(Run(folder=tmp_path), time.time() + 100) == ({}, {})
+
+    def test_training_success_is_the_last_epoch_s_over_all_ranks(self, tmp_path):
+        files = {"epoch_9": [(0, False)], "epoch_10.0": [(0, True), (0, True), (1, False)], "epoch_10.1": [(0, True)]}
+        for name, rows in files.items():
+            trajectory, success = ([each[column] for each in rows] for column in (0, 1))
+            (tmp_path / "trajectories").mkdir(exist_ok=True)
+            table = pa.table({"trajectory_id": trajectory, "success": success})
+            pq.write_table(table, tmp_path / "trajectories" / f"{name}.parquet")
+        assert training(Run(folder=tmp_path), 0.0) == pytest.approx(2 / 3)  # by episode, not by step
+
+    def test_a_cell_s_mean_is_over_the_seeds_that_have_finished(self, tmp_path):
+        finished, failed = Record(state=State.FINISHED), Record(state=State.FAILED)
+        figures = [("grpo", finished, 0.2), ("grpo", finished, 0.4), ("grpo", failed, 0.9), ("gigpo", finished, 0.5)]
+        rows = [
+            Row(
+                run=Run(folder=tmp_path / str(seed)),
+                overrides={"credit": credit, "seed_everything": str(seed)},
+                record=record,
+                after={"valid": after},
+            )
+            for seed, (credit, record, after) in enumerate(figures)
+        ]
+        cells = cells_table(rows)
+        assert [list(column.cells) for column in cells.columns][:2] == [["grpo", "gigpo"], ["2", "1"]]
+        assert list(cells.columns[3].cells) == ["30.0 ± 14.1 %", "50.0 %"]
+
+    def test_runs_of_one_seed_have_no_mean(self, tmp_path):
+        one = Row(run=Run(folder=tmp_path), overrides={"credit": "grpo"}, record=Record(state=State.FINISHED))
+        assert cells_table([one]) is None
+
+    def test_keys_that_end_alike_are_told_apart(self, tmp_path):
+        overrides = {"a.init_args.seed": "1", "b.seed": "2", "c.lr": "3"}
+        table = runs_table([Row(run=Run(folder=tmp_path), overrides=overrides, record=Record())])
+        assert [column.header for column in table.columns][:3] == ["a.seed", "b.seed", "lr"]
+
+    def test_a_file_has_every_key_in_full_and_every_figure(self, tmp_path, new, stop_file):
+        run = new(FINISHES)
+        run.carry_out(PROGRAM, stop_file)
+        write_csv(tmp_path / "results.csv", [row(run, {"model.init_args.x": "1"})])
+        with (tmp_path / "results.csv").open() as file:
+            (line,) = csv.DictReader(file)
+        assert float(line.pop("seconds")) > 0
+        assert line == {
+            "run": "run",
+            "model.init_args.x": "1",
+            "state": "finished",
+            "exit_code": "0",
+            "valid_before": "0.0000",
+            "valid_after": "0.5000",
+            "train_success": "",
+            "log": str(run.log),
+        }
+
+    def write(self, folder: Path, plays: list[tuple[int, str, int, bool]]) -> None:
+        folder.mkdir()
+        names = ("policy_version", "task_id", "repeat", "success")
+        lines = [{"split": "valid"} | dict(zip(names, play, strict=True)) for play in plays]
+        (folder / "evaluations.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
