@@ -15,6 +15,8 @@ import pytest
 import yaml
 from torch.utils.tensorboard import SummaryWriter
 
+from gigpo_lightning.cli import build_cli
+
 FOLDER = Path(__file__).parents[2] / "benchmarks" / "alfworld_tiny"
 
 
@@ -95,6 +97,27 @@ def runs(tmp_path: Path) -> Path:
         folder / "gigpo" / "seed_1" / "lightning_logs" / "version_0", "GiGPO", 1, range(4), {0: start, 4: gigpo}
     )
     return folder
+
+
+PRESETS = sorted((FOLDER / "credit").glob("*.yaml"), key=lambda path: path.name)
+
+
+@pytest.mark.parametrize("preset", PRESETS, ids=lambda path: path.stem)
+def test_a_cell_changes_its_credit_and_its_anchors_alone(preset: Path, capsys: pytest.CaptureFixture[str]):
+    printed = []
+    for files in ((), (preset,)):
+        configs = [word for file in (FOLDER / "experiment.yaml", *files) for word in ("--config", str(file))]
+        with pytest.raises(SystemExit) as end:
+            build_cli(["fit", *configs, "--print_config"])
+        assert not end.value.code
+        printed.append(yaml.safe_load(capsys.readouterr().out))
+    shared, cell = printed
+    wanted = yaml.safe_load(preset.read_text())["model"]["init_args"]["credit"]
+    assert wanted["init_args"].items() <= cell["model"]["init_args"].pop("credit")["init_args"].items()
+    shared["model"]["init_args"].pop("credit")
+    for config in printed:
+        config["data"]["init_args"]["environment"]["init_args"].pop("anchor")
+    assert cell == shared
 
 
 def test_a_row_of_the_results_says_what_the_run_was_and_did(runs: Path, tmp_path: Path):
@@ -194,6 +217,7 @@ def test_an_estimator_without_noise_is_worth_more_than_one_with():
     gradients = np.stack([truth + 2 * noise[0], truth + noise[1], -truth + noise[1]])
     measured = signal.ratios(gradients, ["GRPO", signal.SUCCESS, "the wrong way"])
     np.testing.assert_allclose(measured[:, 0], [1.0, 2.0, -2.0], atol=0.4)
+    np.testing.assert_allclose(measured[:, 2], [1.0, 2.0, -2.0], atol=0.7)  # noise counts in every coordinate alike
     assert 0.0 == measured[0, 1] < measured[1, 1] < 0.4
 
 
