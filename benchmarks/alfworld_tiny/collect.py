@@ -16,7 +16,6 @@ import argparse
 import csv
 import gzip
 import io
-import json
 import logging
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -28,6 +27,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from gigpo_lightning.sight import group_size_shares
+from gigpo_lightning.sweep.table import whole_lines
 
 _logger = logging.getLogger(__name__)
 
@@ -45,10 +47,6 @@ CURVES = {
     "update_seconds": "time/update",
     "sync_seconds": "sync/seconds",
 }
-
-
-SIZES = {"1": (1, 1), "2-5": (2, 5), "6-10": (6, 10), "11-50": (11, 50), "51-": (51, 10**9)}
-"""Sizes of anchor groups, those of the paper's figure without its overlaps."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +74,7 @@ class Run:
         episodes: Training episodes that were planned.
         evaluations: By the number of iterations before it, the episodes of an evaluation, one dictionary each.
         curves: Scalars by their names in ``CURVES``, one value an iteration.
-        group_shares: By iteration, the share of its steps in anchor groups of each size of ``SIZES``.
+        group_shares: By iteration, the share of its steps in anchor groups of each size.
     """
 
     cell: Cell
@@ -143,8 +141,7 @@ def _evaluations(versions: Iterable[Path]) -> dict[int, list[dict[str, Any]]]:
     """The held-out episodes of each evaluation, by the number of iterations before it."""
     found: dict[int, dict[tuple[str, int], dict[str, Any]]] = defaultdict(dict)
     for path in (version / "evaluations.jsonl" for version in versions):
-        for line in path.read_text().splitlines() if path.exists() else ():
-            episode = json.loads(line)
+        for episode in whole_lines(path) if path.exists() else ():
             done = episode["epoch"] + 1 if episode["policy_version"] else 0
             found[done][episode["task_id"], episode["repeat"]] = episode
     return {done: list(episodes.values()) for done, episodes in sorted(found.items())}
@@ -167,10 +164,9 @@ def _group_shares(versions: Iterable[Path]) -> dict[int, dict[str, float]]:
     """Shares of the steps by the size of their anchor group, of every iteration whose episodes were kept."""
     shares = {}
     for path in (path for version in versions for path in (version / "trajectories").glob("epoch_*.parquet")):
-        group = pq.read_table(path, columns=["step_group_id"])["step_group_id"].to_numpy()
-        size = np.bincount(group)[group]
-        of_size = {name: float(((low <= size) & (size <= high)).mean()) for name, (low, high) in SIZES.items()}
-        shares[int(path.stem.removeprefix("epoch_"))] = of_size
+        found = group_size_shares(pq.read_table(path, columns=["step_group_id"])["step_group_id"].to_numpy())
+        by_size = {name.rpartition("/")[2]: share for name, share in found.items()}
+        shares[int(path.stem.removeprefix("epoch_"))] = by_size
     return dict(sorted(shares.items()))
 
 

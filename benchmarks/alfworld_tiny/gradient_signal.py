@@ -76,13 +76,13 @@ def group_gradients(
     size = sum(each.numel() for each in parameters)
     gradients = np.zeros((len(advantages), len(groups), size), dtype=np.float32)
     steps, credit = step_rows(groups), GRPO().estimate(StepTable.from_groups(groups))
+    share = [1.0] * len(steps)  # of no effect here: the aggregation is by step
     row = 0
     for number, group in enumerate(groups):
         rows = range(row, row := row + sum(len(trajectory.steps) for trajectory in group.trajectories))
         pairs = [(steps[each].prompt_ids, steps[each].completion_ids) for each in rows]
         for part in plan_micro_batches(pairs, 4096, policy.layout):
             blocks = [[rows[place] for place in block] for block in part]
-            share = [1.0] * len(steps)
             batch = make_step_batch(blocks, steps, share, credit, policy.tokenizer.pad_token_id, policy.layout)
             mask = batch.tokens.action_mask
             # The loss of one step is the mean over its tokens: aggregation "step".

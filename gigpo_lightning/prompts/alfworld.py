@@ -6,8 +6,9 @@ from functools import lru_cache
 from itertools import pairwise
 
 from gigpo_lightning.prompts.base import EncodedPrompt, ParsedAction, Tokenizer, TurnView
-from gigpo_lightning.prompts.fitting import fit_prompt, well_formed
+from gigpo_lightning.prompts.fitting import fit_prompt
 from gigpo_lightning.prompts.tagged import TaggedPrompt, list_offer, recent_turns, steps_taken
+from gigpo_lightning.prompts.whole_reply import parse_whole_reply
 
 _NOT_OFFERED = ("help",)
 
@@ -103,15 +104,8 @@ class CompactAlfworldPrompt:
         return fit_prompt(write, len(turns), _last_news(view), max_tokens)
 
     def parse(self, response: str, view: TurnView) -> ParsedAction:
-        """Take the whole reply, stripped, as the action; it is valid if it is one of the admissible ones.
-
-        Where the environment names no admissible actions, every reply is valid but an empty one.
-        """
-        action = well_formed(response).strip()
-        known = view.admissible_actions
-        if action and (known is None or action in known):
-            return ParsedAction(action=action, valid=True)
-        return ParsedAction(action=action, valid=False, problem="not admissible" if action else "empty")
+        """Take the whole reply as the action, as ``parse_whole_reply`` does."""
+        return parse_whole_reply(response, view)
 
 
 def compact_markers() -> tuple[str, ...]:

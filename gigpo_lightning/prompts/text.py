@@ -3,6 +3,7 @@
 from gigpo_lightning.prompts.base import EncodedPrompt, ParsedAction, Tokenizer, TurnView
 from gigpo_lightning.prompts.fitting import fit_prompt, well_formed
 from gigpo_lightning.prompts.tagged import TaggedPrompt, list_offer, recent_turns, steps_taken
+from gigpo_lightning.prompts.whole_reply import parse_whole_reply
 
 _ORDER = "Choose what to do next."
 _THINK = "First think it through, step by step, between <think> and </think>. Then write"
@@ -101,15 +102,8 @@ class CompactTextPrompt:
         return fit_prompt(write, min(self.history_length, len(view.history)), view.observation, max_tokens)
 
     def parse(self, response: str, view: TurnView) -> ParsedAction:
-        """Take the whole reply, stripped, as the action; it is valid if it is one of the available ones.
-
-        Where the environment names none, every reply is valid but an empty one.
-        """
-        action = well_formed(response).strip()
-        known = view.admissible_actions
-        if action and (known is None or action in known):
-            return ParsedAction(action=action, valid=True)
-        return ParsedAction(action=action, valid=False, problem="not available" if action else "empty")
+        """Take the whole reply as the action, as ``parse_whole_reply`` does."""
+        return parse_whole_reply(response, view)
 
 
 def compact_text_markers() -> tuple[str, ...]:

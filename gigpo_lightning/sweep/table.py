@@ -66,7 +66,7 @@ def held_out(run: Run, begun: float) -> tuple[dict[str, float], dict[str, float]
     """
     won: dict[str, dict[int, dict[str, dict[int, bool]]]] = defaultdict(lambda: defaultdict(lambda: defaultdict(dict)))
     for path in _files(run, "evaluations.jsonl", begun):
-        for line in _lines(path):
+        for line in whole_lines(path):
             won[line["split"]][line["policy_version"]][line["task_id"]][line["repeat"]] = line["success"]
     before, after = {}, {}
     for split, versions in won.items():
@@ -197,7 +197,7 @@ def _files(run: Run, pattern: str, begun: float) -> list[Path]:
     return sorted((path for path in times if times[path] >= begun - 1), key=lambda path: (times[path], str(path)))
 
 
-def _lines(path: Path) -> Iterable[dict[str, Any]]:
+def whole_lines(path: Path) -> Iterable[dict[str, Any]]:
     """The whole lines of a file whose writer may have been killed."""
     for line in path.read_text().splitlines(keepends=True):
         if line.endswith("\n"):
