@@ -8,8 +8,9 @@ run that was stopped and went on has several versions, of which each epoch's las
 results.csv: a row a run. ``success_start`` and ``success_end`` are over the held-out games of the first and the last
 evaluation. ``auc`` is the mean success over all training episodes of the run, each played before its update. For each
 method one cell is ``selected_on_train``: that with the highest mean success in the last fifth of its training episodes,
-over all its seeds. games.csv.gz: a row a held-out episode. curves.csv.gz: a row an iteration. groups.csv: the share of
-the steps that are in anchor groups of each size, of the iterations whose episodes were kept.
+over all seeds, of those that have run with all. games.csv.gz: a row a held-out episode. curves.csv.gz: a row an
+iteration. groups.csv: the share of the steps that are in anchor groups of each size, of the iterations whose episodes
+were kept.
 """
 
 import argparse
@@ -18,7 +19,7 @@ import gzip
 import io
 import logging
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -171,15 +172,24 @@ def _group_shares(versions: Iterable[Path]) -> dict[int, dict[str, float]]:
 
 
 def selected(runs: Sequence[Run]) -> set[Cell]:
-    """For each method the cell that did best on its training games."""
-    by_cell: dict[Cell, list[float]] = defaultdict(list)
+    """For each method the cell that did best on its training games, of those that have run with every seed.
+
+    Seeds meet different tasks, so cells with different seeds cannot be compared.
+    """
+    by_cell: dict[Cell, dict[int, float]] = defaultdict(dict)
     for run in runs:
-        by_cell[run.cell].append(run.late_training_success())
+        by_cell[run.cell][run.seed] = run.late_training_success()
     best: dict[str, Cell] = {}
     for cell, successes in by_cell.items():
-        if cell.method not in best or np.mean(successes) > np.mean(by_cell[best[cell.method]]):
+        if successes.keys() < {run.seed for run in runs}:
+            continue
+        if cell.method not in best or _mean(successes) > _mean(by_cell[best[cell.method]]):
             best[cell.method] = cell
     return set(best.values())
+
+
+def _mean(by_seed: Mapping[int, float]) -> float:
+    return float(np.mean(list(by_seed.values())))
 
 
 def write(runs: Sequence[Run], folder: Path) -> None:

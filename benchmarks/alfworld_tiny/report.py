@@ -12,7 +12,7 @@ import gzip
 import io
 import logging
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from gigpo_lightning.bootstrap import paired_bootstrap, two_way_bootstrap
 
 matplotlib.use("svg")
 from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
 
 _logger = logging.getLogger(__name__)
 
@@ -61,20 +62,28 @@ class Outcomes:
     """What a cell's runs did.
 
     Attributes:
-        start: Success before training, seeds x games.
-        end: Success after it, in the same order.
+        held_out: By the number of iterations before it, the success of an evaluation, seeds x games.
         auc: Mean training success, one value a seed.
         seeds: Their numbers.
         selected: Whether the cell is its method's, by its training games.
         runs: Numbers of its runs.
     """
 
-    start: NDArray[np.float64]
-    end: NDArray[np.float64]
+    held_out: Mapping[int, NDArray[np.float64]]
     auc: NDArray[np.float64]
     seeds: tuple[int, ...]
     selected: bool
     runs: tuple[str, ...]
+
+    @property
+    def start(self) -> NDArray[np.float64]:
+        """Success before training, seeds x games."""
+        return self.held_out[min(self.held_out)]
+
+    @property
+    def end(self) -> NDArray[np.float64]:
+        """Success after it, in the same order."""
+        return self.held_out[max(self.held_out)]
 
 
 def read_rows(path: Path) -> Rows:
@@ -94,13 +103,13 @@ def outcomes(folder: Path) -> dict[Cell, Outcomes]:
     found = {}
     for cell, rows in sorted(by_cell.items()):
         rows = sorted(rows, key=lambda row: int(row["seed"]))
-        tables = {}
-        for name, which in (("start", min), ("end", max)):
-            by_game = [won[row["run"]][which(won[row["run"]])] for row in rows]
+        held_out = {}
+        for done in sorted(set.intersection(*(set(won[row["run"]]) for row in rows))):
+            by_game = [won[row["run"]][done] for row in rows]
             games = sorted(set.intersection(*(set(each) for each in by_game)))
-            tables[name] = np.array([[float(np.mean(each[game])) for game in games] for each in by_game])
+            held_out[done] = np.array([[float(np.mean(each[game])) for game in games] for each in by_game])
         found[cell] = Outcomes(
-            **tables,
+            held_out=held_out,
             auc=np.array([float(row["auc"]) for row in rows]),
             seeds=tuple(int(row["seed"]) for row in rows),
             selected=rows[0]["selected_on_train"] == "True",
@@ -155,26 +164,60 @@ def tables(found: dict[Cell, Outcomes]) -> tuple[Table, Table]:
     return cells, effects
 
 
-def draw_curves(folder: Path, found: dict[Cell, Outcomes]) -> None:
-    """Training success over the iterations: a panel for each statistics and std, a line a method, each seed thin."""
+def read_curves(folder: Path) -> dict[str, NDArray[np.float64]]:
+    """Success on the training games of every iteration, smoothed, by the number of the run."""
     curves: dict[str, list[float]] = defaultdict(list)
     for row in read_rows(folder / "curves.csv.gz"):
         curves[row["run"]].append(float(row["success"]))
+    return {run: _moving_mean(np.array(values)) for run, values in curves.items()}
+
+
+def draw_curves(folder: Path, found: dict[Cell, Outcomes]) -> None:
+    """Training success over the iterations: a panel for each statistics and std, a line a cell, each seed thin."""
+    curves = read_curves(folder)
     panels = sorted({(cell.statistics, cell.std) for cell in found})
     figure, axes = plt.subplots(1, len(panels), figsize=(3.2 * len(panels), 3), sharey=True, squeeze=False)
     for axis, (statistics, std) in zip(axes[0], panels, strict=True):
         for cell, each in found.items():
-            if (cell.statistics, cell.std) != (statistics, std):
-                continue
-            smooth = np.array([_moving_mean(np.array(curves[run])) for run in each.runs])
-            colour = COLOURS.get(cell.method, "black")
-            axis.plot(smooth.T, color=colour, alpha=0.25, linewidth=0.7)
-            axis.plot(smooth.mean(axis=0), color=colour, linewidth=2, label=cell.label().split(",")[0])
+            # Beside GRPO the paper's GiGPO; the other weights, discounts and anchors are in the table.
+            paper = (cell.anchor, float(cell.omega), float(cell.episode_weight)) == ("observation", 1.0, 1.0)
+            if (cell.statistics, cell.std) == (statistics, std) and (cell.method != "GiGPO" or paper):
+                _draw_cell(axis, np.array([curves[run] for run in each.runs]), cell.method)
         axis.set_title(f"{statistics} statistics, {'std' if std == 'True' else 'no std'}", fontsize=9)
         axis.set_xlabel("iteration")
         axis.legend(frameon=False, fontsize=8)
     axes[0][0].set_ylabel("success on training games")
     _save(figure, folder / "curves.svg")
+
+
+def draw_chosen(folder: Path, found: dict[Cell, Outcomes], path: Path) -> None:
+    """Each method's chosen cell: over its training games, and on held-out games with 95 % intervals."""
+    curves = read_curves(folder)
+    figure, (training, held_out) = plt.subplots(1, 2, figsize=(8, 3), sharey=True, width_ratios=(3, 2))
+    for place, (cell, each) in enumerate((cell, each) for cell, each in found.items() if each.selected):
+        _draw_cell(training, np.array([curves[run] for run in each.runs]), cell.method)
+        measured = np.array([two_way_bootstrap(success) for success in each.held_out.values()])
+        held_out.errorbar(
+            np.array(list(each.held_out)) + place,  # side by side
+            measured[:, 0],
+            yerr=np.abs(measured[:, 1:].T - measured[:, 0]),
+            color=COLOURS.get(cell.method, "black"),
+            capsize=3,
+            marker="o",
+            label=cell.method,
+        )
+    training.set(title="training games", xlabel="iteration", ylabel="success")
+    held_out.set(title="held-out games, 95 % intervals", xlabel="iteration")
+    for axis in (training, held_out):
+        axis.title.set_fontsize(9)
+        axis.legend(frameon=False, fontsize=8, loc="lower right")
+    _save(figure, path)
+
+
+def _draw_cell(axis: Axes, curves: NDArray[np.float64], method: str) -> None:
+    colour = COLOURS.get(method, "black")
+    axis.plot(curves.T, color=colour, alpha=0.25, linewidth=0.7)
+    axis.plot(curves.mean(axis=0), color=colour, linewidth=2, label=method)
 
 
 def draw_groups(folder: Path) -> None:
@@ -236,6 +279,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for table in tables(found):
         console.print(table)
     draw_curves(folder, found)
+    draw_chosen(folder, found, folder / "chosen.svg")
     draw_groups(folder)
     seconds = draw_times(folder)
     _logger.info("credit's share of an iteration: %.3f %%", 100 * seconds["credit"] / sum(seconds.values()))
