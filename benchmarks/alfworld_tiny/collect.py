@@ -6,11 +6,11 @@ What a run was is read from its ``config.yaml``, never from its folder's name; o
 run that was stopped and went on has several versions, of which each epoch's last counts.
 
 results.csv: a row a run. ``success_start`` and ``success_end`` are over the held-out games of the first and the last
-evaluation. ``auc`` is the mean success over all training episodes of the run, each played before its update. For each
-method one cell is ``selected_on_train``: that with the highest mean success in the last fifth of its training episodes,
-over all seeds, of those that have run with all. games.csv.gz: a row a held-out episode. curves.csv.gz: a row an
-iteration. groups.csv: the share of the steps that are in anchor groups of each size, of the iterations whose episodes
-were kept.
+evaluation, ``success_exam`` over the games of exam.py, if the run has played them. ``auc`` is the mean success over all
+training episodes of the run, each played before its update. For each method one cell is ``selected_on_train``: that
+with the highest mean success in the last fifth of its training episodes, over all seeds, of those that have run with
+all. games.csv.gz: a row a held-out episode. curves.csv.gz: a row an iteration. groups.csv: the share of the steps that
+are in anchor groups of each size, of the iterations whose episodes were kept.
 """
 
 import argparse
@@ -34,6 +34,7 @@ from gigpo_lightning.sweep.table import whole_lines
 
 _logger = logging.getLogger(__name__)
 
+EXAM = "exam"  # the split of exam.py's games, whatever they are to the environment
 CURVES = {
     "success": "rollout/success_rate",
     "invalid": "rollout/invalid_action_rate",
@@ -74,6 +75,7 @@ class Run:
         iterations: Planned.
         episodes: Training episodes that were planned.
         evaluations: By the number of iterations before it, the episodes of an evaluation, one dictionary each.
+        exam: Episodes of exam.py; none, if it has not had one.
         curves: Scalars by their names in ``CURVES``, one value an iteration.
         group_shares: By iteration, the share of its steps in anchor groups of each size.
     """
@@ -83,31 +85,46 @@ class Run:
     iterations: int
     episodes: int
     evaluations: dict[int, list[dict[str, Any]]]
+    exam: list[dict[str, Any]]
     curves: dict[str, list[float]] = field(repr=False)
     group_shares: dict[int, dict[str, float]] = field(repr=False)
 
+    @property
+    def ended(self) -> bool:
+        """Whether it has done all its iterations, and the evaluation after them."""
+        return len(self.curves["success"]) >= self.iterations and self.iterations in self.evaluations
+
     def success(self, last: bool) -> float:
         """Held-out success of the first or the last evaluation."""
-        episodes = self.evaluations[(max if last else min)(self.evaluations)]
-        return float(np.mean([episode["success"] for episode in episodes]))
+        return _success(self.evaluations[(max if last else min)(self.evaluations)])
 
     def late_training_success(self) -> float:
         """Mean success in the last fifth of the training episodes."""
         return float(np.mean(self.curves["success"][-max(1, self.iterations // 5) :]))
 
 
+def _success(episodes: Sequence[Mapping[str, Any]]) -> float:
+    return float(np.mean([episode["success"] for episode in episodes]))
+
+
+def homes(folder: Path) -> dict[Path, list[Path]]:
+    """The folders of the runs below a folder, and of each run's versions, oldest first."""
+    versions: dict[Path, list[Path]] = defaultdict(list)
+    for config in folder.rglob("lightning_logs/version_*/config.yaml"):
+        versions[config.parents[2]].append(config.parent)
+    number = len("version_")
+    return {home: sorted(versions[home], key=lambda path: int(path.name[number:])) for home in sorted(versions)}
+
+
 def read_runs(folder: Path) -> list[Run]:
     """Every run below a folder that has ended."""
-    versions: dict[Path, list[Path]] = defaultdict(list)
-    for config in sorted(folder.rglob("lightning_logs/version_*/config.yaml")):
-        versions[config.parents[2]].append(config.parent)
     runs = []
-    for home, found in sorted(versions.items()):
-        run = read_run(sorted(found, key=lambda path: int(path.name.removeprefix("version_"))))
-        if len(run.curves["success"]) < run.iterations or run.iterations not in run.evaluations:
+    for home, versions in homes(folder).items():
+        run = read_run(versions)
+        if run.ended:
+            runs.append(run)
+        else:
             _logger.info("left out, as it has not ended: %s, %d iterations", home, len(run.curves["success"]))
-            continue
-        runs.append(run)
     return runs
 
 
@@ -133,6 +150,7 @@ def read_run(versions: Sequence[Path]) -> Run:
         iterations=iterations,
         episodes=iterations * data["tasks_per_epoch"] * data["group_size"],
         evaluations=_evaluations(versions),
+        exam=list(whole_lines(exam)) if (exam := versions[-1].parents[1] / "exam.jsonl").exists() else [],
         curves=_curves(versions),
         group_shares=_group_shares(versions),
     )
@@ -209,14 +227,17 @@ def write(runs: Sequence[Run], folder: Path) -> None:
                 "games": len({episode["task_id"] for episode in ends}),
                 "success_start": round(run.success(last=False), 4),
                 "success_end": round(run.success(last=True), 4),
+                "exam_games": len(run.exam),
+                "success_exam": round(_success(run.exam), 4) if run.exam else "",
                 "auc": round(float(np.mean(run.curves["success"])), 4),
                 "late_training_success": round(run.late_training_success(), 4),
                 "selected_on_train": run.cell in chosen,
             }
         )
-        for done, episodes in run.evaluations.items():
-            names = ("split", "task_id", "kind", "repeat", "success", "steps")
-            games += [{"run": number, "iterations": done} | {name: each[name] for name in names} for each in episodes]
+        played = [(done, each) for done, episodes in run.evaluations.items() for each in episodes]
+        played += [(run.iterations, {**each, "split": EXAM}) for each in run.exam]
+        names = ("split", "task_id", "kind", "repeat", "success", "steps")
+        games += [{"run": number, "iterations": done} | {name: each[name] for name in names} for done, each in played]
         for iteration in range(run.iterations):
             row = {name: round(values[iteration], 6) for name, values in run.curves.items() if len(values) > iteration}
             curves.append({"run": number, "iteration": iteration} | row)

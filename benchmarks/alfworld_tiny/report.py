@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
+from scipy.stats import sem, t
 
 from gigpo_lightning.bootstrap import paired_bootstrap, two_way_bootstrap
 
@@ -32,6 +33,7 @@ from matplotlib.axes import Axes
 _logger = logging.getLogger(__name__)
 
 COLOURS = {"GRPO": "#d95f02", "GiGPO": "#1b6ca8", "RLOO": "#6b6b6b"}
+_EXAM = -1  # stands for the exam where others are numbers of iterations
 Rows = list[dict[str, str]]
 
 
@@ -63,6 +65,7 @@ class Outcomes:
 
     Attributes:
         held_out: By the number of iterations before it, the success of an evaluation, seeds x games.
+        exam: Success in the games of exam.py, seeds x games; None if a run of the cell has not played them.
         auc: Mean training success, one value a seed.
         seeds: Their numbers.
         selected: Whether the cell is its method's, by its training games.
@@ -70,6 +73,7 @@ class Outcomes:
     """
 
     held_out: Mapping[int, NDArray[np.float64]]
+    exam: NDArray[np.float64] | None
     auc: NDArray[np.float64]
     seeds: tuple[int, ...]
     selected: bool
@@ -96,7 +100,8 @@ def outcomes(folder: Path) -> dict[Cell, Outcomes]:
     """What each cell's runs did, from results.csv and games.csv.gz."""
     won: dict[str, dict[int, dict[str, list[float]]]] = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
     for row in read_rows(folder / "games.csv.gz"):
-        won[row["run"]][int(row["iterations"])][row["task_id"]].append(float(row["success"] == "True"))
+        done = _EXAM if row["split"] == "exam" else int(row["iterations"])
+        won[row["run"]][done][row["task_id"]].append(float(row["success"] == "True"))
     by_cell: dict[Cell, list[dict[str, str]]] = defaultdict(list)
     for row in read_rows(folder / "results.csv"):
         by_cell[Cell(**{name: row[name] for name in Cell.__dataclass_fields__})].append(row)
@@ -109,6 +114,7 @@ def outcomes(folder: Path) -> dict[Cell, Outcomes]:
             games = sorted(set.intersection(*(set(each) for each in by_game)))
             held_out[done] = np.array([[float(np.mean(each[game])) for game in games] for each in by_game])
         found[cell] = Outcomes(
+            exam=held_out.pop(_EXAM, None),
             held_out=held_out,
             auc=np.array([float(row["auc"]) for row in rows]),
             seeds=tuple(int(row["seed"]) for row in rows),
@@ -118,13 +124,22 @@ def outcomes(folder: Path) -> dict[Cell, Outcomes]:
     return found
 
 
-def difference(ours: Outcomes, theirs: Outcomes) -> dict[str, tuple[float, float, float]]:
-    """What the first is better by at the end and over all of the training, on the seeds that both have."""
+def difference(ours: Outcomes, theirs: Outcomes) -> dict[str, tuple[float, float, float] | None]:
+    """What the first is better by, on the seeds that both have: mean, and the ends of its interval.
+
+    ``end`` is over the games of the last evaluation, ``exam`` over those of exam.py, ``auc`` over all of the training
+    games. With so few seeds a bootstrap over them alone is too narrow: ``auc t`` has the interval of Student's t.
+    """
     seeds = [seed for seed in ours.seeds if seed in theirs.seeds]
     mine, other = ([each.seeds.index(seed) for seed in seeds] for each in (ours, theirs))
+    auc = ours.auc[mine] - theirs.auc[other]
+    around = float(t.ppf(0.975, len(auc) - 1) * sem(auc)) if len(auc) > 1 else np.inf
+    examined = ours.exam is not None and theirs.exam is not None
     return {
         "end": two_way_bootstrap(ours.end[mine] - theirs.end[other]),
+        "exam": two_way_bootstrap(ours.exam[mine] - theirs.exam[other]) if examined else None,
         "auc": paired_bootstrap(theirs.auc[other].tolist(), ours.auc[mine].tolist()),
+        "auc t": (float(auc.mean()), float(auc.mean()) - around, float(auc.mean()) + around),
     }
 
 
@@ -144,24 +159,38 @@ def comparisons(found: dict[Cell, Outcomes]) -> list[tuple[str, Cell, Cell]]:
 
 def tables(found: dict[Cell, Outcomes]) -> tuple[Table, Table]:
     """A row a cell, and a row a comparison."""
-    cells = Table(title="held-out success")
-    for column in ("cell", "seeds", "before", "after, 95 % interval", "training, mean", "chosen on training games"):
+    cells = Table(title="success, 95 % intervals over seeds and games")
+    for column in (
+        "cell",
+        "seeds",
+        "before",
+        "after",
+        "after, fresh games",
+        "training, mean",
+        "chosen on training games",
+    ):
         cells.add_column(column)
     for cell, each in found.items():
-        mean, low, high = two_way_bootstrap(each.end)
-        after = f"{mean:.3f} [{low:.3f}, {high:.3f}]"
+        ends = (_shown(two_way_bootstrap(games) if games is not None else None, "") for games in (each.end, each.exam))
         chosen = "yes" if each.selected else ""
-        row = (str(len(each.seeds)), f"{each.start.mean():.3f}", after, f"{each.auc.mean():.3f}", chosen)
+        row = (str(len(each.seeds)), f"{each.start.mean():.3f}", *ends, f"{each.auc.mean():.3f}", chosen)
         cells.add_row(cell.label(), *row)
     effects = Table(title="differences, paired by seed and game, 95 % intervals over both")
-    for column in ("comparison", "seeds", "after training", "mean over training"):
+    for column in ("comparison", "seeds", "after", "after, fresh games", "training, mean", "the same, by Student's t"):
         effects.add_column(column)
     for name, ours, theirs in comparisons(found):
         seeds = len(set(found[ours].seeds) & set(found[theirs].seeds))
         if seeds:
-            end, auc = difference(found[ours], found[theirs]).values()
-            effects.add_row(name, str(seeds), *(f"{m:+.3f} [{low:+.3f}, {high:+.3f}]" for m, low, high in (end, auc)))
+            measured = difference(found[ours], found[theirs]).values()
+            effects.add_row(name, str(seeds), *(_shown(each, "+") for each in measured))
     return cells, effects
+
+
+def _shown(measured: tuple[float, float, float] | None, sign: str) -> str:
+    if measured is None:
+        return ""
+    mean, low, high = (f"{each:{sign}.3f}" for each in measured)
+    return f"{mean} [{low}, {high}]"
 
 
 def read_curves(folder: Path) -> dict[str, NDArray[np.float64]]:

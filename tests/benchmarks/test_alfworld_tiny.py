@@ -3,6 +3,7 @@
 import csv
 import importlib.util
 import json
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -145,6 +146,8 @@ def test_a_row_of_the_results_says_what_the_run_was_and_did(runs: Path, tmp_path
         "games": "4",
         "success_start": "0.25",
         "success_end": "0.75",
+        "exam_games": "0",
+        "success_exam": "",
         "auc": "0.65",  # .5 .6 .7 .8
         "late_training_success": "0.8",
         "selected_on_train": "True",
@@ -187,6 +190,57 @@ def test_the_cell_of_a_method_is_chosen_by_training_games_alone(tmp_path: Path):
 def test_shares_of_anchor_groups_count_steps(runs: Path):
     run = script("collect").read_runs(runs)[0]
     assert run.group_shares[0] == {"1": 0.1, "2-5": 0.3, "6-10": 0.6, "11-50": 0.0, "over_50": 0.0}
+
+
+# Stands for gigpo: what it is asked for, it writes down as the game that it played.
+PLAYS = """
+import json, pathlib, sys
+home = pathlib.Path(sys.argv[sys.argv.index("--trainer.default_root_dir") + 1], "lightning_logs", "version_0")
+home.mkdir(parents=True)
+line = {"split": "valid_unseen", "task_id": "fresh", "kind": "look", "repeat": 0, "steps": 7}
+line |= {"success": "grpo" in sys.argv[sys.argv.index("--ckpt_path") + 1], "words": sys.argv[1:]}
+(home / "evaluations.jsonl").write_text(json.dumps(line) + "\\n")
+"""
+
+
+def test_an_exam_is_taken_once_by_each_run_that_has_ended_and_counts_for_itself(runs: Path, tmp_path: Path):
+    collect, exam, report = script("collect"), script("exam"), script("report")
+    write_version(runs / "late" / "lightning_logs" / "version_0", "GRPO", 2, range(2), {0: [False]})
+    for version in runs.rglob("version_*"):
+        (version / "checkpoints").mkdir()
+        (version / "checkpoints" / "last.ckpt").touch()
+    for home in exam.left(runs):
+        exam.examine(home, [sys.executable, "-c", PLAYS])
+    assert not exam.left(runs)
+    assert {path.parent for path in runs.rglob("exam.jsonl")} == set(collect.homes(runs)) - {runs / "late"}
+    assert not list(runs.rglob(".exam-*"))
+    words = json.loads((runs / "gigpo" / "seed_0" / "exam.jsonl").read_text())["words"]
+    assert words[:3] == ["validate", "--config", str(runs / "gigpo" / "seed_0" / "config.yaml")]
+    newest = runs / "gigpo" / "seed_0" / "lightning_logs" / "version_1" / "checkpoints" / "last.ckpt"
+    assert words[words.index("--ckpt_path") + 1] == str(newest)
+    collect.write(collect.read_runs(runs), tmp_path)
+    rows = list(csv.DictReader((tmp_path / "results.csv").open()))
+    assert [(row["success_end"], row["success_exam"]) for row in rows] == [("0.5", "1.0")] * 2 + [("0.75", "0.0")] * 2
+    found = report.outcomes(tmp_path)
+    ((_, ours, theirs), *_) = report.comparisons(found)
+    assert report.difference(found[ours], found[theirs])["exam"] == (-1.0, -1.0, -1.0)
+
+
+def test_only_runs_of_the_named_presets_are_examined(tmp_path: Path):
+    for preset in ("tuned", "tuned-discount-0.6", "grpo"):
+        folder = tmp_path / f"credit={preset},seed_everything=0" / "lightning_logs" / "version_0"
+        write_version(folder, "GRPO", 0, range(4), {0: [False], 4: [True]})
+    left = script("exam").left(tmp_path, ["tuned", "grpo"])
+    assert {home.name for home in left} == {"credit=tuned,seed_everything=0", "credit=grpo,seed_everything=0"}
+
+
+def test_an_exam_that_fails_leaves_nothing(runs: Path):
+    exam, home = script("exam"), runs / "grpo" / "seed_0"
+    (home / "lightning_logs" / "version_0" / "checkpoints").mkdir()
+    (home / "lightning_logs" / "version_0" / "checkpoints" / "last.ckpt").touch()
+    with pytest.raises(subprocess.CalledProcessError):
+        exam.examine(home, [sys.executable, "-c", "raise SystemExit(3)"])
+    assert [path.name for path in home.iterdir()] == ["lightning_logs"]
 
 
 def test_the_same_runs_give_the_same_files(runs: Path, tmp_path: Path):
