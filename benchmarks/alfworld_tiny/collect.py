@@ -5,12 +5,14 @@
 What a run was is read from its ``config.yaml``, never from its folder's name; one that has not ended yet is left out. A
 run that was stopped and went on has several versions, of which each epoch's last counts.
 
-results.csv: a row a run. ``success_start`` and ``success_end`` are over the held-out games of the first and the last
-evaluation, ``success_exam`` over the games of exam.py, if the run has played them. ``auc`` is the mean success over all
-training episodes of the run, each played before its update. For each method one cell is ``selected_on_train``: that
-with the highest mean success in the last fifth of its training episodes, over all seeds, of those that have run with
-all. games.csv.gz: a row a held-out episode. curves.csv.gz: a row an iteration. groups.csv: the share of the steps that
-are in anchor groups of each size, of the iterations whose episodes were kept.
+results.csv: a row a run. ``updates`` counts the optimizer's: it differs a little between runs, as the minibatches
+of an iteration are by steps, and not all episodes are of a length. ``success_start`` and ``success_end`` are over the
+held-out games of the first and the last evaluation, and empty where none was to be made; ``success_exam`` is over the
+games of exam.py, if the run has played them. ``auc`` is the mean success over all training episodes of the run, each
+played before its update. For each method one cell is ``selected_on_train``: that with the highest mean success in the
+last fifth of its training episodes, over all seeds, of those that have run with all. games.csv.gz: a row a held-out
+episode. curves.csv.gz: a row an iteration. groups.csv: the share of the steps that are in anchor groups of each size,
+of the iterations whose episodes were kept.
 """
 
 import argparse
@@ -91,20 +93,17 @@ class Run:
 
     @property
     def ended(self) -> bool:
-        """Whether it has done all its iterations, and the evaluation after them."""
-        return len(self.curves["success"]) >= self.iterations and self.iterations in self.evaluations
-
-    def success(self, last: bool) -> float:
-        """Held-out success of the first or the last evaluation."""
-        return _success(self.evaluations[(max if last else min)(self.evaluations)])
+        """Whether it has done all its iterations, and the evaluation after them if it makes any."""
+        evaluated = not self.evaluations or self.iterations in self.evaluations
+        return len(self.curves["success"]) >= self.iterations and evaluated
 
     def late_training_success(self) -> float:
         """Mean success in the last fifth of the training episodes."""
         return float(np.mean(self.curves["success"][-max(1, self.iterations // 5) :]))
 
 
-def _success(episodes: Sequence[Mapping[str, Any]]) -> float:
-    return float(np.mean([episode["success"] for episode in episodes]))
+def _success(episodes: Sequence[Mapping[str, Any]]) -> float | str:
+    return round(float(np.mean([episode["success"] for episode in episodes])), 4) if episodes else ""
 
 
 def homes(folder: Path) -> dict[Path, list[Path]]:
@@ -216,7 +215,7 @@ def write(runs: Sequence[Run], folder: Path) -> None:
     chosen = selected(runs)
     results, games, curves, groups = [], [], [], []
     for number, run in enumerate(runs):
-        ends = run.evaluations[max(run.evaluations)]
+        start, *_, end = [*run.evaluations.values()] * 2 or [[], []]
         results.append(
             {
                 "run": number,
@@ -224,11 +223,12 @@ def write(runs: Sequence[Run], folder: Path) -> None:
                 "seed": run.seed,
                 "iterations": run.iterations,
                 "episodes": run.episodes,
-                "games": len({episode["task_id"] for episode in ends}),
-                "success_start": round(run.success(last=False), 4),
-                "success_end": round(run.success(last=True), 4),
+                "updates": end[0]["policy_version"] if end else "",
+                "games": len({episode["task_id"] for episode in end}),
+                "success_start": _success(start),
+                "success_end": _success(end),
                 "exam_games": len(run.exam),
-                "success_exam": round(_success(run.exam), 4) if run.exam else "",
+                "success_exam": _success(run.exam),
                 "auc": round(float(np.mean(run.curves["success"])), 4),
                 "late_training_success": round(run.late_training_success(), 4),
                 "selected_on_train": run.cell in chosen,

@@ -143,6 +143,7 @@ def test_a_row_of_the_results_says_what_the_run_was_and_did(runs: Path, tmp_path
         "seed": "0",
         "iterations": "4",
         "episodes": "24",
+        "updates": "8",
         "games": "4",
         "success_start": "0.25",
         "success_end": "0.75",
@@ -170,6 +171,14 @@ def test_a_run_that_has_not_ended_is_left_out(runs: Path):
     home = runs / "late" / "lightning_logs" / "version_0"
     write_version(home, "GRPO", 2, range(2), {0: [False]})
     assert len(script("collect").read_runs(runs)) == 4
+
+
+def test_a_run_that_makes_no_evaluation_has_only_its_training(tmp_path: Path):
+    collect = script("collect")
+    write_version(tmp_path / "grpo" / "lightning_logs" / "version_0", "GRPO", 0, range(4), {})
+    collect.write(collect.read_runs(tmp_path), tmp_path)
+    (row,) = csv.DictReader((tmp_path / "results.csv").open())
+    assert (row["auc"], row["games"], row["success_start"], row["success_end"]) == ("0.15", "0", "", "")
 
 
 def test_the_cell_of_a_method_is_chosen_by_training_games_alone(tmp_path: Path):
