@@ -104,6 +104,8 @@ def outcomes(folder: Path) -> dict[Cell, Outcomes]:
         won[row["run"]][done][row["task_id"]].append(float(row["success"] == "True"))
     by_cell: dict[Cell, list[dict[str, str]]] = defaultdict(list)
     for row in read_rows(folder / "results.csv"):
+        if not won[row["run"]]:
+            continue  # it only trained
         by_cell[Cell(**{name: row[name] for name in Cell.__dataclass_fields__})].append(row)
     found = {}
     for cell, rows in sorted(by_cell.items()):
@@ -225,22 +227,23 @@ def draw_chosen(folder: Path, found: dict[Cell, Outcomes], path: Path) -> None:
     figure, (training, held_out) = plt.subplots(1, 2, figsize=(8, 3), sharey=True, width_ratios=(3, 2))
     for place, (cell, each) in enumerate((cell, each) for cell, each in found.items() if each.selected):
         _draw_cell(training, np.array([curves[run] for run in each.runs]), cell.method)
-        measured = np.array([two_way_bootstrap(success) for success in each.held_out.values()])
-        held_out.errorbar(
-            np.array(list(each.held_out)) + place,  # side by side
-            measured[:, 0],
-            yerr=np.abs(measured[:, 1:].T - measured[:, 0]),
-            color=COLOURS.get(cell.method, "black"),
-            capsize=3,
-            marker="o",
-            label=cell.method,
-        )
+        after = max(each.held_out)
+        _draw_intervals(held_out, cell.method, {done + place: games for done, games in each.held_out.items()}, "o-")
+        if each.exam is not None:
+            _draw_intervals(held_out, f"{cell.method}, fresh games", {after * 1.1 + place: each.exam}, "D")
     training.set(title="training games", xlabel="iteration", ylabel="success")
     held_out.set(title="held-out games, 95 % intervals", xlabel="iteration")
     for axis in (training, held_out):
         axis.title.set_fontsize(9)
         axis.legend(frameon=False, fontsize=8, loc="lower right")
     _save(figure, path)
+
+
+def _draw_intervals(axis: Axes, label: str, games: Mapping[float, NDArray[np.float64]], marks: str) -> None:
+    measured = np.array([two_way_bootstrap(success) for success in games.values()])
+    around = np.abs(measured[:, 1:].T - measured[:, 0])
+    colour = COLOURS.get(label.split(",")[0], "black")
+    axis.errorbar(list(games), measured[:, 0], yerr=around, fmt=marks, color=colour, capsize=3, label=label)
 
 
 def _draw_cell(axis: Axes, curves: NDArray[np.float64], method: str) -> None:
