@@ -244,6 +244,8 @@ def write(runs: Sequence[Run], folder: Path) -> None:
         for iteration, shares in run.group_shares.items():
             rounded = {name: round(share, 4) for name, share in shares.items()}
             groups.append({"run": number, "iteration": iteration} | rounded)
+    # Game by game, not run by run: a quarter of the size.
+    games.sort(key=lambda row: (row["split"], row["task_id"], row["run"], row["iterations"], row["repeat"]))
     tables = {"results.csv": results, "games.csv.gz": games, "curves.csv.gz": curves, "groups.csv": groups}
     for name, rows in tables.items():
         _write_rows(folder / name, rows)

@@ -233,9 +233,9 @@ def draw_chosen(folder: Path, found: dict[Cell, Outcomes], path: Path) -> None:
             _draw_intervals(held_out, f"{cell.method}, fresh games", {after * 1.1 + place: each.exam}, "D")
     training.set(title="training games", xlabel="iteration", ylabel="success")
     held_out.set(title="held-out games, 95 % intervals", xlabel="iteration")
-    for axis in (training, held_out):
+    for axis, free in ((training, "lower right"), (held_out, "upper left")):
         axis.title.set_fontsize(9)
-        axis.legend(frameon=False, fontsize=8, loc="lower right")
+        axis.legend(frameon=False, fontsize=8, loc=free)
     _save(figure, path)
 
 
