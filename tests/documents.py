@@ -44,14 +44,15 @@ def expanded(words: str) -> list[str]:
 
 
 class Desk:
-    """A folder with what a document tells its reader to write down, beside the checkout's configs."""
+    """A folder with what a document tells its reader to write down, beside the checkout's configs and benchmarks."""
 
     def __init__(self, document: Path, folder: Path) -> None:
         self.folder = folder
         self.names = files(document)
         for name, code in self.names.items():
             (folder / name).write_text(code)
-        (folder / "configs").symlink_to(ROOT / "configs")
+        for name in ("configs", "benchmarks"):
+            (folder / name).symlink_to(ROOT / name)
 
     def forget(self) -> None:
         """Another document's file of the same name is another module."""
