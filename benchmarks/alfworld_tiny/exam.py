@@ -34,10 +34,9 @@ def left(folder: Path, presets: Sequence[str] = ()) -> list[Path]:
     found = []
     for home, versions in homes(folder).items():
         words = home.name.split(",")
-        if not presets or any(f"credit={preset}" in words for preset in presets):
-            run = read_run(versions)
-            if run.ended and not (home / "exam.jsonl").exists():
-                found.append((run.seed, home))
+        named = not presets or any(f"credit={preset}" in words for preset in presets)
+        if named and not (home / "exam.jsonl").exists() and (run := read_run(versions)).ended:
+            found.append((run.seed, home))
     return [home for _, home in sorted(found)]
 
 

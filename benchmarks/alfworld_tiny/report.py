@@ -15,6 +15,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import mode
 from typing import Any
 
 import matplotlib
@@ -207,12 +208,14 @@ def draw_curves(folder: Path, found: dict[Cell, Outcomes]) -> None:
     """Training success over the iterations: a panel for each statistics and std, a line a cell, each seed thin."""
     curves = read_curves(folder)
     panels = sorted({(cell.statistics, cell.std) for cell in found})
+    shared_rate = mode(cell.learning_rate for cell in found)
     figure, axes = plt.subplots(1, len(panels), figsize=(3.2 * len(panels), 3), sharey=True, squeeze=False)
     for axis, (statistics, std) in zip(axes[0], panels, strict=True):
         for cell, each in found.items():
-            # Beside GRPO the paper's GiGPO; the other weights, discounts and anchors are in the table.
+            # Beside GRPO the paper's GiGPO; the other weights, discounts, anchors and rates are in the table.
             paper = (cell.anchor, float(cell.omega), float(cell.episode_weight)) == ("observation", 1.0, 1.0)
-            if (cell.statistics, cell.std) == (statistics, std) and (cell.method != "GiGPO" or paper):
+            here = (cell.statistics, cell.std, cell.learning_rate) == (statistics, std, shared_rate)
+            if here and (cell.method != "GiGPO" or paper):
                 _draw_cell(axis, np.array([curves[run] for run in each.runs]), cell.method)
         axis.set_title(f"{statistics} statistics, {'std' if std == 'True' else 'no std'}", fontsize=9)
         axis.set_xlabel("iteration")

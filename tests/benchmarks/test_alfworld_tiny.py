@@ -292,3 +292,29 @@ def test_an_estimator_without_noise_is_worth_more_than_one_with():
     np.testing.assert_allclose(measured[:, 0], [1.0, 2.0, -2.0], atol=0.4)
     np.testing.assert_allclose(measured[:, 2], [1.0, 2.0, -2.0], atol=0.7)  # noise counts in every coordinate alike
     assert 0.0 == measured[0, 1] < measured[1, 1] < 0.4
+
+
+def test_the_published_rows_follow_from_the_published_games():
+    report = script("report")
+    rows = report.read_rows(FOLDER / "results.csv")
+    won: dict[tuple[str, str, int], list[bool]] = {}
+    for game in report.read_rows(FOLDER / "games.csv.gz"):
+        key = (game["run"], game["split"], int(game["iterations"]))
+        won.setdefault(key, []).append(game["success"] == "True")
+    for row in rows:
+        end = int(row["iterations"])
+        places = {"start": ("valid_unseen", 0), "end": ("valid_unseen", end), "exam": ("exam", end)}
+        for name, place in places.items():
+            if row[f"success_{name}"]:
+                mean = np.mean(won[row["run"], *place])
+                assert float(row[f"success_{name}"]) == pytest.approx(mean, abs=1e-4), (row["run"], name)
+
+
+@pytest.mark.parametrize("document", ["README.md", "CHANGELOG.md", "benchmarks/alfworld_tiny/README.md"])
+def test_what_is_claimed_is_what_the_published_games_say(document: str):
+    report = script("report")
+    found = report.outcomes(FOLDER)
+    (claim,) = [pair for pair in report.comparisons(found) if pair[0].startswith("the chosen")]
+    measured = report.difference(found[claim[1]], found[claim[2]])["exam"]
+    mean, low, high = (f"{each:+.3f}".replace("0.", ".") for each in measured)
+    assert f"{mean} [{low}, {high}]" in (FOLDER.parents[1] / document).read_text().replace("\n", " ")
