@@ -3,7 +3,9 @@
     python benchmarks/alfworld_tiny/collect.py runs/alfworld_experiment/core
 
 What a run was is read from its ``config.yaml``, never from its folder's name; one that has not ended yet is left out. A
-run that was stopped and went on has several versions, of which each epoch's last counts.
+run that was stopped and went on has several versions, of which each epoch's last counts. Runs that are in the files
+already and not in the folder stay there, so that runs of several machines and days come together; one of the same cell
+and seed takes the place of the old one.
 
 results.csv: a row a run. ``updates`` counts the optimizer's: it differs a little between runs, as the minibatches
 of an iteration are by steps, and not all episodes are of a length. ``success_start`` and ``success_end`` are over the
@@ -37,6 +39,7 @@ from gigpo_lightning.sweep.table import whole_lines
 _logger = logging.getLogger(__name__)
 
 EXAM = "exam"  # the split of exam.py's games, whatever they are to the environment
+GAME = ("split", "task_id", "kind", "repeat", "success", "steps")
 CURVES = {
     "success": "rollout/success_rate",
     "invalid": "rollout/invalid_action_rate",
@@ -76,6 +79,7 @@ class Run:
         seed: Of everything.
         iterations: Planned.
         episodes: Training episodes that were planned.
+        updates: Of the policy, before the last evaluation; None if it makes none.
         evaluations: By the number of iterations before it, the episodes of an evaluation, one dictionary each.
         exam: Episodes of exam.py; none, if it has not had one.
         curves: Scalars by their names in ``CURVES``, one value an iteration.
@@ -86,6 +90,7 @@ class Run:
     seed: int
     iterations: int
     episodes: int
+    updates: int | None
     evaluations: dict[int, list[dict[str, Any]]]
     exam: list[dict[str, Any]]
     curves: dict[str, list[float]] = field(repr=False)
@@ -134,6 +139,7 @@ def read_run(versions: Sequence[Path]) -> Run:
     credit, iterations = model["credit"], config["trainer"]["max_epochs"]
     arguments = credit["init_args"]
     method = credit["class_path"].rpartition(".")[2]
+    evaluations = _evaluations(versions)
     return Run(
         cell=Cell(
             method=method,
@@ -148,11 +154,64 @@ def read_run(versions: Sequence[Path]) -> Run:
         seed=config["seed_everything"],
         iterations=iterations,
         episodes=iterations * data["tasks_per_epoch"] * data["group_size"],
-        evaluations=_evaluations(versions),
+        updates=evaluations[max(evaluations)][0]["policy_version"] if evaluations else None,
+        evaluations=evaluations,
         exam=list(whole_lines(exam)) if (exam := versions[-1].parents[1] / "exam.jsonl").exists() else [],
         curves=_curves(versions),
         group_shares=_group_shares(versions),
     )
+
+
+def read_collected(folder: Path) -> list[Run]:
+    """The runs of the files that ``write`` has written, as it was given them; none where there are no files."""
+    if not (folder / "results.csv").exists():
+        return []
+    evaluations: dict[str, dict[int, list[dict[str, Any]]]] = defaultdict(lambda: defaultdict(list))
+    exams, curves, shares = defaultdict(list), defaultdict(lambda: {name: [] for name in CURVES}), defaultdict(dict)
+    for row in read_rows(folder / "games.csv.gz"):
+        episode = {name: row[name] for name in GAME}
+        episode |= {"repeat": int(row["repeat"]), "success": row["success"] == "True", "steps": int(row["steps"])}
+        episodes = exams[row["run"]] if row["split"] == EXAM else evaluations[row["run"]][int(row["iterations"])]
+        episodes.append(episode)
+    for row in read_rows(folder / "curves.csv.gz"):
+        for name in CURVES:
+            curves[row["run"]][name] += [float(row[name])] if row.get(name) else []
+    for row in read_rows(folder / "groups.csv"):
+        number, iteration = row.pop("run"), int(row.pop("iteration"))
+        shares[number][iteration] = {size: float(share) for size, share in row.items()}
+    numbers = ("omega", "episode_weight", "discount", "learning_rate")
+    return [
+        Run(
+            cell=Cell(
+                **{name: row[name] for name in ("method", "statistics", "anchor")},
+                **{name: float(row[name]) for name in numbers},
+                std=row["std"] == "True",
+            ),
+            seed=int(row["seed"]),
+            iterations=int(row["iterations"]),
+            episodes=int(row["episodes"]),
+            updates=int(row["updates"]) if row["updates"] else None,
+            evaluations=dict(sorted(evaluations[row["run"]].items())),
+            exam=exams[row["run"]],
+            curves=curves[row["run"]],
+            group_shares=shares[row["run"]],
+        )
+        for row in read_rows(folder / "results.csv")
+    ]
+
+
+def merged(old: Iterable[Run], new: Iterable[Run]) -> list[Run]:
+    """Both, with the new one where both have a run of a cell and a seed."""
+    runs = {(run.cell, run.seed): run for run in old}
+    found = {(run.cell, run.seed): run for run in new}
+    _logger.info("%d runs found, %d kept that the files had", len(found), len(runs.keys() - found.keys()))
+    return [*(runs | found).values()]
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """The rows of one of the files."""
+    raw = path.read_bytes()
+    return list(csv.DictReader(io.StringIO((gzip.decompress(raw) if path.suffix == ".gz" else raw).decode())))
 
 
 def _evaluations(versions: Iterable[Path]) -> dict[int, list[dict[str, Any]]]:
@@ -223,7 +282,7 @@ def write(runs: Sequence[Run], folder: Path) -> None:
                 "seed": run.seed,
                 "iterations": run.iterations,
                 "episodes": run.episodes,
-                "updates": end[0]["policy_version"] if end else "",
+                "updates": "" if run.updates is None else run.updates,
                 "games": len({episode["task_id"] for episode in end}),
                 "success_start": _success(start),
                 "success_end": _success(end),
@@ -236,8 +295,7 @@ def write(runs: Sequence[Run], folder: Path) -> None:
         )
         played = [(done, each) for done, episodes in run.evaluations.items() for each in episodes]
         played += [(run.iterations, {**each, "split": EXAM}) for each in run.exam]
-        names = ("split", "task_id", "kind", "repeat", "success", "steps")
-        games += [{"run": number, "iterations": done} | {name: each[name] for name in names} for done, each in played]
+        games += [{"run": number, "iterations": done} | {name: each[name] for name in GAME} for done, each in played]
         for iteration in range(run.iterations):
             row = {name: round(values[iteration], 6) for name, values in run.curves.items() if len(values) > iteration}
             curves.append({"run": number, "iteration": iteration} | row)
@@ -254,7 +312,9 @@ def write(runs: Sequence[Run], folder: Path) -> None:
 
 def _write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]) if rows else [], lineterminator="\n")
+    writer = csv.DictWriter(
+        text, fieldnames=list(dict.fromkeys(name for row in rows for name in row)), lineterminator="\n"
+    )
     writer.writeheader()
     writer.writerows(rows)
     written = text.getvalue().encode()
@@ -262,14 +322,14 @@ def _write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     path.write_bytes(gzip.compress(written, mtime=0) if path.suffix == ".gz" else written)
 
 
-def main() -> None:
+def main(words: Sequence[str] | None = None) -> None:
     """Collect the runs below the folder that is named."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--output", type=Path, default=Path(__file__).parent)
-    arguments = parser.parse_args()
-    write(read_runs(arguments.folder), arguments.output)
+    arguments = parser.parse_args(words)
+    write(merged(read_collected(arguments.output), read_runs(arguments.folder)), arguments.output)
 
 
 if __name__ == "__main__":

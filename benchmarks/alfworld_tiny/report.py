@@ -7,9 +7,6 @@ by seed and game by game: runs of one seed met the same tasks in the same order,
 """
 
 import argparse
-import csv
-import gzip
-import io
 import logging
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -20,6 +17,7 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+from collect import read_rows
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
@@ -35,7 +33,6 @@ _logger = logging.getLogger(__name__)
 
 COLOURS = {"GRPO": "#d95f02", "GiGPO": "#1b6ca8", "RLOO": "#6b6b6b"}
 _EXAM = -1  # stands for the exam where others are numbers of iterations
-Rows = list[dict[str, str]]
 
 
 @dataclass(frozen=True, kw_only=True, order=True)
@@ -89,12 +86,6 @@ class Outcomes:
     def end(self) -> NDArray[np.float64]:
         """Success after it, in the same order."""
         return self.held_out[max(self.held_out)]
-
-
-def read_rows(path: Path) -> Rows:
-    """A table of collect.py's."""
-    raw = path.read_bytes()
-    return list(csv.DictReader(io.StringIO((gzip.decompress(raw) if path.suffix == ".gz" else raw).decode())))
 
 
 def outcomes(folder: Path) -> dict[Cell, Outcomes]:

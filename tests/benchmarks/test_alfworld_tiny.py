@@ -1,7 +1,7 @@
 """What is collected of the comparison's runs and what is said of them, on runs whose outcome is known."""
 
 import csv
-import importlib.util
+import importlib
 import json
 import subprocess
 import sys
@@ -21,14 +21,10 @@ FOLDER = Path(__file__).parents[2] / "benchmarks" / "alfworld_tiny"
 
 
 def script(name: str) -> ModuleType:
-    """A script of the comparison as a module; they lie in no package."""
-    if name not in sys.modules:
-        specification = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
-        assert specification is not None
-        assert specification.loader is not None
-        sys.modules[name] = importlib.util.module_from_spec(specification)
-        specification.loader.exec_module(sys.modules[name])
-    return sys.modules[name]
+    """A script of the comparison as a module; they lie in no package, and import each other as scripts do."""
+    if str(FOLDER) not in sys.path:
+        sys.path.append(str(FOLDER))
+    return importlib.import_module(name)
 
 
 def write_version(
@@ -259,6 +255,36 @@ def test_the_same_runs_give_the_same_files(runs: Path, tmp_path: Path):
         collect.write(collect.read_runs(runs), tmp_path / name)
     for path in (tmp_path / "one").iterdir():
         assert path.read_bytes() == (tmp_path / "other" / path.name).read_bytes()
+
+
+def test_runs_that_are_elsewhere_now_stay_in_the_files(runs: Path, tmp_path: Path):
+    collect, files = script("collect"), tmp_path / "files"
+    files.mkdir()
+    examined = {"split": "valid_unseen", "task_id": "fresh", "kind": "look", "repeat": 0, "success": True, "steps": 7}
+    (runs / "grpo" / "seed_0" / "exam.jsonl").write_text(json.dumps(examined) + "\n")
+    collect.main([str(runs), "--output", str(files)])
+    before = {path: path.read_bytes() for path in files.iterdir()}
+    for won, of_gigpo_1 in ([True, True, True, True], "1.0"), ([True, True, True, False], "0.75"):
+        # Another machine has one of the runs alone, played anew.
+        elsewhere = tmp_path / of_gigpo_1
+        folder = elsewhere / "lightning_logs" / "version_0"
+        write_version(folder, "GiGPO", 1, range(4), {0: [True, False, False, False], 4: won})
+        collect.main([str(elsewhere), "--output", str(files)])
+        rows = list(csv.DictReader((files / "results.csv").open()))
+        assert [(row["method"], row["seed"], row["success_end"], row["success_exam"]) for row in rows] == [
+            ("GRPO", "0", "0.5", "1.0"),
+            ("GRPO", "1", "0.5", ""),
+            ("GiGPO", "0", "0.75", ""),
+            ("GiGPO", "1", of_gigpo_1, ""),
+        ]
+    assert {path: path.read_bytes() for path in files.iterdir()} == before  # the second was as it had been
+
+
+def test_the_published_files_are_read_as_they_were_written(tmp_path: Path):
+    collect = script("collect")
+    collect.write(collect.read_collected(FOLDER), tmp_path)
+    for path in tmp_path.iterdir():
+        assert path.read_bytes() == (FOLDER / path.name).read_bytes(), path.name
 
 
 def test_a_difference_is_paired_by_seed_and_game(runs: Path, tmp_path: Path):
