@@ -7,7 +7,6 @@ is replaced: stock environments in the same process stay stock. Not thread-safe,
 """
 
 import copy
-import gc
 import json
 import re
 import sys
@@ -15,7 +14,7 @@ import zlib
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from types import CodeType
@@ -26,9 +25,11 @@ from textworld.core import GameState
 from textworld.envs.pddl import logic as pddl_logic
 from textworld.envs.pddl import textgen
 from textworld.envs.pddl.pddl import PddlEnv
-from textworld.logic import Proposition, Rule, Type, Variable
+from textworld.logic import Action, Placeholder, Proposition, Rule, Type, Variable
 
-_GAMES_KEPT = 256  # translations, about 40 KiB each
+from gigpo_lightning.environments.alfworld.translation import Translation, pddl2sas, translate
+
+_GAMES_KEPT = 64  # what their commands come to; 0.3 MiB each
 _GRAMMARS_KEPT = 64
 _EXPRESSIONS_KEPT = 4096
 
@@ -37,6 +38,33 @@ _GOAL = re.compile(r"Your task is to: ([a-z0-9 ]+)\.")
 
 Context = dict[str, Any]
 Pair = tuple[Any, Context]  # a symbol and what it is derived in
+Called = tuple[tuple[str, ...], ...]
+
+
+@dataclass(slots=True)
+class _Kept:
+    """What all episodes of a game share.
+
+    Attributes:
+        translation: Of its problem; it numbers the operators.
+        start: The facts that the native engine has at the start; empty before the first one.
+        actions: By operators' numbers, their names, and the stock engine's actions, templates not yet filled in.
+        called: What things were called in the episode that began last.
+        commands: By operators' numbers, with these names: templates filled in, and their texts, where neither can
+            depend on the state.
+    """
+
+    translation: Translation
+    start: tuple[Proposition, ...] = ()
+    actions: dict[int, tuple[str, Action]] = field(default_factory=dict)
+    called: Called = ()
+    commands: dict[int, tuple[str, str]] = field(default_factory=dict)
+
+    def commands_with(self, called: Called) -> dict[int, tuple[str, str]]:
+        """The commands, with these names; whoever has those of other names keeps them."""
+        if called != self.called:
+            self.called, self.commands = called, {}
+        return self.commands
 
 
 class FastPddlEnv(PddlEnv):  # type: ignore[misc]
@@ -50,7 +78,6 @@ class FastPddlEnv(PddlEnv):  # type: ignore[misc]
         self._game_data = data
         self.walkthrough = data.get("walkthrough", None)
         self._logic = _game_logic(data["pddl_domain"], data["grammar"])
-        self._commands: dict[tuple[Any, ...], tuple[str, str]] = {}
         self._pddl_state = self._new_state()
         self._is_fresh = True
         self._entity_infos = self._get_entity_infos()
@@ -64,6 +91,9 @@ class FastPddlEnv(PddlEnv):  # type: ignore[misc]
         self.state = GameState()
         self._last_action = None
         self._moves = 0
+        # Whoever wraps this renames things after loading.
+        called = tuple((key, info.name, info.definite, info.indefinite) for key, info in self._entity_infos.items())
+        self._commands = self._pddl_state.kept.commands_with(called)
         context = {
             "state": self._pddl_state,
             "facts": list(self._pddl_state.facts),
@@ -79,8 +109,9 @@ class FastPddlEnv(PddlEnv):  # type: ignore[misc]
         return self.state
 
     def _new_state(self) -> "FastPddlState":
-        problem = self._game_data["pddl_problem"]
-        return FastPddlState(self.downward_lib, problem, self._logic, planner=self._needs_planner())
+        domain, grammar, problem = (self._game_data[name] for name in ("pddl_domain", "grammar", "pddl_problem"))
+        kept = _kept(sys.intern(domain), grammar, problem)
+        return FastPddlState(self.downward_lib, problem, self._logic, kept, planner=self._needs_planner())
 
     def _needs_planner(self) -> bool:
         return self.request_infos.policy_commands or "walkthrough" in self.request_infos.extras
@@ -98,7 +129,7 @@ class FastPddlEnv(PddlEnv):  # type: ignore[misc]
             state["facts"] = list(map(self._get_human_readable_fact, facts))
         state["last_action"] = None
         state["_last_action"] = self._last_action
-        state["_valid_actions"] = list(self._pddl_state.all_applicable_actions())
+        state["_valid_actions"] = self._pddl_state.all_applicable_actions()
         names = {key: info.name for key, info in infos.items()}
         state["_valid_commands"] = [self._command(action, names, facts) for action in state["_valid_actions"]]
         state["admissible_commands"] = sorted(set(state["_valid_commands"]))
@@ -109,12 +140,11 @@ class FastPddlEnv(PddlEnv):  # type: ignore[misc]
 
     def _command(self, action: Any, names: dict[str, str], facts: list[Any]) -> str:
         """The text of an action; kept for this game where it cannot depend on the state."""
-        template = action.command_template
-        key = (template, *((placeholder.name, variable.name) for placeholder, variable in action.mapping.items()))
-        kept = self._commands.get(key)
+        kept = self._commands.get(action.id)
         if kept is not None:
             action.command_template = kept[0]
             return kept[1]
+        template = action.command_template
         context = {
             "state": self._pddl_state,
             "facts": facts,
@@ -125,35 +155,15 @@ class FastPddlEnv(PddlEnv):  # type: ignore[misc]
         action.command_template = self._logic.grammar.derive(template, context)
         command: str = action.format_command(names)
         if self._logic.grammar.is_constant(template, self._pddl_state.constant_predicates):
-            self._commands[key] = (action.command_template, command)
+            self._commands[action.id] = (action.command_template, command)
         return command
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Translation:
-    """What a state needs of a problem's translation to SAS.
-
-    Attributes:
-        packed_sas: The planning task as the C++ engine reads it, compressed to a tenth.
-        actions: The domain's actions by name.
-        types: Pairs of a type's name and its supertypes'.
-        type_of: Type of every object.
-        initial: Facts of the problem file, as predicates and the names of what they are about.
-        constant: Predicates that no action and no axiom changes.
-    """
-
-    packed_sas: bytes
-    actions: dict[str, Any]
-    types: tuple[tuple[str, Any], ...]
-    type_of: dict[str, str]
-    initial: tuple[tuple[str, tuple[str, ...]], ...]
-    constant: frozenset[str]
 
 
 class FastPddlState(pddl_logic.PddlState):  # type: ignore[misc]
     """The stock state on a kept translation; the planner's own is made only where a planner was asked for."""
 
-    def __init__(self, downward_lib: Any, pddl_problem: str, logic: Any, *, planner: bool) -> None:
+    def __init__(self, downward_lib: Any, pddl_problem: str, logic: Any, kept: _Kept, *, planner: bool) -> None:
+        self.kept = kept
         self._facts: dict[Any, set[Proposition]] = defaultdict(set)
         self._vars_by_name: dict[str, Variable] = {}
         self._vars_by_type: dict[str, set[Variable]] = defaultdict(set)
@@ -162,7 +172,7 @@ class FastPddlState(pddl_logic.PddlState):  # type: ignore[misc]
         self.has_planner = planner
         self.downward_lib = downward_lib
         self.pddl_problem = pddl_problem
-        translation = _translate(logic.domain, pddl_problem)
+        translation = kept.translation
         self._actions = translation.actions
         self.name2type = translation.type_of
         self.constant_predicates = translation.constant
@@ -171,15 +181,44 @@ class FastPddlState(pddl_logic.PddlState):  # type: ignore[misc]
                 logic.types.add(Type(name, supertypes))
         downward_lib.load_sas(zlib.decompress(translation.packed_sas))
         if planner:
-            downward_lib.load_sas_replan(_pddl2sas(logic.domain, pddl_problem, optimize=True)[1].encode())
+            downward_lib.load_sas_replan(pddl2sas(logic.domain, pddl_problem, optimize=True)[1].encode())
         self.add_facts(
             Proposition(predicate, [Variable(name, self.name2type[name]) for name in names])
             for predicate, names in translation.initial
         )
-        atoms = (pddl_logic.Atom * downward_lib.get_state_size())()
-        downward_lib.get_state(atoms)
-        facts = [atom.get_fact(self.name2type) for atom in atoms]
-        self.add_facts([fact for fact in facts if not fact.is_negation])
+        if not kept.start:
+            atoms = (pddl_logic.Atom * downward_lib.get_state_size())()
+            downward_lib.get_state(atoms)
+            facts = (atom.get_fact(self.name2type) for atom in atoms)
+            kept.start = tuple(fact for fact in facts if not fact.is_negation)
+        self.add_facts(kept.start)
+
+    def all_applicable_actions(self) -> list[Action]:
+        """The stock engine's, each a copy of one that is kept."""
+        operators = (fast_downward.Operator * self.downward_lib.get_applicable_operators_count())()
+        self.downward_lib.get_applicable_operators(operators)
+        self._operators = {operator.id: operator for operator in operators}
+        actions: dict[str, Action] = {}  # of operators with one name the first
+        for number, operator in self._operators.items():
+            if number not in self.kept.actions:
+                self.kept.actions[number] = operator.name, self._action(operator)
+            name, action = self.kept.actions[number]
+            if name not in actions:
+                actions[name] = Action.__new__(Action)
+                vars(actions[name]).update(vars(action))
+        return list(actions.values())
+
+    def _action(self, operator: Any) -> Action:
+        name, *arguments = operator.name.split()
+        action = Action(name=name, preconditions=[], postconditions=[])
+        action.id = operator.id
+        action.mapping = {
+            Placeholder(parameter.name.strip("?"), parameter.type_name): Variable(argument, parameter.type_name)
+            for parameter, argument in zip(self._actions[name].parameters, arguments, strict=False)
+        }
+        action.command_template = self._logic.actions[name].template
+        action.feedback_rule = self._logic.actions[name].feedback_rule
+        return action
 
 
 class FastGrammar(textgen.ContextSensitiveGrammar):  # type: ignore[misc]
@@ -307,6 +346,12 @@ def _with_goal(rule: Any, goal: str) -> Any:
     return rule
 
 
+@lru_cache(_GAMES_KEPT)
+def _kept(domain: str, grammar: str, problem: str) -> _Kept:
+    """The same for the same game."""
+    return _Kept(translate(domain, problem))
+
+
 @lru_cache(_GRAMMARS_KEPT)
 def _parsed_logic(domain: str, grammar: str) -> Any:
     logic = pddl_logic.GameLogic(domain, grammar)
@@ -314,64 +359,3 @@ def _parsed_logic(domain: str, grammar: str) -> Any:
     fast.update(logic.grammar)
     logic.grammar = fast
     return logic
-
-
-@lru_cache(_GAMES_KEPT)
-def _translate(domain: str, problem: str) -> _Translation:
-    task, sas = _pddl2sas(domain, problem)
-    type_of = {each.name: each.type_name for each in task.objects}
-    return _Translation(
-        packed_sas=zlib.compress(sas.encode(), 1),
-        actions=_actions(domain, task),
-        types=tuple((each.name, each.supertype_names) for each in task.types),
-        type_of=type_of,
-        initial=tuple(fact for atom in task.init if (fact := _fact(atom)) is not None),
-        constant=_constant_predicates(task),
-    )
-
-
-_actions_of_domain: dict[str, dict[str, Any]] = {}
-
-
-def _actions(domain: str, task: Any) -> dict[str, Any]:
-    """A domain's actions by name; only their names and parameters are read, so one copy serves every game."""
-    if domain not in _actions_of_domain:
-        _actions_of_domain.clear()
-        _actions_of_domain[domain] = {action.name: action for action in task.actions}
-    return _actions_of_domain[domain]
-
-
-def _constant_predicates(task: Any) -> frozenset[str]:
-    changed = {effect.literal.predicate for action in task.actions for effect in action.effects}
-    changed |= {axiom.name for axiom in task.axioms}
-    return frozenset(predicate.name.lower() for predicate in task.predicates if predicate.name not in changed)
-
-
-def _fact(atom: Any) -> tuple[str, tuple[str, ...]] | None:
-    """An initial atom or fluent as a fact; None for equalities, costs and distances, as in the stock engine."""
-    pddl = fast_downward.translate.pddl
-    if isinstance(atom, pddl.conditions.Atom):
-        return None if atom.predicate == "=" else (sys.intern(atom.predicate), tuple(map(sys.intern, atom.args)))
-    if isinstance(atom, pddl.f_expression.Assign):
-        name = f"{atom.expression.value}"
-        if atom.fluent.symbol == "total-cost" or name.isdigit():
-            return None
-        return name, tuple(atom.fluent.args)
-    return None
-
-
-def _pddl2sas(domain: str, problem: str, optimize: bool = False) -> tuple[Any, str]:
-    """Translate, and put back the command line that the translator overwrites.
-
-    It makes many small objects that all stay: looking for garbage among them takes a quarter of its time, and more
-    beside a trainer's heap.
-    """
-    arguments, collecting = sys.argv, gc.isenabled()
-    gc.disable()
-    try:
-        task, sas = fast_downward.pddl2sas(domain, problem, optimize=optimize)
-    finally:
-        sys.argv = arguments
-        if collecting:
-            gc.enable()
-    return task, sas

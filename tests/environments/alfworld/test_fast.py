@@ -141,9 +141,9 @@ def test_fast_off_is_textworlds_own_engine_after_fast_was_on(tasks: dict[str, Ta
 
 
 def test_every_cache_is_bounded() -> None:
-    from gigpo_lightning.environments.alfworld import fast
+    from gigpo_lightning.environments.alfworld import fast, translation
 
-    caches = [value for value in vars(fast).values() if hasattr(value, "cache_info")]
+    caches = [value for part in (fast, translation) for value in vars(part).values() if hasattr(value, "cache_info")]
     assert caches
     assert all(cache.cache_info().maxsize is not None for cache in caches)
 
