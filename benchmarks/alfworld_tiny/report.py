@@ -7,10 +7,11 @@ by seed and game by game: runs of one seed met the same tasks in the same order,
 """
 
 import argparse
+import io
 import logging
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mode
 from typing import Any
@@ -19,6 +20,7 @@ import matplotlib
 import numpy as np
 from collect import read_rows
 from numpy.typing import NDArray
+from rich.box import MARKDOWN
 from rich.console import Console
 from rich.table import Table
 from scipy.stats import sem, t
@@ -138,13 +140,23 @@ def difference(ours: Outcomes, theirs: Outcomes) -> dict[str, tuple[float, float
 
 
 def comparisons(found: dict[Cell, Outcomes]) -> list[tuple[str, Cell, Cell]]:
-    """GiGPO against GRPO where only the step level differs, and each method's chosen cell against the other's."""
+    """What is compared, and the two cells.
+
+    GiGPO against GRPO where only the step level differs; std and step statistics against none and those over
+    trajectories where nothing else differs; each method's chosen cell against the other's.
+    """
     pairs = []
     for ours in found:
         for theirs in found:
             same = all(getattr(ours, name) == getattr(theirs, name) for name in ("statistics", "std", "learning_rate"))
             if (ours.method, theirs.method) == ("GiGPO", "GRPO") and same:
                 pairs.append((f"{ours.label()} - GRPO", ours, theirs))
+    for name, ours_is, theirs_is in (("std", "True", "False"), ("statistics", "step", "trajectory")):
+        for ours in found:
+            theirs = replace(ours, **{name: theirs_is})
+            if getattr(ours, name) == ours_is and theirs in found:
+                words = "no std" if name == "std" else f"{theirs_is} statistics"
+                pairs.append((f"{ours.label()} - {words}", ours, theirs))
     chosen = {cell.method: cell for cell, each in found.items() if each.selected}
     if {"GiGPO", "GRPO"} <= chosen.keys():
         pairs.append(("the chosen GiGPO - the chosen GRPO", chosen["GiGPO"], chosen["GRPO"]))
@@ -153,23 +165,15 @@ def comparisons(found: dict[Cell, Outcomes]) -> list[tuple[str, Cell, Cell]]:
 
 def tables(found: dict[Cell, Outcomes]) -> tuple[Table, Table]:
     """A row a cell, and a row a comparison."""
-    cells = Table(title="success, 95 % intervals over seeds and games")
-    for column in (
-        "cell",
-        "seeds",
-        "before",
-        "after",
-        "after, fresh games",
-        "training, mean",
-        "chosen on training games",
-    ):
+    cells = Table(title="Success, with 95 % intervals over seeds and games", box=MARKDOWN)
+    for column in ("cell", "seeds", "before", "after", "after, fresh games", "training, mean", "chosen"):
         cells.add_column(column)
     for cell, each in found.items():
         ends = (_shown(two_way_bootstrap(games) if games is not None else None, "") for games in (each.end, each.exam))
         chosen = "yes" if each.selected else ""
         row = (str(len(each.seeds)), f"{each.start.mean():.3f}", *ends, f"{each.auc.mean():.3f}", chosen)
         cells.add_row(cell.label(), *row)
-    effects = Table(title="differences, paired by seed and game, 95 % intervals over both")
+    effects = Table(title="Differences, paired by seed and game, with 95 % intervals over both", box=MARKDOWN)
     for column in ("comparison", "seeds", "after", "after, fresh games", "training, mean", "the same, by Student's t"):
         effects.add_column(column)
     for name, ours, theirs in comparisons(found):
@@ -178,6 +182,19 @@ def tables(found: dict[Cell, Outcomes]) -> tuple[Table, Table]:
             measured = difference(found[ours], found[theirs]).values()
             effects.add_row(name, str(seeds), *(_shown(each, "+") for each in measured))
     return cells, effects
+
+
+def write_tables(found: dict[Cell, Outcomes], path: Path) -> None:
+    """The tables as a page."""
+    parts = ["# All cells of the comparison", "Written by `report.py`; [what they are](README.md)."]
+    for table in tables(found):
+        parts.append(f"## {table.title}")
+        table.title = None
+        page = Console(file=io.StringIO(), width=400)
+        page.print(table)
+        parts.append("\n".join(line.rstrip() for line in page.file.getvalue().strip().splitlines()))
+    path.write_text("\n\n".join(parts) + "\n")
+    _logger.info("written: %s", path)
 
 
 def _shown(measured: tuple[float, float, float] | None, sign: str) -> str:
@@ -301,9 +318,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--folder", type=Path, default=Path(__file__).parent)
     folder = parser.parse_args(arguments).folder
     found = outcomes(folder)
-    console = Console(width=150)
+    console = Console(width=200)
     for table in tables(found):
         console.print(table)
+    write_tables(found, folder / "tables.md")
     draw_curves(folder, found)
     draw_chosen(folder, found, folder / "chosen.svg")
     draw_groups(folder)

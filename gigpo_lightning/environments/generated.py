@@ -4,7 +4,7 @@ import contextlib
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 
@@ -26,6 +26,25 @@ def new_folder(folder: Path) -> Iterator[Path]:
         partial.rename(folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def make_unless_there(is_made: Callable[[], bool], make: Callable[[], None]) -> None:
+    """Make what is not there yet, whoever else is making it at the same time.
+
+    Args:
+        is_made: Whether it is there; raises if something else is in its place.
+        make: Makes it, by ``new_folder``.
+
+    Raises:
+        OSError: If it cannot be made.
+    """
+    if is_made():
+        return
+    try:
+        make()
+    except OSError:
+        if not is_made():  # else another process was quicker
+            raise
 
 
 def check_made_with(folder: Path, manifest: str, wanted: Mapping[str, object], what: str, argument: str) -> None:

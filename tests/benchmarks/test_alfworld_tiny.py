@@ -5,6 +5,7 @@ import importlib
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -305,6 +306,7 @@ def test_the_report_draws_its_figures(runs: Path, tmp_path: Path):
     collect.write(collect.read_runs(runs), tmp_path)
     report.main(["--folder", str(tmp_path)])
     assert {path.name for path in tmp_path.glob("*.svg")} == {"chosen.svg", "curves.svg", "groups.svg", "time.svg"}
+    assert "| the chosen GiGPO - the chosen GRPO " in (tmp_path / "tables.md").read_text()
 
 
 def test_an_estimator_without_noise_is_worth_more_than_one_with():
@@ -334,6 +336,33 @@ def test_the_published_rows_follow_from_the_published_games():
             if row[f"success_{name}"]:
                 mean = np.mean(won[row["run"], *place])
                 assert float(row[f"success_{name}"]) == pytest.approx(mean, abs=1e-4), (row["run"], name)
+
+
+def test_the_published_tables_follow_from_the_published_games(tmp_path: Path):
+    report = script("report")
+    report.write_tables(report.outcomes(FOLDER), tmp_path / "tables.md")
+    assert (tmp_path / "tables.md").read_text() == (FOLDER / "tables.md").read_text()
+
+
+def test_cells_are_compared_that_differ_in_one_thing():
+    report = script("report")
+    outcomes = report.Outcomes(held_out={}, exam=None, auc=np.zeros(1), seeds=(0,), selected=False, runs=("0",))
+    cells = {}
+    for method in ("GRPO", "GiGPO"):
+        for std, statistics in (("False", "trajectory"), ("True", "trajectory"), ("False", "step")):
+            shared = {"anchor": "state", "omega": "1.0", "episode_weight": "1.0", "discount": ".95"}
+            cell = report.Cell(method=method, statistics=statistics, std=std, learning_rate="4e-4", **shared)
+            cells[cell] = replace(outcomes, selected=method == "GRPO")
+    pairs = [
+        (ours.method, ours.std, ours.statistics, theirs.method, theirs.std, theirs.statistics)
+        for _, ours, theirs in report.comparisons(cells)
+    ]
+    plain = ("False", "trajectory")
+    assert pairs == [
+        *(("GiGPO", *setting, "GRPO", *setting) for setting in (plain, ("True", "trajectory"), ("False", "step"))),
+        *((method, "True", "trajectory", method, *plain) for method in ("GRPO", "GiGPO")),
+        *((method, "False", "step", method, *plain) for method in ("GRPO", "GiGPO")),
+    ]
 
 
 @pytest.mark.parametrize("document", ["README.md", "CHANGELOG.md", "benchmarks/alfworld_tiny/README.md"])

@@ -2,7 +2,7 @@
 
 import pytest
 
-from gigpo_lightning.environments.generated import check_made_with, new_folder
+from gigpo_lightning.environments.generated import check_made_with, make_unless_there, new_folder
 
 
 def test_a_folder_appears_when_all_is_written(tmp_path):
@@ -21,6 +21,32 @@ def test_what_fails_half_way_leaves_nothing(tmp_path):
     with pytest.raises(KeyError):
         fail()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_another_process_has_made_meanwhile_is_taken(tmp_path):
+    world = tmp_path / "world"
+
+    def make():
+        with new_folder(world) as partial:
+            (partial / "file").write_text("mine")
+            if not world.exists():
+                world.mkdir()
+                (world / "file").write_text("another's")
+
+    make_unless_there(world.exists, make)
+    assert (world / "file").read_text() == "another's"
+    assert list(tmp_path.iterdir()) == [world]
+
+
+def test_what_cannot_be_made_is_an_error(tmp_path):
+    (tmp_path / "file").touch()
+
+    def make():
+        with new_folder(tmp_path / "file" / "world"):
+            pass
+
+    with pytest.raises(FileExistsError):
+        make_unless_there(lambda: False, make)
 
 
 @pytest.mark.parametrize(

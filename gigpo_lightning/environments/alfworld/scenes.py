@@ -14,7 +14,7 @@ from gigpo_lightning.environments.alfworld.engine import EngineSlot, close_slot,
 from gigpo_lightning.environments.alfworld.floor_plans import split_plans
 from gigpo_lightning.environments.alfworld.games import Game, Goal, draw_game, possible_goals
 from gigpo_lightning.environments.alfworld.task_types import KINDS, SPLITS
-from gigpo_lightning.environments.generated import check_made_with, new_folder
+from gigpo_lightning.environments.generated import check_made_with, make_unless_there, new_folder
 
 _logger = logging.getLogger(__name__)
 
@@ -90,18 +90,25 @@ def generate_scenes(data_dir: str | Path, scenes: Scenes, processes: int = 1) ->
 
 
 def prepare_scenes(data_dir: str | Path, scenes: Scenes) -> None:
-    """Make the games unless they are there.
+    """Make the games unless they are there; two processes may make the same ones.
 
     Raises:
         ValueError: If ``data_dir`` holds games that were not made, or were made with other settings.
     """
     folder = Path(data_dir) / "json_2.1.1"
-    if not folder.exists():
+
+    def make() -> None:
         count = scenes.train + scenes.valid_seen + scenes.valid_unseen
         _logger.info("making %d scenes in %s", count, folder)
         generate_scenes(data_dir, scenes, processes=min(2, os.cpu_count() or 1) if count >= _MANY_SCENES else 1)
-        return
-    check_made_with(folder, _MANIFEST, _manifest(scenes), "scenes", "data_dir")
+
+    make_unless_there(lambda: _is_made(folder, scenes), make)
+
+
+def _is_made(folder: Path, scenes: Scenes) -> bool:
+    if folder.exists():
+        check_made_with(folder, _MANIFEST, _manifest(scenes), "scenes", "data_dir")
+    return folder.exists()
 
 
 def _manifest(scenes: Scenes) -> dict[str, int]:

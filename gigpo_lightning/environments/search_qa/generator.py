@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
 
-from gigpo_lightning.environments.generated import check_made_with, new_folder
+from gigpo_lightning.environments.generated import check_made_with, make_unless_there, new_folder
 from gigpo_lightning.environments.search_qa.words import (
     ADJECTIVES,
     FIRST_NAMES,
@@ -127,17 +127,24 @@ def generate_world(data_dir: str | Path, world: World) -> None:
 
 
 def prepare_world(data_dir: str | Path, world: World) -> None:
-    """Make the world unless it is there.
+    """Make the world unless it is there; two processes may make the same one.
 
     Raises:
         ValueError: If ``data_dir`` holds a world that was made with other settings.
     """
     folder = Path(data_dir) / _FOLDER
-    if not folder.exists():
+
+    def make() -> None:
         _logger.info("making a world of %d people and %d works in %s", world.people, world.works, folder)
         generate_world(data_dir, world)
-        return
-    check_made_with(folder, _MANIFEST, _manifest(world), "a world", "data_dir")
+
+    make_unless_there(lambda: _is_made(folder, world), make)
+
+
+def _is_made(folder: Path, world: World) -> bool:
+    if folder.exists():
+        check_made_with(folder, _MANIFEST, _manifest(world), "a world", "data_dir")
+    return folder.exists()
 
 
 def _manifest(world: World) -> dict[str, int]:

@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from gigpo_lightning.environments.generated import check_made_with, new_folder
+from gigpo_lightning.environments.generated import check_made_with, make_unless_there, new_folder
 from gigpo_lightning.environments.webshop.wares import BRANDS, DEPARTMENTS, PATH_MARK, Attribute, Department
 
 _logger = logging.getLogger(__name__)
@@ -109,14 +109,13 @@ def generate_catalogue(folder: str | Path, settings: ShopSettings) -> tuple[Path
         ValueError: If the folder holds anything else.
     """
     folder = Path(folder)
-    if not _is_made(folder, settings):
+
+    def make() -> None:
         _logger.info("making %d products in %s", settings.num_products, folder)
-        try:
-            with new_folder(folder) as partial:
-                _write(partial, settings)
-        except OSError:
-            if not _is_made(folder, settings):  # another process was quicker
-                raise
+        with new_folder(folder) as partial:
+            _write(partial, settings)
+
+    make_unless_there(lambda: _is_made(folder, settings), make)
     return catalogue_files(folder)
 
 

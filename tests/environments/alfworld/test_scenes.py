@@ -21,6 +21,7 @@ from gigpo_lightning.environments.alfworld.games import draw_game, possible_goal
 from gigpo_lightning.environments.alfworld.scenes import GoalBalance
 from gigpo_lightning.environments.alfworld.task_types import KINDS, SPLITS
 from gigpo_lightning.environments.base import Task
+from gigpo_lightning.environments.generated import new_folder
 from tests.environments.alfworld.conftest import SMALL
 
 pytestmark = [pytest.mark.alfworld, pytest.mark.usefixtures("engine")]
@@ -151,6 +152,18 @@ def test_making_the_scenes_again_changes_nothing(tmp_path: Path) -> None:
     times = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*")}
     source.prepare()
     assert {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*")} == times
+
+
+def test_two_processes_may_make_the_same_scenes_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def made_twice(data_dir: Path, scenes: Scenes, processes: int) -> None:
+        with new_folder(Path(data_dir) / "json_2.1.1") as late:
+            (late / "mine").touch()
+            generate_scenes(data_dir, scenes)  # the other process
+
+    monkeypatch.setattr("gigpo_lightning.environments.alfworld.scenes.generate_scenes", made_twice)
+    AlfworldTasks(str(tmp_path), scenes=TINY).prepare()
+    assert [path.name for path in tmp_path.iterdir()] == ["json_2.1.1"]
+    assert not (tmp_path / "json_2.1.1" / "mine").exists()
 
 
 def test_nothing_but_the_games_is_left_behind(tmp_path: Path) -> None:
