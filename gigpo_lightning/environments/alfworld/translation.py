@@ -12,7 +12,7 @@ from typing import Any
 
 import fast_downward
 
-_GAMES_KEPT = 1024  # about 50 KiB each
+_GAMES_KEPT = 1280  # about 50 KiB each; all that the tiny training plays, between its evaluations too
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
