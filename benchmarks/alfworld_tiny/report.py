@@ -10,7 +10,7 @@ import argparse
 import io
 import logging
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mode
@@ -34,6 +34,7 @@ from matplotlib.axes import Axes
 _logger = logging.getLogger(__name__)
 
 COLOURS = {"GRPO": "#d95f02", "GiGPO": "#1b6ca8", "RLOO": "#6b6b6b"}
+CHOSEN = "the chosen GiGPO - the chosen GRPO"
 _EXAM = -1  # stands for the exam where others are numbers of iterations
 
 
@@ -53,10 +54,13 @@ class Cell:
     def label(self) -> str:
         """The setting in a line."""
         parts = [self.method, self.statistics, "std" if self.std == "True" else "no std"]
-        if self.method == "GiGPO":
-            parts += [f"{self.anchor} anchors", f"ω {self.omega}", f"γ {self.discount}"]
-            parts += ["no A_E"] if float(self.episode_weight) == 0 else []
+        parts += [self.step_level()] if self.method == "GiGPO" else []
         return ", ".join([*parts, f"lr {self.learning_rate}"])
+
+    def step_level(self) -> str:
+        """What GiGPO adds to GRPO."""
+        parts = [f"{self.anchor} anchors", f"ω {self.omega}", f"γ {self.discount}"]
+        return ", ".join(parts + (["no A_E"] if float(self.episode_weight) == 0 else []))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,47 +124,60 @@ def outcomes(folder: Path) -> dict[Cell, Outcomes]:
     return found
 
 
-def difference(ours: Outcomes, theirs: Outcomes) -> dict[str, tuple[float, float, float] | None]:
-    """What the first is better by, on the seeds that both have: mean, and the ends of its interval.
+def difference(pairs: Sequence[tuple[Outcomes, Outcomes]]) -> dict[str, tuple[float, float, float] | None]:
+    """What the first of a pair is better by, on the seeds that all have: mean over the pairs, and its interval's ends.
 
     ``end`` is over the games of the last evaluation, ``exam`` over those of exam.py, ``auc`` over all of the training
-    games. With so few seeds a bootstrap over them alone is too narrow: ``auc t`` has the interval of Student's t.
+    games. With so few seeds a bootstrap over them alone is too narrow: ``auc t`` has the interval of Student's t. One
+    seed has no interval over seeds: there ``end`` and ``exam`` are over games alone.
     """
-    seeds = [seed for seed in ours.seeds if seed in theirs.seeds]
-    mine, other = ([each.seeds.index(seed) for seed in seeds] for each in (ours, theirs))
-    auc = ours.auc[mine] - theirs.auc[other]
-    around = float(t.ppf(0.975, len(auc) - 1) * sem(auc)) if len(auc) > 1 else np.inf
-    examined = ours.exam is not None and theirs.exam is not None
+    seeds = shared_seeds(pairs)
+
+    def mean(values: Callable[[Outcomes], NDArray[np.float64]]) -> NDArray[np.float64]:
+        both = ([values(each)[[each.seeds.index(seed) for seed in seeds]] for each in pair] for pair in pairs)
+        return np.mean([ours - theirs for ours, theirs in both], axis=0)
+
+    auc = mean(lambda each: each.auc)
+    around = float(t.ppf(0.975, len(auc) - 1) * sem(auc)) if len(auc) > 1 else np.nan
+    examined = all(each.exam is not None for pair in pairs for each in pair)
     return {
-        "end": two_way_bootstrap(ours.end[mine] - theirs.end[other]),
-        "exam": two_way_bootstrap(ours.exam[mine] - theirs.exam[other]) if examined else None,
-        "auc": paired_bootstrap(theirs.auc[other].tolist(), ours.auc[mine].tolist()),
+        "end": two_way_bootstrap(mean(lambda each: each.end)),
+        "exam": two_way_bootstrap(mean(lambda each: each.exam)) if examined else None,
+        "auc": paired_bootstrap([0.0] * len(auc), auc.tolist()) if len(auc) > 1 else (auc[0], np.nan, np.nan),
         "auc t": (float(auc.mean()), float(auc.mean()) - around, float(auc.mean()) + around),
     }
 
 
-def comparisons(found: dict[Cell, Outcomes]) -> list[tuple[str, Cell, Cell]]:
-    """What is compared, and the two cells.
+def shared_seeds(pairs: Iterable[tuple[Outcomes, Outcomes]]) -> list[int]:
+    """The seeds that all have."""
+    return sorted(set.intersection(*(set(each.seeds) for pair in pairs for each in pair)))
+
+
+def comparisons(found: dict[Cell, Outcomes]) -> dict[str, list[tuple[Cell, Cell]]]:
+    """What is compared, by what it is called: a pair of cells, or several that differ in the same thing.
 
     GiGPO against GRPO where only the step level differs; std and step statistics against none and those over
     trajectories where nothing else differs; each method's chosen cell against the other's.
     """
-    pairs = []
+    single: dict[str, list[tuple[Cell, Cell]]] = {}
+    several: dict[str, list[tuple[Cell, Cell]]] = defaultdict(list)
     for ours in found:
         for theirs in found:
             same = all(getattr(ours, name) == getattr(theirs, name) for name in ("statistics", "std", "learning_rate"))
             if (ours.method, theirs.method) == ("GiGPO", "GRPO") and same:
-                pairs.append((f"{ours.label()} - GRPO", ours, theirs))
+                single[f"{ours.label()} - GRPO"] = [(ours, theirs)]
+                several[f"GiGPO, {ours.step_level()} - GRPO"].append((ours, theirs))
     for name, ours_is, theirs_is in (("std", "True", "False"), ("statistics", "step", "trajectory")):
+        words = ("std", "no std") if name == "std" else ("step statistics", "trajectory statistics")
         for ours in found:
             theirs = replace(ours, **{name: theirs_is})
             if getattr(ours, name) == ours_is and theirs in found:
-                words = "no std" if name == "std" else f"{theirs_is} statistics"
-                pairs.append((f"{ours.label()} - {words}", ours, theirs))
+                single[f"{ours.label()} - {words[1]}"] = [(ours, theirs)]
+                several[" - ".join(words)].append((ours, theirs))
+    means = {f"mean of {len(pairs)}: {name}": pairs for name, pairs in several.items() if len(pairs) > 1}
     chosen = {cell.method: cell for cell, each in found.items() if each.selected}
-    if {"GiGPO", "GRPO"} <= chosen.keys():
-        pairs.append(("the chosen GiGPO - the chosen GRPO", chosen["GiGPO"], chosen["GRPO"]))
-    return pairs
+    both = [(chosen["GiGPO"], chosen["GRPO"])] if {"GiGPO", "GRPO"} <= chosen.keys() else []
+    return single | means | ({CHOSEN: both} if both else {})
 
 
 def tables(found: dict[Cell, Outcomes]) -> tuple[Table, Table]:
@@ -176,17 +193,19 @@ def tables(found: dict[Cell, Outcomes]) -> tuple[Table, Table]:
     effects = Table(title="Differences, paired by seed and game, with 95 % intervals over both", box=MARKDOWN)
     for column in ("comparison", "seeds", "after", "after, fresh games", "training, mean", "the same, by Student's t"):
         effects.add_column(column)
-    for name, ours, theirs in comparisons(found):
-        seeds = len(set(found[ours].seeds) & set(found[theirs].seeds))
-        if seeds:
-            measured = difference(found[ours], found[theirs]).values()
-            effects.add_row(name, str(seeds), *(_shown(each, "+") for each in measured))
+    for name, cells_compared in comparisons(found).items():
+        pairs = [(found[ours], found[theirs]) for ours, theirs in cells_compared]
+        if seeds := shared_seeds(pairs):
+            effects.add_row(name, str(len(seeds)), *(_shown(each, "+") for each in difference(pairs).values()))
     return cells, effects
 
 
 def write_tables(found: dict[Cell, Outcomes], path: Path) -> None:
     """The tables as a page."""
-    parts = ["# All cells of the comparison", "Written by `report.py`; [what they are](README.md)."]
+    parts = [
+        "# All cells of the comparison",
+        "Written by `report.py`; [what they are](README.md). Where there is one seed, intervals are over games alone.",
+    ]
     for table in tables(found):
         parts.append(f"## {table.title}")
         table.title = None
@@ -201,7 +220,7 @@ def _shown(measured: tuple[float, float, float] | None, sign: str) -> str:
     if measured is None:
         return ""
     mean, low, high = (f"{each:{sign}.3f}" for each in measured)
-    return f"{mean} [{low}, {high}]"
+    return f"{mean} [{low}, {high}]" if np.isfinite(measured[1]) else mean
 
 
 def read_curves(folder: Path) -> dict[str, NDArray[np.float64]]:
@@ -213,18 +232,25 @@ def read_curves(folder: Path) -> dict[str, NDArray[np.float64]]:
 
 
 def draw_curves(folder: Path, found: dict[Cell, Outcomes]) -> None:
-    """Training success over the iterations: a panel for each statistics and std, a line a cell, each seed thin."""
+    """Training success over the iterations: a panel for each statistics and std, a line a cell, each seed thin.
+
+    Seeds meet different tasks, so a panel has those alone that all its cells have.
+    """
     curves = read_curves(folder)
     panels = sorted({(cell.statistics, cell.std) for cell in found})
     shared_rate = mode(cell.learning_rate for cell in found)
     figure, axes = plt.subplots(1, len(panels), figsize=(3.2 * len(panels), 3), sharey=True, squeeze=False)
     for axis, (statistics, std) in zip(axes[0], panels, strict=True):
+        drawn = {}
         for cell, each in found.items():
             # Beside GRPO the paper's GiGPO; the other weights, discounts, anchors and rates are in the table.
             paper = (cell.anchor, float(cell.omega), float(cell.episode_weight)) == ("observation", 1.0, 1.0)
             here = (cell.statistics, cell.std, cell.learning_rate) == (statistics, std, shared_rate)
             if here and (cell.method != "GiGPO" or paper):
-                _draw_cell(axis, np.array([curves[run] for run in each.runs]), cell.method)
+                drawn[cell.method] = dict(zip(each.seeds, each.runs, strict=True))
+        shared = sorted(set.intersection(*map(set, drawn.values()))) if drawn else []
+        for method, runs in drawn.items() if shared else ():
+            _draw_cell(axis, np.array([curves[runs[seed]] for seed in shared]), method)
         axis.set_title(f"{statistics} statistics, {'std' if std == 'True' else 'no std'}", fontsize=9)
         axis.set_xlabel("iteration")
         axis.legend(frameon=False, fontsize=8)

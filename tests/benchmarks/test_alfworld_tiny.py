@@ -8,6 +8,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -228,8 +229,8 @@ def test_an_exam_is_taken_once_by_each_run_that_has_ended_and_counts_for_itself(
     rows = list(csv.DictReader((tmp_path / "results.csv").open()))
     assert [(row["success_end"], row["success_exam"]) for row in rows] == [("0.5", "1.0")] * 2 + [("0.75", "0.0")] * 2
     found = report.outcomes(tmp_path)
-    ((_, ours, theirs), *_) = report.comparisons(found)
-    assert report.difference(found[ours], found[theirs])["exam"] == (-1.0, -1.0, -1.0)
+    ((ours, theirs),) = report.comparisons(found)[report.CHOSEN]
+    assert report.difference([(found[ours], found[theirs])])["exam"] == (-1.0, -1.0, -1.0)
 
 
 def test_only_runs_of_the_named_presets_are_examined(tmp_path: Path):
@@ -292,10 +293,8 @@ def test_a_difference_is_paired_by_seed_and_game(runs: Path, tmp_path: Path):
     collect, report = script("collect"), script("report")
     collect.write(collect.read_runs(runs), tmp_path)
     found = report.outcomes(tmp_path)
-    comparison = {
-        name: report.difference(found[ours], found[theirs]) for name, ours, theirs in report.comparisons(found)
-    }
-    chosen = comparison["the chosen GiGPO - the chosen GRPO"]
+    ((ours, theirs),) = report.comparisons(found)[report.CHOSEN]
+    chosen = report.difference([(found[ours], found[theirs])])
     assert chosen["auc"] == pytest.approx((0.5, 0.5, 0.5))
     mean, low, high = chosen["end"]  # game 2 of 4, of both seeds: games alone make the interval
     assert (mean, low, high) == pytest.approx((0.25, 0.0, 0.75))
@@ -354,22 +353,40 @@ def test_cells_are_compared_that_differ_in_one_thing():
             cell = report.Cell(method=method, statistics=statistics, std=std, learning_rate="4e-4", **shared)
             cells[cell] = replace(outcomes, selected=method == "GRPO")
     pairs = [
-        (ours.method, ours.std, ours.statistics, theirs.method, theirs.std, theirs.statistics)
-        for _, ours, theirs in report.comparisons(cells)
+        [tuple((each.method, each.std, each.statistics) for each in pair) for pair in compared]
+        for compared in report.comparisons(cells).values()
     ]
-    plain = ("False", "trajectory")
-    assert pairs == [
-        *(("GiGPO", *setting, "GRPO", *setting) for setting in (plain, ("True", "trajectory"), ("False", "step"))),
-        *((method, "True", "trajectory", method, *plain) for method in ("GRPO", "GiGPO")),
-        *((method, "False", "step", method, *plain) for method in ("GRPO", "GiGPO")),
-    ]
+    plain, std, step = ("False", "trajectory"), ("True", "trajectory"), ("False", "step")
+    methods = [(("GiGPO", *setting), ("GRPO", *setting)) for setting in (plain, std, step)]
+    stds = [((method, *std), (method, *plain)) for method in ("GRPO", "GiGPO")]
+    statistics = [((method, *step), (method, *plain)) for method in ("GRPO", "GiGPO")]
+    assert pairs == [*([pair] for pair in (*methods, *stds, *statistics)), methods, stds, statistics]
+
+
+def test_a_mean_of_differences_is_over_the_seeds_that_all_have():
+    report = script("report")
+
+    def outcomes(seeds: tuple[int, ...], won: list[list[float]]) -> Any:
+        games = np.array(won)
+        return report.Outcomes(
+            held_out={0: 0 * games, 4: games}, exam=None, auc=games[:, 0], seeds=seeds, selected=False, runs=()
+        )
+
+    first = outcomes((0, 1), [[1.0, 1.0], [1.0, 0.0]]), outcomes((0, 1), [[0.0, 1.0], [0.0, 0.0]])
+    second = outcomes((1, 2), [[1.0, 1.0], [0.0, 0.0]]), outcomes((1, 2), [[1.0, 1.0], [1.0, 1.0]])
+    measured = report.difference([first, second])  # of seed 1: (1, 0) and (0, 0)
+    assert measured["end"] == (0.25, 0.0, 0.5)
+    assert measured["exam"] is None
+    for name in ("auc", "auc t"):  # one seed says nothing of others
+        assert measured[name][0] == 0.5
+        assert np.isnan(measured[name][1:]).all()
 
 
 @pytest.mark.parametrize("document", ["README.md", "CHANGELOG.md", "benchmarks/alfworld_tiny/README.md"])
 def test_what_is_claimed_is_what_the_published_games_say(document: str):
     report = script("report")
     found = report.outcomes(FOLDER)
-    (claim,) = [pair for pair in report.comparisons(found) if pair[0].startswith("the chosen")]
-    measured = report.difference(found[claim[1]], found[claim[2]])["exam"]
+    ((ours, theirs),) = report.comparisons(found)[report.CHOSEN]
+    measured = report.difference([(found[ours], found[theirs])])["exam"]
     mean, low, high = (f"{each:+.3f}".replace("0.", ".") for each in measured)
     assert f"{mean} [{low}, {high}]" in (FOLDER.parents[1] / document).read_text().replace("\n", " ")
