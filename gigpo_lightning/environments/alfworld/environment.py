@@ -23,7 +23,7 @@ class AlfworldEnvironment(gymnasium.Env[str, str]):
     first ``reset``, not after; not thread-safe.
 
     Args:
-        fast: Keep parses and translations, 40 times faster and equal to the byte; off, textworld's own engine.
+        fast: Keep parses and translations, 80 times faster and equal to the byte; off, textworld's own engine.
         anchor: ``"observation"`` groups steps by the feedback text, as the paper does; ``"state"`` by a hash of the
             engine's facts, which never takes two states for one.
         success_reward: Reward of winning.
