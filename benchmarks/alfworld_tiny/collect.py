@@ -233,7 +233,8 @@ def _curves(versions: Iterable[Path]) -> dict[str, list[float]]:
         there = set(events.Tags()["scalars"])
         for name, tag in CURVES.items():
             # One value a global step: of equal steps, as of the sanity check's, the later counts.
-            values[name] |= {event.step: event.value for event in events.Scalars(tag)} if tag in there else {}
+            # As it will be written, so that results follow from what is published.
+            values[name] |= {event.step: round(event.value, 6) for event in events.Scalars(tag)} if tag in there else {}
     return {name: [by_step[step] for step in sorted(by_step)] for name, by_step in values.items()}
 
 
@@ -297,7 +298,7 @@ def write(runs: Sequence[Run], folder: Path) -> None:
         played += [(run.iterations, {**each, "split": EXAM}) for each in run.exam]
         games += [{"run": number, "iterations": done} | {name: each[name] for name in GAME} for done, each in played]
         for iteration in range(run.iterations):
-            row = {name: round(values[iteration], 6) for name, values in run.curves.items() if len(values) > iteration}
+            row = {name: values[iteration] for name, values in run.curves.items() if len(values) > iteration}
             curves.append({"run": number, "iteration": iteration} | row)
         for iteration, shares in run.group_shares.items():
             rounded = {name: round(share, 4) for name, share in shares.items()}
