@@ -96,7 +96,7 @@ def test_sharded_ranks_and_one_process_go_on_from_what_the_other_has_kept_and_an
 @pytest.mark.slow
 def test_lightning_s_first_fsdp_gives_its_blocks_weights_and_norm():
     command = [sys.executable, "-m", *TORCHRUN, "tests.fsdp_run"]
-    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600, cwd=ROOT)
+    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, cwd=ROOT)
     assert result.returncode == 0, result.stderr[-4000:]
 
 
@@ -160,7 +160,7 @@ trainer.fit(module, [0, 1, 2])
     command = [sys.executable, "-c", code]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     result = subprocess.run(
-        command, capture_output=True, text=True, check=False, timeout=600, cwd=tmp_path, env=environment
+        command, capture_output=True, text=True, check=False, timeout=120, cwd=tmp_path, env=environment
     )
     assert "trainer.strategy fsdp2 needs a module that shards its policy" in result.stderr
     assert "got BehaviourCloningModule; use ddp" in result.stderr

@@ -86,6 +86,21 @@ def test_a_second_reset_starts_anew(pair: tuple[Any, Any], tasks: dict[str, Task
     assert said(fast.reset()) == first
 
 
+def test_names_that_a_wrapper_gives_are_its_own_alone(pair: tuple[Any, Any], tasks: dict[str, Task]) -> None:
+    _, fast = pair
+    game = tasks[KINDS[0]].payload["game_file"]
+    fast.load(game)
+    before = fast.reset()["admissible_commands"]
+    fast.load(game)
+    for info in fast.unwrapped._entity_infos.values():
+        info.name = info.name.replace(" ", " number ")
+    renamed = fast.reset()["admissible_commands"]
+    assert renamed != before
+    assert [command.replace(" number ", " ") for command in renamed] == before
+    fast.load(game)
+    assert fast.reset()["admissible_commands"] == before
+
+
 def test_games_that_differ_in_the_goal_alone_keep_their_own(pair: tuple[Any, Any], tasks: dict[str, Task]) -> None:
     _, fast = pair
     for task in tasks.values():
