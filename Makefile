@@ -26,7 +26,7 @@ warm-start: install ## Make the tiny agent's starting weights anew, by imitation
 	@$(BIN)/gigpo fit --config configs/alfworld/warm_start.yaml $(ARGS)
 
 test: lint ## Run every check and every test
-	@$(BIN)/pytest
+	@OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile
 
 check: lint ## Run every check and the fast tests, with fewer examples each
 	@GIGPO_HYPOTHESIS_PROFILE=quick OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile -m "not slow and not vllm"
