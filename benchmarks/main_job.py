@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 _logger = logging.getLogger(__name__)
+logging.getLogger("tensorboard").setLevel(logging.WARNING)  # it tells of each file that it has read
 
 Scalars = dict[str, NDArray[np.float64]]
 

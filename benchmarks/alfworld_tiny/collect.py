@@ -37,6 +37,7 @@ from gigpo_lightning.sight import group_size_shares
 from gigpo_lightning.sweep.table import whole_lines
 
 _logger = logging.getLogger(__name__)
+logging.getLogger("tensorboard").setLevel(logging.WARNING)  # it tells of each file that it has read
 
 EXAM = "exam"  # the split of exam.py's games, whatever they are to the environment
 GAME = ("split", "task_id", "kind", "repeat", "success", "steps")
