@@ -113,10 +113,11 @@ def _success(episodes: Sequence[Mapping[str, Any]]) -> float | str:
 
 
 def homes(folder: Path) -> dict[Path, list[Path]]:
-    """The folders of the runs below a folder, and of each run's versions, oldest first."""
+    """The folders of the runs below a folder, each with its versions, oldest first; hidden ones are exams being sat."""
     versions: dict[Path, list[Path]] = defaultdict(list)
     for config in folder.rglob("lightning_logs/version_*/config.yaml"):
-        versions[config.parents[2]].append(config.parent)
+        if not any(part.startswith(".") for part in config.relative_to(folder).parts):
+            versions[config.parents[2]].append(config.parent)
     number = len("version_")
     return {home: sorted(versions[home], key=lambda path: int(path.name[number:])) for home in sorted(versions)}
 

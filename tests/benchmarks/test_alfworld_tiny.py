@@ -212,7 +212,8 @@ line |= {"success": "grpo" in sys.argv[sys.argv.index("--ckpt_path") + 1], "word
 
 def test_an_exam_is_taken_once_by_each_run_that_has_ended_and_counts_for_itself(runs: Path, tmp_path: Path):
     collect, exam, report = script("collect"), script("exam"), script("report")
-    write_version(runs / "late" / "lightning_logs" / "version_0", "GRPO", 2, range(2), {0: [False]})
+    for folder in ("late", ".being-examined"):
+        write_version(runs / folder / "lightning_logs" / "version_0", "GRPO", 2, range(2), {0: [False]})
     for version in runs.rglob("version_*"):
         (version / "checkpoints").mkdir()
         (version / "checkpoints" / "last.ckpt").touch()
