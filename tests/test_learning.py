@@ -1,6 +1,5 @@
 """The whole loop, on real vLLM: it learns, and it does not when each step gets another step's advantage."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 import jaxtyping
@@ -29,11 +28,9 @@ class ShuffledGiGPO(GiGPO):
 
 
 @pytest.fixture(autouse=True)
-def unchecked_annotations() -> Iterator[None]:
-    """Other tests check every function's annotations; again at each of 50,000 steps it takes four times the rest."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
+def unchecked_annotations(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other tests check annotations; at each of up to 50,000 steps here that was 78 % of the time."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
 
 @pytest.fixture(scope="module")
