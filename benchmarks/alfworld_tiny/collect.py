@@ -14,7 +14,8 @@ games of exam.py, if the run has played them. ``auc`` is the mean success over a
 played before its update. For each method one cell is ``selected_on_train``: that with the highest mean success in the
 last fifth of its training episodes, over all seeds, of those that have run with all. games.csv.gz: a row a held-out
 episode. curves.csv.gz: a row an iteration. groups.csv: the share of the steps that are in anchor groups of each size,
-of the iterations whose episodes were kept.
+of the iterations whose episodes were kept. start.csv: the games of exam.py, as the policy
+played them that all began with.
 """
 
 import argparse
@@ -313,6 +314,13 @@ def write(runs: Sequence[Run], folder: Path) -> None:
         _logger.info("%s: %d rows", folder / name, len(rows))
 
 
+def write_start(runs: Path, folder: Path) -> None:
+    """Write start.csv, if that exam was taken; a row a game, in the order of their names."""
+    for path in [runs / "start.jsonl"] if (runs / "start.jsonl").exists() else []:
+        episodes = sorted(whole_lines(path), key=lambda episode: episode["task_id"])
+        _write_rows(folder / "start.csv", [{name: episode[name] for name in GAME[1:]} for episode in episodes])
+
+
 def _write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     text = io.StringIO()
     writer = csv.DictWriter(
@@ -333,6 +341,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, default=Path(__file__).parent)
     arguments = parser.parse_args(words)
     write(merged(read_collected(arguments.output), read_runs(arguments.folder)), arguments.output)
+    write_start(arguments.folder, arguments.output)
 
 
 if __name__ == "__main__":

@@ -10,15 +10,15 @@ import argparse
 import io
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from statistics import mode
-from typing import Any
 
 import matplotlib
 import numpy as np
+from cells import Cell, Outcomes, outcomes
 from collect import read_rows
+from figures import draw_chosen, draw_curves, draw_groups, draw_times
 from numpy.typing import NDArray
 from rich.box import MARKDOWN
 from rich.console import Console
@@ -27,101 +27,18 @@ from scipy.stats import sem, t
 
 from gigpo_lightning.bootstrap import paired_bootstrap, two_way_bootstrap
 
-matplotlib.use("svg")
-from matplotlib import pyplot as plt
-from matplotlib.axes import Axes
-
 _logger = logging.getLogger(__name__)
 
-COLOURS = {"GRPO": "#d95f02", "GiGPO": "#1b6ca8", "RLOO": "#6b6b6b"}
 CHOSEN = "the chosen GiGPO - the chosen GRPO"
-_EXAM = -1  # stands for the exam where others are numbers of iterations
-
-
-@dataclass(frozen=True, kw_only=True, order=True)
-class Cell:
-    """A setting, as results.csv names it."""
-
-    method: str
-    statistics: str
-    std: str
-    anchor: str
-    omega: str
-    episode_weight: str
-    discount: str
-    learning_rate: str
-
-    def label(self) -> str:
-        """The setting in a line."""
-        parts = [self.method, self.statistics, "std" if self.std == "True" else "no std"]
-        parts += [self.step_level()] if self.method == "GiGPO" else []
-        return ", ".join([*parts, f"lr {self.learning_rate}"])
-
-    def step_level(self) -> str:
-        """What GiGPO adds to GRPO."""
-        parts = [f"{self.anchor} anchors", f"ω {self.omega}", f"γ {self.discount}"]
-        return ", ".join(parts + (["no A_E"] if float(self.episode_weight) == 0 else []))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Outcomes:
-    """What a cell's runs did.
-
-    Attributes:
-        held_out: By the number of iterations before it, the success of an evaluation, seeds x games.
-        exam: Success in the games of exam.py, seeds x games; None if a run of the cell has not played them.
-        auc: Mean training success, one value a seed.
-        seeds: Their numbers.
-        selected: Whether the cell is its method's, by its training games.
-        runs: Numbers of its runs.
-    """
-
-    held_out: Mapping[int, NDArray[np.float64]]
-    exam: NDArray[np.float64] | None
-    auc: NDArray[np.float64]
-    seeds: tuple[int, ...]
-    selected: bool
-    runs: tuple[str, ...]
-
-    @property
-    def start(self) -> NDArray[np.float64]:
-        """Success before training, seeds x games."""
-        return self.held_out[min(self.held_out)]
-
-    @property
-    def end(self) -> NDArray[np.float64]:
-        """Success after it, in the same order."""
-        return self.held_out[max(self.held_out)]
-
-
-def outcomes(folder: Path) -> dict[Cell, Outcomes]:
-    """What each cell's runs did, from results.csv and games.csv.gz."""
-    won: dict[str, dict[int, dict[str, list[float]]]] = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
-    for row in read_rows(folder / "games.csv.gz"):
-        done = _EXAM if row["split"] == "exam" else int(row["iterations"])
-        won[row["run"]][done][row["task_id"]].append(float(row["success"] == "True"))
-    by_cell: dict[Cell, list[dict[str, str]]] = defaultdict(list)
-    for row in read_rows(folder / "results.csv"):
-        if not won[row["run"]]:
-            continue  # it only trained
-        by_cell[Cell(**{name: row[name] for name in Cell.__dataclass_fields__})].append(row)
-    found = {}
-    for cell, rows in sorted(by_cell.items()):
-        rows = sorted(rows, key=lambda row: int(row["seed"]))
-        held_out = {}
-        for done in sorted(set.intersection(*(set(won[row["run"]]) for row in rows))):
-            by_game = [won[row["run"]][done] for row in rows]
-            games = sorted(set.intersection(*(set(each) for each in by_game)))
-            held_out[done] = np.array([[float(np.mean(each[game])) for game in games] for each in by_game])
-        found[cell] = Outcomes(
-            exam=held_out.pop(_EXAM, None),
-            held_out=held_out,
-            auc=np.array([float(row["auc"]) for row in rows]),
-            seeds=tuple(int(row["seed"]) for row in rows),
-            selected=rows[0]["selected_on_train"] == "True",
-            runs=tuple(row["run"] for row in rows),
-        )
-    return found
+FIRST = {
+    "std": "False",
+    "statistics": "trajectory",
+    "anchor": "observation",
+    "omega": "1.0",
+    "episode_weight": "1.0",
+    "learning_rate": "0.0004",
+}
+"""The value of each factor that others are compared with."""
 
 
 def difference(pairs: Sequence[tuple[Outcomes, Outcomes]]) -> dict[str, tuple[float, float, float] | None]:
@@ -156,28 +73,33 @@ def shared_seeds(pairs: Iterable[tuple[Outcomes, Outcomes]]) -> list[int]:
 def comparisons(found: dict[Cell, Outcomes]) -> dict[str, list[tuple[Cell, Cell]]]:
     """What is compared, by what it is called: a pair of cells, or several that differ in the same thing.
 
-    GiGPO against GRPO where only the step level differs; std and step statistics against none and those over
-    trajectories where nothing else differs; each method's chosen cell against the other's.
+    Every other method against GRPO with the same statistics, std and learning rate; every value of a factor against its
+    first one, where nothing else differs; GiGPO's chosen cell against GRPO's, and against all of GRPO's.
     """
     single: dict[str, list[tuple[Cell, Cell]]] = {}
     several: dict[str, list[tuple[Cell, Cell]]] = defaultdict(list)
     for ours in found:
         for theirs in found:
             same = all(getattr(ours, name) == getattr(theirs, name) for name in ("statistics", "std", "learning_rate"))
-            if (ours.method, theirs.method) == ("GiGPO", "GRPO") and same:
+            if ours.method != "GRPO" and theirs.method == "GRPO" and same:
                 single[f"{ours.label()} - GRPO"] = [(ours, theirs)]
-                several[f"GiGPO, {ours.step_level()} - GRPO"].append((ours, theirs))
-    for name, ours_is, theirs_is in (("std", "True", "False"), ("statistics", "step", "trajectory")):
-        words = ("std", "no std") if name == "std" else ("step statistics", "trajectory statistics")
+                if ours.method == "GiGPO":
+                    several[f"GiGPO, {ours.step_level()} - GRPO"].append((ours, theirs))
+    for name, first in FIRST.items():
         for ours in found:
-            theirs = replace(ours, **{name: theirs_is})
-            if getattr(ours, name) == ours_is and theirs in found:
-                single[f"{ours.label()} - {words[1]}"] = [(ours, theirs)]
-                several[" - ".join(words)].append((ours, theirs))
+            theirs = replace(ours, **{name: first})
+            if theirs != ours and theirs in found:
+                single[f"{ours.label()} - {theirs.words(name)}"] = [(ours, theirs)]
+                several[f"{ours.words(name)} - {theirs.words(name)}"].append((ours, theirs))
     means = {f"mean of {len(pairs)}: {name}": pairs for name, pairs in several.items() if len(pairs) > 1}
     chosen = {cell.method: cell for cell, each in found.items() if each.selected}
-    both = [(chosen["GiGPO"], chosen["GRPO"])] if {"GiGPO", "GRPO"} <= chosen.keys() else []
-    return single | means | ({CHOSEN: both} if both else {})
+    last: dict[str, list[tuple[Cell, Cell]]] = {}
+    if "GiGPO" in chosen:
+        baselines = [cell for cell in found if cell.method == "GRPO"]
+        last = {f"the chosen GiGPO - {cell.label()}": [(chosen["GiGPO"], cell)] for cell in baselines}
+    if {"GiGPO", "GRPO"} <= chosen.keys():
+        last[CHOSEN] = [(chosen["GiGPO"], chosen["GRPO"])]
+    return single | means | last
 
 
 def tables(found: dict[Cell, Outcomes]) -> tuple[Table, Table]:
@@ -200,20 +122,24 @@ def tables(found: dict[Cell, Outcomes]) -> tuple[Table, Table]:
     return cells, effects
 
 
-def write_tables(found: dict[Cell, Outcomes], path: Path) -> None:
-    """The tables as a page."""
+def write_tables(shown: Iterable[Table], folder: Path) -> None:
+    """The tables as a page, in the folder of what collect.py wrote."""
     parts = [
         "# All cells of the comparison",
         "Written by `report.py`; [what they are](README.md). Where there is one seed, intervals are over games alone.",
     ]
-    for table in tables(found):
+    if (folder / "start.csv").exists():
+        won = [float(row["success"] == "True") for row in read_rows(folder / "start.csv")]
+        measured = _shown(paired_bootstrap([0.0] * len(won), won), "")
+        parts.append(f"The policy that all began with wins {measured} of the fresh games, in one evaluation.")
+    for table in shown:
         parts.append(f"## {table.title}")
         table.title = None
         page = Console(file=io.StringIO(), width=400)
         page.print(table)
         parts.append("\n".join(line.rstrip() for line in page.file.getvalue().strip().splitlines()))
-    path.write_text("\n\n".join(parts) + "\n")
-    _logger.info("written: %s", path)
+    (folder / "tables.md").write_text("\n\n".join(parts) + "\n")
+    _logger.info("written: %s", folder / "tables.md")
 
 
 def _shown(measured: tuple[float, float, float] | None, sign: str) -> str:
@@ -221,119 +147,6 @@ def _shown(measured: tuple[float, float, float] | None, sign: str) -> str:
         return ""
     mean, low, high = (f"{each:{sign}.3f}" for each in measured)
     return f"{mean} [{low}, {high}]" if np.isfinite(measured[1]) else mean
-
-
-def read_curves(folder: Path) -> dict[str, NDArray[np.float64]]:
-    """Success on the training games of every iteration, smoothed, by the number of the run."""
-    curves: dict[str, list[float]] = defaultdict(list)
-    for row in read_rows(folder / "curves.csv.gz"):
-        curves[row["run"]].append(float(row["success"]))
-    return {run: _moving_mean(np.array(values)) for run, values in curves.items()}
-
-
-def draw_curves(folder: Path, found: dict[Cell, Outcomes]) -> None:
-    """Training success over the iterations: a panel for each statistics and std, a line a cell, each seed thin.
-
-    Seeds meet different tasks, so a panel has those alone that all its cells have.
-    """
-    curves = read_curves(folder)
-    panels = sorted({(cell.statistics, cell.std) for cell in found})
-    shared_rate = mode(cell.learning_rate for cell in found)
-    figure, axes = plt.subplots(1, len(panels), figsize=(3.2 * len(panels), 3), sharey=True, squeeze=False)
-    for axis, (statistics, std) in zip(axes[0], panels, strict=True):
-        drawn = {}
-        for cell, each in found.items():
-            # Beside GRPO the paper's GiGPO; the other weights, discounts, anchors and rates are in the table.
-            paper = (cell.anchor, float(cell.omega), float(cell.episode_weight)) == ("observation", 1.0, 1.0)
-            here = (cell.statistics, cell.std, cell.learning_rate) == (statistics, std, shared_rate)
-            if here and (cell.method != "GiGPO" or paper):
-                drawn[cell.method] = dict(zip(each.seeds, each.runs, strict=True))
-        shared = sorted(set.intersection(*map(set, drawn.values()))) if drawn else []
-        for method, runs in drawn.items() if shared else ():
-            _draw_cell(axis, np.array([curves[runs[seed]] for seed in shared]), method)
-        axis.set_title(f"{statistics} statistics, {'std' if std == 'True' else 'no std'}", fontsize=9)
-        axis.set_xlabel("iteration")
-        axis.legend(frameon=False, fontsize=8)
-    axes[0][0].set_ylabel("success on training games")
-    _save(figure, folder / "curves.svg")
-
-
-def draw_chosen(folder: Path, found: dict[Cell, Outcomes], path: Path) -> None:
-    """Each method's chosen cell: over its training games, and on held-out games with 95 % intervals."""
-    curves = read_curves(folder)
-    figure, (training, held_out) = plt.subplots(1, 2, figsize=(8, 3), sharey=True, width_ratios=(3, 2))
-    for place, (cell, each) in enumerate((cell, each) for cell, each in found.items() if each.selected):
-        _draw_cell(training, np.array([curves[run] for run in each.runs]), cell.method)
-        after = max(each.held_out)
-        _draw_intervals(held_out, cell.method, {done + place: games for done, games in each.held_out.items()}, "o-")
-        if each.exam is not None:
-            _draw_intervals(held_out, f"{cell.method}, fresh games", {after * 1.1 + place: each.exam}, "D")
-    training.set(title="training games", xlabel="iteration", ylabel="success")
-    held_out.set(title="held-out games, 95 % intervals", xlabel="iteration")
-    for axis, free in ((training, "lower right"), (held_out, "upper left")):
-        axis.title.set_fontsize(9)
-        axis.legend(frameon=False, fontsize=8, loc=free)
-    _save(figure, path)
-
-
-def _draw_intervals(axis: Axes, label: str, games: Mapping[float, NDArray[np.float64]], marks: str) -> None:
-    measured = np.array([two_way_bootstrap(success) for success in games.values()])
-    around = np.abs(measured[:, 1:].T - measured[:, 0])
-    colour = COLOURS.get(label.split(",")[0], "black")
-    axis.errorbar(list(games), measured[:, 0], yerr=around, fmt=marks, color=colour, capsize=3, label=label)
-
-
-def _draw_cell(axis: Axes, curves: NDArray[np.float64], method: str) -> None:
-    colour = COLOURS.get(method, "black")
-    axis.plot(curves.T, color=colour, alpha=0.25, linewidth=0.7)
-    axis.plot(curves.mean(axis=0), color=colour, linewidth=2, label=method)
-
-
-def draw_groups(folder: Path) -> None:
-    """Shares of the steps by the size of their anchor group, over the iterations, all runs together."""
-    rows = read_rows(folder / "groups.csv")
-    sizes = [name for name in rows[0] if name not in ("run", "iteration")]
-    by_iteration: dict[int, list[list[float]]] = defaultdict(list)
-    for row in rows:
-        by_iteration[int(row["iteration"])].append([float(row[name]) for name in sizes])
-    iterations = sorted(by_iteration)
-    shares = np.array([np.mean(by_iteration[iteration], axis=0) for iteration in iterations])
-    figure, axis = plt.subplots(figsize=(5, 3))
-    axis.stackplot(
-        iterations, shares.T, labels=sizes, colors=plt.get_cmap("viridis")(np.linspace(0.1, 0.95, len(sizes)))
-    )
-    axis.set(xlabel="iteration", ylabel="share of the steps", ylim=(0, 1), xlim=(iterations[0], iterations[-1]))
-    axis.legend(title="anchor group of", frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
-    _save(figure, folder / "groups.svg")
-
-
-def draw_times(folder: Path) -> dict[str, float]:
-    """Mean seconds of an iteration by component; the first iteration, which starts the engine, is left out."""
-    rows = [row for row in read_rows(folder / "curves.csv.gz") if row["iteration"] != "0"]
-    names = ("rollout", "credit", "update", "sync")
-    seconds = {name: float(np.mean([float(row[f"{name}_seconds"]) for row in rows])) for name in names}
-    figure, axis = plt.subplots(figsize=(5, 1.8))
-    axis.barh(list(seconds)[::-1], list(seconds.values())[::-1], color="#1b6ca8")
-    for place, value in enumerate(list(seconds.values())[::-1]):
-        axis.text(value, place, f" {value:.3f} s, {value / sum(seconds.values()):.2%}", va="center", fontsize=8)
-    axis.set(xlabel="seconds of an iteration", xlim=(0, 1.35 * max(seconds.values())))
-    _save(figure, folder / "time.svg")
-    return seconds
-
-
-def _moving_mean(values: NDArray[np.float64], width: int = 10) -> NDArray[np.float64]:
-    """Means over the last ``width`` values, of fewer at the beginning: an iteration's sixteen tasks differ too much."""
-    sums = np.cumsum(np.concatenate([np.zeros(width), values]))
-    counts = np.minimum(np.arange(1, len(values) + 1), width)
-    moving: NDArray[np.float64] = (sums[width:] - sums[:-width]) / counts
-    return moving
-
-
-def _save(figure: Any, path: Path) -> None:
-    figure.tight_layout()
-    figure.savefig(path, metadata={"Date": None})
-    plt.close(figure)
-    _logger.info("drawn: %s", path)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -345,9 +158,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     folder = parser.parse_args(arguments).folder
     found = outcomes(folder)
     console = Console(width=200)
-    for table in tables(found):
-        console.print(table)
-    write_tables(found, folder / "tables.md")
+    shown = tables(found)
+    console.print(*shown)
+    write_tables(shown, folder)
     draw_curves(folder, found)
     draw_chosen(folder, found, folder / "chosen.svg")
     draw_groups(folder)
