@@ -166,9 +166,15 @@ def read_run(versions: Sequence[Path]) -> Run:
 
 
 def read_collected(folder: Path) -> list[Run]:
-    """The runs of the files that ``write`` has written, as it was given them; none where there are no files."""
+    """The runs of the files that ``write`` has written, as it was given them; none where there are no files.
+
+    Raises:
+        ValueError: If what is there is something else's, as a sweep's own results.csv.
+    """
     if not (folder / "results.csv").exists():
         return []
+    if not (folder / "games.csv.gz").exists():
+        raise ValueError(f"--output must be empty or collect.py's, got {folder}, whose results.csv is a sweep's")
     evaluations: dict[str, dict[int, list[dict[str, Any]]]] = defaultdict(lambda: defaultdict(list))
     exams, curves, shares = defaultdict(list), defaultdict(lambda: {name: [] for name in CURVES}), defaultdict(dict)
     for row in read_rows(folder / "games.csv.gz"):
@@ -340,6 +346,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--output", type=Path, default=Path(__file__).parent)
     arguments = parser.parse_args(words)
+    arguments.output.mkdir(parents=True, exist_ok=True)
     write(merged(read_collected(arguments.output), read_runs(arguments.folder)), arguments.output)
     write_start(arguments.folder, arguments.output)
 

@@ -214,6 +214,15 @@ def test_runs_that_are_elsewhere_now_stay_in_the_files(runs: Path, tmp_path: Pat
     assert {path: path.read_bytes() for path in files.iterdir()} == before  # the second was as it had been
 
 
+def test_what_a_sweep_has_written_is_not_taken_for_results(runs: Path, tmp_path: Path):
+    collect = script("collect")
+    (tmp_path / "results.csv").write_text("credit,state\ngrpo,finished\n")
+    with pytest.raises(ValueError, match=r"--output must be empty or collect.py's, got .*sweep"):
+        collect.main([str(runs), "--output", str(tmp_path)])
+    collect.main([str(runs), "--output", str(tmp_path / "of_its_own")])
+    assert (tmp_path / "of_its_own" / "games.csv.gz").exists()
+
+
 def test_the_published_files_are_read_as_they_were_written(tmp_path: Path):
     collect = script("collect")
     collect.write(collect.read_collected(FOLDER), tmp_path)
