@@ -128,8 +128,8 @@ def write_tables(shown: Iterable[Table], folder: Path) -> None:
         "# All cells of the comparison",
         "Written by `report.py`; [what they are](README.md). Where there is one seed, intervals are over games alone.",
     ]
-    if (folder / "start.csv").exists():
-        won = [float(row["success"] == "True") for row in read_rows(folder / "start.csv")]
+    if (folder / "start.csv.gz").exists():
+        won = [float(row["success"] == "True") for row in read_rows(folder / "start.csv.gz")]
         measured = _shown(paired_bootstrap([0.0] * len(won), won), "")
         parts.append(f"The policy that all began with wins {measured} of the fresh games, in one evaluation.")
     for table in shown:

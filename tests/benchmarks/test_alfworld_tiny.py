@@ -159,7 +159,7 @@ def test_the_start_is_examined_once_and_written_down(tmp_path: Path):
     assert [Path(config).name for config in configs] == ["experiment.yaml", "tuned.yaml", "exam.yaml"]
     assert "--ckpt_path" not in episode["words"]
     collect.write_start(tmp_path, tmp_path)
-    (row,) = csv.DictReader((tmp_path / "start.csv").open())
+    (row,) = collect.read_rows(tmp_path / "start.csv.gz")
     assert row == {"task_id": "fresh", "kind": "look", "repeat": "0", "success": "True", "steps": "7"}
     report.write_tables([], tmp_path)
     assert "wins 1.000 [1.000, 1.000] of the fresh games" in (tmp_path / "tables.md").read_text()
