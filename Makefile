@@ -5,13 +5,13 @@ unexport PYTHONDONTWRITEBYTECODE
 
 EXTRA ?=
 ARGS ?=
-SWEEPS ?= core tuned rates
 BIN := .venv/bin
 # Two processes of one thread each are faster than one of two.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile
 # vLLM for CPUs sets the upper bound.
 SUITABLE := import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 15))
 
+SWEEPS ?= core tuned rates
 COMPARISON := benchmarks/alfworld_tiny
 RUNS := runs/alfworld_experiment
 

@@ -14,8 +14,8 @@ games of exam.py, if the run has played them. ``auc`` is the mean success over a
 played before its update. For each method one cell is ``selected_on_train``: that with the highest mean success in the
 last fifth of its training episodes, over all seeds, of those that have run with all. games.csv.gz: a row a held-out
 episode. curves.csv.gz: a row an iteration. groups.csv: the share of the steps that are in anchor groups of each size,
-of the iterations whose episodes were kept. start.csv.gz: the games of exam.py, as the policy
-played them that all began with.
+of the iterations whose episodes were kept. start.csv.gz: the games of exam.py, as the policy played them that all
+began with.
 """
 
 import argparse
@@ -322,8 +322,8 @@ def write(runs: Sequence[Run], folder: Path) -> None:
 
 def write_start(runs: Path, folder: Path) -> None:
     """Write start.csv.gz, if that exam was taken; a row a game, in the order of their names."""
-    for path in [runs / "start.jsonl"] if (runs / "start.jsonl").exists() else []:
-        episodes = sorted(whole_lines(path), key=lambda episode: episode["task_id"])
+    if (played := runs / "start.jsonl").exists():
+        episodes = sorted(whole_lines(played), key=lambda episode: episode["task_id"])
         _write_rows(folder / "start.csv.gz", [{name: episode[name] for name in GAME[1:]} for episode in episodes])
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 import yaml
 
 from gigpo_lightning.cli import build_cli
+from gigpo_lightning.sweep.composition import compose
 from tests.benchmarks.runs import FOLDER, script, write_version
 
 PRESETS = sorted((FOLDER / "credit").glob("*.yaml"), key=lambda path: path.name)
@@ -31,6 +33,17 @@ def test_a_cell_changes_its_credit_and_its_anchors_alone(preset: Path, capsys: p
     for config in printed:
         config["data"]["init_args"]["environment"]["init_args"].pop("anchor")
     assert cell == shared
+
+
+def test_the_sweeps_of_make_compare_are_all_runs_of_the_comparison():
+    def runs_of(name: str) -> set[tuple[str, str]]:
+        swept = compose(name, [FOLDER], [], multirun=True)
+        return {(swept.folder.name, run.name) for run in swept.runs}
+
+    (named,) = re.findall(r"^SWEEPS \?= (.+)$", (FOLDER.parents[1] / "Makefile").read_text(), re.MULTILINE)
+    first = set.union(*map(runs_of, named.split()))
+    assert len(first) == 50
+    assert len(runs_of("wide") - first) == 45
 
 
 def test_a_row_of_the_results_says_what_the_run_was_and_did(runs: Path, tmp_path: Path):
