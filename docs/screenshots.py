@@ -5,7 +5,9 @@ python docs/screenshots.py RUN_FOLDER [FOLDER]
 Needs `pip install playwright`, and Chromium: the system's, or what `playwright install chromium` brings. The run that
 is on the page took some minutes:
 
-gigpo fit --config configs/alfworld/tiny_cpu.yaml --trainer.max_epochs 12 --trainer.check_val_every_n_epoch 6
+gigpo fit --config configs/alfworld/tiny_cpu.yaml --trainer.max_epochs 12 --trainer.check_val_every_n_epoch 6 \
+    --data.init_args.held_out_repeats 4 --data.init_args.tasks.init_args.scenes.valid_unseen 120 \
+    --data.init_args.tasks.init_args.data_dir data/screenshots
 
 with ``every_n_epochs: 3`` for ``callbacks.GroupFigure`` and ``text_every_n_epochs: 3`` for ``callbacks.Transcripts``.
 """
@@ -88,7 +90,7 @@ def open_tab(page: Page, address: str, tab: str, height: int) -> None:
 
 
 def custom_scalars(page: Page, address: str, folder: Path) -> None:
-    """The charts of learning, and those of credit with the names of their lines."""
+    """The charts of learning, of credit with the names of their lines, of the engine and of time."""
     open_tab(page, address, "custom_scalars", 2600)
     page.get_by_text("Ignore outliers in chart scaling").click()
     smoothing = page.locator("tf-smoothing-input input").first
@@ -107,6 +109,12 @@ def custom_scalars(page: Page, address: str, folder: Path) -> None:
     page.wait_for_timeout(1500)
     of_credit.nth(0).locator("paper-icon-button[icon=settings-overscan]").click()
     take(page, folder / "tensorboard_credit.png", groups.nth(1).locator("button.heading"), of_credit.nth(3))
+    for number, name in ((2, "engine"), (3, "time")):
+        groups.nth(number - 1).locator("button.heading").click()  # only one is open at a time
+        heading = groups.nth(number).locator("button.heading")
+        heading.scroll_into_view_if_needed()
+        of_group = groups.nth(number).locator("tf-custom-scalar-multi-line-chart-card")
+        take(page, folder / f"tensorboard_{name}.png", heading, *of_group.all())
 
 
 def figures(page: Page, address: str, folder: Path) -> None:
@@ -127,10 +135,11 @@ def histograms(page: Page, address: str, folder: Path) -> None:
 
 
 def texts(page: Page, address: str, folder: Path) -> None:
-    """An episode to read."""
+    """Two episodes to read: the best of a rollout, and the worst of an evaluation."""
     open_tab(page, address, "text", 3200)
-    card = page.locator("tf-text-loader").filter(has_text="rollout/best")
-    take(page, folder / "tensorboard_text.png", card)
+    for name, tag in (("text", "rollout/best"), ("held_out", re.compile("held_out/.*/worst"))):
+        card = page.locator("tf-text-loader").filter(has_text=tag)
+        take(page, folder / f"tensorboard_{name}.png", card)
 
 
 def main(run: Path, folder: Path) -> None:

@@ -4,7 +4,7 @@
         --trainer.num_sanity_val_steps 0 --model.init_args.optimizer.init_args.lr 0 \
         --data.init_args.tasks_per_epoch 300 --data.init_args.num_slots 128 --trainer.default_root_dir runs/signal
     python benchmarks/alfworld_tiny/gradient_signal.py \
-        runs/signal/lightning_logs/version_0/trajectories/epoch_0.parquet configs/alfworld/tiny_policy
+        runs/signal/lightning_logs/version_0/trajectories/epoch_0.parquet configs/alfworld/tiny_policy --groups 200
 
 Every group of episodes gives one gradient g of the policy loss by each estimator, all from the same episodes. A step of
 a given length along a batch's mean gradient raises success, to first order, by its cosine with the gradient of success;
