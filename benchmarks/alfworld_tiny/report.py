@@ -70,6 +70,19 @@ def shared_seeds(pairs: Iterable[tuple[Outcomes, Outcomes]]) -> list[int]:
     return sorted(set.intersection(*(set(each.seeds) for pair in pairs for each in pair)))
 
 
+def _means(
+    several: dict[str, list[tuple[Cell, Cell]]], found: dict[Cell, Outcomes]
+) -> dict[str, list[tuple[Cell, Cell]]]:
+    """Of which pairs a mean is taken: of those with the most seeds, so that a cell just begun takes the others none."""
+    means = {}
+    for name, pairs in several.items():
+        seeds = [len(shared_seeds([(found[ours], found[theirs])])) for ours, theirs in pairs]
+        whole = [pair for pair, number in zip(pairs, seeds, strict=True) if number == max(seeds)]
+        if len(whole) > 1:
+            means[f"mean of {len(whole)}: {name}"] = whole
+    return means
+
+
 def comparisons(found: dict[Cell, Outcomes]) -> dict[str, list[tuple[Cell, Cell]]]:
     """What is compared, by what it is called: a pair of cells, or several that differ in the same thing.
 
@@ -91,7 +104,6 @@ def comparisons(found: dict[Cell, Outcomes]) -> dict[str, list[tuple[Cell, Cell]
             if theirs != ours and theirs in found:
                 single[f"{ours.label()} - {theirs.words(name)}"] = [(ours, theirs)]
                 several[f"{ours.words(name)} - {theirs.words(name)}"].append((ours, theirs))
-    means = {f"mean of {len(pairs)}: {name}": pairs for name, pairs in several.items() if len(pairs) > 1}
     chosen = {cell.method: cell for cell, each in found.items() if each.selected}
     last: dict[str, list[tuple[Cell, Cell]]] = {}
     if "GiGPO" in chosen:
@@ -99,7 +111,7 @@ def comparisons(found: dict[Cell, Outcomes]) -> dict[str, list[tuple[Cell, Cell]
         last = {f"the chosen GiGPO - {cell.label()}": [(chosen["GiGPO"], cell)] for cell in baselines}
     if {"GiGPO", "GRPO"} <= chosen.keys():
         last[CHOSEN] = [(chosen["GiGPO"], chosen["GRPO"])]
-    return single | means | last
+    return single | _means(several, found) | last
 
 
 def tables(found: dict[Cell, Outcomes]) -> tuple[Table, Table]:

@@ -88,6 +88,23 @@ def test_cells_are_compared_that_differ_in_one_thing():
     assert pairs == [*([pair] for pair in (*methods, *stds, *statistics)), methods, stds, statistics]
 
 
+def test_a_mean_leaves_out_what_has_fewer_seeds():
+    report = script("report")
+
+    def outcomes(*seeds: int) -> Any:
+        return report.Outcomes(held_out={}, exam=None, auc=np.zeros(1), seeds=seeds, selected=False, runs=())
+
+    level = {"anchor": "observation", "omega": "1.0", "episode_weight": "1.0", "discount": "0.95"}
+    plain = report.Cell(method="GiGPO", statistics="trajectory", std="False", learning_rate="0.0004", **level)
+    step, state = replace(plain, statistics="step"), replace(plain, anchor="state")
+    begun = replace(state, statistics="step")
+    cells = dict.fromkeys((plain, step, state), outcomes(0, 1, 2)) | {begun: outcomes(0)}
+    name = "step statistics - trajectory statistics"
+    assert not any(each.startswith("mean") for each in report.comparisons(cells))
+    cells[begun] = outcomes(0, 1, 2)
+    assert report.comparisons(cells)[f"mean of 2: {name}"] == [(step, plain), (begun, state)]
+
+
 def test_every_factor_is_compared_with_its_first_value():
     report = script("report")
     outcomes = report.Outcomes(held_out={}, exam=None, auc=np.zeros(1), seeds=(0,), selected=False, runs=("0",))
