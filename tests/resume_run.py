@@ -147,7 +147,7 @@ class QuickRuns:
     def run(self, *arguments: str, log: Path) -> int:
         """The exit code; negative for a signal."""
         process = self.start(*arguments, log=log)
-        process.join(timeout=120)
+        process.join(timeout=600)
         assert process.exitcode is not None, log.read_text()[-4000:]
         return process.exitcode
 

@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +33,7 @@ def start(
 
 def run(folder: Path, devices: int, strategy: str, *options: str, launcher: tuple[str, ...] = ()) -> dict[str, Any]:
     process = start(folder, devices, strategy, *options, launcher=launcher)
-    _, errors = process.communicate(timeout=240)
+    _, errors = process.communicate(timeout=1200)
     assert process.returncode == 0, errors[-4000:]
     kept: dict[str, Any] = torch.load(folder / "kept.pt", weights_only=True)
     return kept
@@ -88,7 +87,7 @@ def test_sharded_ranks_and_one_process_go_on_from_what_the_other_has_kept_and_an
     rest = run(tmp_path / "sharded", 2, "fsdp2", "--lora", "--resume", str(kept))
     torch.testing.assert_close(rest["weights"], whole["weights"], **TOLERANCE)
     process = start(tmp_path / "other", 1, "fsdp2", "--lora", "--width", "64", "--resume", str(kept))
-    _, errors = process.communicate(timeout=240)
+    _, errors = process.communicate(timeout=1200)
     assert process.returncode != 0
     assert "must name a checkpoint of this policy; in this one" in errors
 
@@ -96,19 +95,17 @@ def test_sharded_ranks_and_one_process_go_on_from_what_the_other_has_kept_and_an
 @pytest.mark.slow
 def test_lightning_s_first_fsdp_gives_its_blocks_weights_and_norm():
     command = [sys.executable, "-m", *TORCHRUN, "tests.fsdp_run"]
-    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, cwd=ROOT)
+    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=1200, cwd=ROOT)
     assert result.returncode == 0, result.stderr[-4000:]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("failing", "strategy"), [(0, "ddp"), (1, "fsdp2")])
 def test_a_rank_that_raises_ends_the_whole_job_with_its_own_message(strategy: str, failing: int, tmp_path: Path):
-    started = time.monotonic()
     process = start(tmp_path, 2, strategy, "--failing", str(failing))
-    _, errors = process.communicate(timeout=240)
+    _, errors = process.communicate(timeout=1200)  # a hang would end at the timeout of a collective, half an hour later
     assert process.returncode != 0
     assert "argument must be what it is not: this rank has failed" in errors
-    assert time.monotonic() - started < 220  # a hang would end at the timeout of a collective, half an hour later
 
 
 @pytest.mark.slow
@@ -160,7 +157,7 @@ trainer.fit(module, [0, 1, 2])
     command = [sys.executable, "-c", code]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     result = subprocess.run(
-        command, capture_output=True, text=True, check=False, timeout=120, cwd=tmp_path, env=environment
+        command, capture_output=True, text=True, check=False, timeout=1200, cwd=tmp_path, env=environment
     )
     assert "trainer.strategy fsdp2 needs a module that shards its policy" in result.stderr
     assert "got BehaviourCloningModule; use ddp" in result.stderr
@@ -169,6 +166,6 @@ trainer.fit(module, [0, 1, 2])
 @pytest.mark.slow
 def test_an_estimator_that_must_see_all_episodes_is_refused_on_several_ranks(tmp_path: Path):
     process = start(tmp_path, 2, "ddp", "--whole_batch")
-    _, errors = process.communicate(timeout=240)
+    _, errors = process.communicate(timeout=1200)
     assert process.returncode != 0
     assert "trainer.num_nodes must be 1 with ReinforcePlusPlus, got 2" in errors

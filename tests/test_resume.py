@@ -2,7 +2,6 @@
 
 import random
 import socket
-import time
 from pathlib import Path
 
 import pytest
@@ -102,7 +101,7 @@ def test_a_run_that_is_killed_again_and_again_is_the_run_that_was_not(run, undis
 
 @pytest.mark.slow
 def test_a_run_that_is_killed_at_random_goes_on_until_it_is_done(run, undisturbed, tmp_path):
-    moments, killed, exit_code = random.Random(time.time_ns()), [], -9
+    moments, killed, exit_code = random.Random(0), [], -9
     while exit_code:
         going_on = ["--ckpt_path", "last"] if list(tmp_path.rglob("*.ckpt")) else []
         process = run.start(tmp_path, *going_on)
@@ -110,7 +109,7 @@ def test_a_run_that_is_killed_at_random_goes_on_until_it_is_done(run, undisturbe
             killed.append(moments.uniform(0.5, 4.0))
             process.join(killed[-1])
             process.kill()
-        process.join(120)
+        process.join(600)
         exit_code = process.exitcode
         assert exit_code in (0, -9), (killed, (tmp_path / "log.txt").read_text()[-4000:])
     assert_same_run(tmp_path, undisturbed)
@@ -172,7 +171,7 @@ def test_of_two_processes_one_is_stopped_and_both_go_on(run, tmp_path):
         (tmp_path / name).mkdir(exist_ok=True)
         processes = [run.start(tmp_path / name, *ranks, RANK=rank, LOCAL_RANK=rank, **names) for rank in ("0", "1")]
         for process in processes:
-            process.join(100)
+            process.join(600)
         return [process.exitcode for process in processes]
 
     assert run_both("undisturbed") == [0, 0], (tmp_path / "undisturbed" / "log.txt").read_text()[-4000:]

@@ -27,7 +27,7 @@ def ready(folder: Path, seed: int) -> Run:
 
 
 def wait_for(run: Run, state: State) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 600
     while run.record.state != state or (state == State.RUNNING and not list(run.folder.glob("version_*"))):
         assert time.monotonic() < deadline, f"{run.folder} is {run.record.state}"
         time.sleep(0.05)

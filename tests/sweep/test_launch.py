@@ -27,7 +27,7 @@ class TestALaunch:
         process = start(launched(runs, stop_file))
         wait_for(runs[0], State.RUNNING)
         os.kill(process.pid, number)
-        process.join(60)
+        process.join(600)
         assert process.exitcode == number
         assert [run.record.state for run in runs] == [State.STOPPED, State.WAITING]
         assert runs[0].has_checkpoint()
@@ -41,7 +41,7 @@ class TestALaunch:
         time.sleep(1.0)
         assert process.is_alive()
         os.kill(process.pid, signal.SIGINT)
-        process.join(60)
+        process.join(600)
         assert (run.record.state, run.record.exit_code) == (State.STOPPED, -signal.SIGKILL)
 
     def test_a_sweep_that_is_killed_leaves_no_run_going(self, new, stop_file):
@@ -62,7 +62,7 @@ class TestALaunch:
         with pytest.raises(ValueError, match="one is at work"):
             run.prepare(text(run.folder, HANGS))
         orphan.kill()
-        orphan.wait(60)
+        orphan.wait(600)
         assert run.prepare(text(run.folder, HANGS))
 
 
