@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from gigpo_lightning.algorithm import Credit, GiGPO
+from gigpo_lightning.algorithm.advantages import step_returns, trajectory_scores
 from gigpo_lightning.trajectory import StepTable
 from tests.algorithm.tables import table_of, valid
 
@@ -56,6 +57,20 @@ def test_the_returns_on_the_page() -> None:
     assert [float(value) for value in table["R(τ)"]] == [rewards[:3].sum()] * 3 + [rewards[3:].sum()] * 3
     backwards = [rewards[i : 3 * (i // 3 + 1)] @ 0.5 ** np.arange(3 - i % 3) for i in range(6)]
     assert [float(value) for value in table["R_t"]] == backwards
+
+
+@pytest.mark.parametrize(("whose", "own"), [("paper's", False), ("own step's", True)])
+def test_the_two_attempts_without_a_valid_reply_on_the_page(whose: str, own: bool) -> None:
+    table = columns("| attempt | step | paper's R_t |")
+    steps = table_of((0, [("a", 0.0, False)] * 2), (0, [("a", 0.0, False)] * 4))
+    assert [int(step) for step in table["step"]] == steps.step_index.tolist()
+    expected = {
+        "R_t": step_returns(steps, 0.5, discount=0.5, own_step_penalty=own),
+        "score" if own else "R(τ)": trajectory_scores(steps, 0.5, own_step_penalty=own),
+        "A": GiGPO(**OPTIONS, own_step_penalty=own).estimate(steps).advantage,
+    }
+    for name, values in expected.items():
+        np.testing.assert_allclose([float(v) for v in table[f"{whose} {name}"]], values, atol=5.1e-5, err_msg=name)
 
 
 def test_the_example_of_long_losses_on_the_page() -> None:

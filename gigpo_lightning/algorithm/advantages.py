@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int64
 from numpy import ndarray
 
-from gigpo_lightning.algorithm.returns import episode_returns
+from gigpo_lightning.algorithm.returns import discounted_returns, episode_returns
 from gigpo_lightning.trajectory import StepTable
 
 
@@ -170,7 +170,7 @@ def group_relative(
 
 
 def trajectory_advantage(
-    table: StepTable, *, invalid_action_penalty: float, scale_by_std: bool = False
+    table: StepTable, *, invalid_action_penalty: float, scale_by_std: bool = False, own_step_penalty: bool = False
 ) -> Float64[ndarray, " S"]:
     """A_E of each row: its trajectory's return against those of its episode group, each counted once (Eq. 3).
 
@@ -178,16 +178,52 @@ def trajectory_advantage(
         table: The rollout.
         invalid_action_penalty: Part of the reward of an invalid action, as a positive number.
         scale_by_std: Divide by the standard deviation of the group's returns (n - 1).
+        own_step_penalty: Subtract the penalty once, times the share of invalid steps, and not once an invalid step.
 
     Returns:
         The same advantage for every step of a trajectory, ``(S,)``; a lone trajectory gets 0.
     """
-    # Penalties are counted, not summed: equal rewards and as many invalid actions give equal returns to the last bit.
-    num_invalid = episode_returns((~table.valid_action).astype(np.float64), table.trajectory_id)
-    scores = episode_returns(table.reward, table.trajectory_id) - invalid_action_penalty * num_invalid
+    scores = trajectory_scores(table, invalid_action_penalty, own_step_penalty=own_step_penalty)
     first, trajectory, group_ids = trajectories(table)
     advantage: Float64[ndarray, " S"] = group_relative(scores[first], group_ids, scale_by_std=scale_by_std)[trajectory]
     return advantage
+
+
+def trajectory_scores(
+    table: StepTable, invalid_action_penalty: float, *, own_step_penalty: bool = False
+) -> Float64[ndarray, " S"]:
+    """R(τ) of each row's trajectory with its penalties: what the episode level compares, ``(S,)``.
+
+    Args:
+        table: The rollout.
+        invalid_action_penalty: Part of the reward of an invalid action, as a positive number.
+        own_step_penalty: Subtract the penalty times the share of invalid steps. Trajectories without a valid step then
+            lose the same, whatever their length; otherwise a longer one loses more.
+    """
+    # Penalties are counted, not summed: equal rewards and as many invalid actions give equal returns to the last bit.
+    count = episode_returns((~table.valid_action).astype(np.float64), table.trajectory_id)
+    if own_step_penalty:
+        count /= episode_returns(np.ones(len(table)), table.trajectory_id)  # exactly 1 where no step is valid
+    return episode_returns(table.reward, table.trajectory_id) - invalid_action_penalty * count
+
+
+def step_returns(
+    table: StepTable, invalid_action_penalty: float, *, discount: float, own_step_penalty: bool = False
+) -> Float64[ndarray, " S"]:
+    """R_t of each row with its penalties (Eq. 5): what the step level compares, ``(S,)``.
+
+    Args:
+        table: The rollout.
+        invalid_action_penalty: Part of the reward of an invalid action, as a positive number.
+        discount: γ, between 0 and 1.
+        own_step_penalty: Subtract the penalty from the return of the invalid step alone. Otherwise it is part of the
+            reward, so that earlier steps pay for it too.
+    """
+    if own_step_penalty:
+        returns = discounted_returns(table.reward, table.trajectory_id, table.step_index, discount=discount)
+        return returns - invalid_action_penalty * ~table.valid_action
+    rewards = penalised_rewards(table, invalid_action_penalty)
+    return discounted_returns(rewards, table.trajectory_id, table.step_index, discount=discount)
 
 
 def trajectories(

@@ -12,7 +12,10 @@ class DrGRPO(GRPO):
 
     Args:
         invalid_action_penalty: Subtracted for an invalid action, in units of reward; a positive number.
+        own_step_penalty: Count the penalty where it was incurred and nowhere else, as in ``GiGPO``.
     """
 
-    def __init__(self, invalid_action_penalty: float = 0.1) -> None:
-        super().__init__(scale_by_std=False, invalid_action_penalty=invalid_action_penalty)
+    def __init__(self, invalid_action_penalty: float = 0.1, own_step_penalty: bool = False) -> None:
+        super().__init__(
+            scale_by_std=False, invalid_action_penalty=invalid_action_penalty, own_step_penalty=own_step_penalty
+        )

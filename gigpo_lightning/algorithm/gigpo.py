@@ -15,10 +15,13 @@ from gigpo_lightning.algorithm.advantages import (
     combine,
     dense_ids,
     group_relative,
+    penalised_rewards,
+    step_returns,
     trajectory_advantage,
+    trajectory_scores,
 )
 from gigpo_lightning.algorithm.grouping import ExactGrouping, Grouping, checked_groups
-from gigpo_lightning.algorithm.returns import discounted_returns, episode_returns
+from gigpo_lightning.algorithm.returns import episode_returns
 from gigpo_lightning.errors import check_range
 from gigpo_lightning.trajectory import StepTable
 
@@ -41,6 +44,12 @@ class GiGPO(OrderedEstimator):
             ``"step"`` takes it from that row's episode score and, after discounting, from that row's step return.
         grouping: Finds the anchor groups; default: ``ExactGrouping()``.
         episode_advantage_weight: Of A_E; 1 in Eq. 8, and 0 in the paper's ablation of the episode level.
+        own_step_penalty: Count the penalty where it was incurred and nowhere else: at the step level it is taken from
+            the invalid step's own return, at the episode level the penalty times the share of invalid steps is taken
+            from R(τ). A group without a valid reply and without a reward then gets exactly 0, whatever its lengths.
+            Differs from the paper, whose rule is False: there such a group gets advantages by time and length alone.
+            ``penalty_placement="step"`` takes it from its own row anyway; there the option only means that a lone
+            row's raw score is its reward.
 
     Raises:
         ValueError: If an argument is out of its range, or the statistics and the placement have no meaning together.
@@ -56,6 +65,7 @@ class GiGPO(OrderedEstimator):
         penalty_placement: Literal["reward", "step"] = "reward",
         grouping: Grouping | None = None,
         episode_advantage_weight: float = 1.0,
+        own_step_penalty: bool = False,
     ) -> None:
         check_range("step_advantage_weight", step_advantage_weight)
         check_range("episode_advantage_weight", episode_advantage_weight)
@@ -78,34 +88,48 @@ class GiGPO(OrderedEstimator):
         self.penalty_placement = penalty_placement
         self.grouping: Grouping = ExactGrouping() if grouping is None else grouping
         self.episode_advantage_weight = episode_advantage_weight
+        self.own_step_penalty = own_step_penalty
 
     def estimate_in_order(self, table: StepTable) -> Credit:
         """Compute both levels for every row."""
         step_group_id = checked_groups(self.grouping, table)
-        penalty = self.invalid_action_penalty * ~table.valid_action
-        in_reward = self.penalty_placement == "reward"
-        rewards = table.reward - penalty if in_reward else table.reward
-        returns = discounted_returns(rewards, table.trajectory_id, table.step_index, discount=self.discount)
+        returns = step_returns(
+            table,
+            self.invalid_action_penalty,
+            discount=self.discount,
+            own_step_penalty=self.own_step_penalty or self.penalty_placement == "step",
+        )
         if self.episode_statistics == "trajectory":
             episode = trajectory_advantage(
-                table, invalid_action_penalty=self.invalid_action_penalty, scale_by_std=self.scale_by_std
+                table,
+                invalid_action_penalty=self.invalid_action_penalty,
+                scale_by_std=self.scale_by_std,
+                own_step_penalty=self.own_step_penalty,
             )
         else:
-            scores = episode_returns(rewards, table.trajectory_id)
-            episode = self._over_step_rows(table, scores if in_reward else scores - penalty)
-        step = group_relative(
-            returns if in_reward else returns - penalty, step_group_id, scale_by_std=self.scale_by_std
-        )
+            episode = self._over_step_rows(table)
         return combine(
             episode,
-            step,
+            group_relative(returns, step_group_id, scale_by_std=self.scale_by_std),
             step_group_id,
             episode_advantage_weight=self.episode_advantage_weight,
             step_advantage_weight=self.step_advantage_weight,
         )
 
-    def _over_step_rows(self, table: StepTable, scores: Float64[ndarray, " S"]) -> Float64[ndarray, " S"]:
+    def _over_step_rows(self, table: StepTable) -> Float64[ndarray, " S"]:
         """A_E by the reference's statistics: every step row of the group counts, and a lone row keeps its score."""
+        scores = self._row_scores(table)
         group_ids = dense_ids(table.episode_group_id)
         advantage = group_relative(scores, group_ids, scale_by_std=self.scale_by_std)
-        return np.where(np.bincount(group_ids)[group_ids] == 1, scores, advantage)
+        # A penalty says nothing where no other row could have been valid instead.
+        alone = episode_returns(table.reward, table.trajectory_id) if self.own_step_penalty else scores
+        return np.where(np.bincount(group_ids)[group_ids] == 1, alone, advantage)
+
+    def _row_scores(self, table: StepTable) -> Float64[ndarray, " S"]:
+        """What step statistics compare: R(τ) of each row's trajectory, with the penalty where it is placed."""
+        if self.penalty_placement == "step":
+            returns = episode_returns(table.reward, table.trajectory_id)
+            return returns - self.invalid_action_penalty * ~table.valid_action
+        if self.own_step_penalty:
+            return trajectory_scores(table, self.invalid_action_penalty, own_step_penalty=True)
+        return episode_returns(penalised_rewards(table, self.invalid_action_penalty), table.trajectory_id)

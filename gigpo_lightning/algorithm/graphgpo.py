@@ -39,6 +39,7 @@ class GraphGPO(OrderedEstimator):
         scale_by_std: Divide both levels by their groups' standard deviation; its published runs do.
         invalid_action_penalty: Subtracted for an invalid action, in units of reward; a positive number.
         grouping: Finds the states; default: ``ExactGrouping()``.
+        own_step_penalty: Take the penalty times the share of invalid steps from R(τ), as in ``GiGPO``.
 
     Raises:
         ValueError: If an argument is out of its range.
@@ -54,6 +55,7 @@ class GraphGPO(OrderedEstimator):
         scale_by_std: bool = False,
         invalid_action_penalty: float = 0.1,
         grouping: Grouping | None = None,
+        own_step_penalty: bool = False,
     ) -> None:
         check_range("step_advantage_weight", step_advantage_weight)
         check_range("episode_advantage_weight", episode_advantage_weight)
@@ -68,6 +70,7 @@ class GraphGPO(OrderedEstimator):
         self.scale_by_std = scale_by_std
         self.invalid_action_penalty = invalid_action_penalty
         self.grouping: Grouping = ExactGrouping() if grouping is None else grouping
+        self.own_step_penalty = own_step_penalty
 
     def estimate_in_order(self, table: StepTable) -> Credit:
         """Compute both levels for every row."""
@@ -81,7 +84,10 @@ class GraphGPO(OrderedEstimator):
         worth -= self.invalid_action_penalty * ~table.valid_action
         return combine(
             trajectory_advantage(
-                table, invalid_action_penalty=self.invalid_action_penalty, scale_by_std=self.scale_by_std
+                table,
+                invalid_action_penalty=self.invalid_action_penalty,
+                scale_by_std=self.scale_by_std,
+                own_step_penalty=self.own_step_penalty,
             ),
             group_relative(worth, step_group_id, scale_by_std=self.scale_by_std),
             step_group_id,

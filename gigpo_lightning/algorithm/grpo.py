@@ -17,6 +17,7 @@ class GRPO(GiGPO):
         episode_statistics: As in GiGPO.
         invalid_action_penalty: As in GiGPO.
         penalty_placement: As in GiGPO.
+        own_step_penalty: As in GiGPO.
     """
 
     def __init__(
@@ -25,6 +26,7 @@ class GRPO(GiGPO):
         episode_statistics: Literal["trajectory", "step"] = "trajectory",
         invalid_action_penalty: float = 0.1,
         penalty_placement: Literal["reward", "step"] = "reward",
+        own_step_penalty: bool = False,
     ) -> None:
         super().__init__(
             step_advantage_weight=0.0,
@@ -32,4 +34,5 @@ class GRPO(GiGPO):
             episode_statistics=episode_statistics,
             invalid_action_penalty=invalid_action_penalty,
             penalty_placement=penalty_placement,
+            own_step_penalty=own_step_penalty,
         )

@@ -13,12 +13,11 @@ from gigpo_lightning.algorithm.advantages import (
     combine,
     dense_ids,
     group_relative,
-    penalised_rewards,
+    step_returns,
     trajectories,
     trajectory_advantage,
 )
 from gigpo_lightning.algorithm.grouping import ExactGrouping, Grouping, checked_groups
-from gigpo_lightning.algorithm.returns import discounted_returns
 from gigpo_lightning.errors import check_range
 from gigpo_lightning.trajectory import StepTable, visit_order
 
@@ -44,6 +43,7 @@ class HGPO(OrderedEstimator):
         scale_by_std: Divide by the groups' standard deviation; its published runs do.
         invalid_action_penalty: Subtracted for an invalid action, in units of reward; a positive number.
         grouping: Finds the anchor groups; default: ``ExactGrouping()``.
+        own_step_penalty: Count the penalty where it was incurred and nowhere else, as in ``GiGPO``.
 
     Raises:
         ValueError: If an argument is out of its range.
@@ -59,6 +59,7 @@ class HGPO(OrderedEstimator):
         scale_by_std: bool = False,
         invalid_action_penalty: float = 0.1,
         grouping: Grouping | None = None,
+        own_step_penalty: bool = False,
     ) -> None:
         check_range("history_length", float(history_length))
         check_range("length_weight_exponent", length_weight_exponent)
@@ -72,18 +73,19 @@ class HGPO(OrderedEstimator):
         self.scale_by_std = scale_by_std
         self.invalid_action_penalty = invalid_action_penalty
         self.grouping: Grouping = ExactGrouping() if grouping is None else grouping
+        self.own_step_penalty = own_step_penalty
 
     def estimate_in_order(self, table: StepTable) -> Credit:
         """Compute every row's advantage; ``episode_advantage`` is the episode group's share of it."""
         step_group_id = checked_groups(self.grouping, table)
-        rewards = penalised_rewards(table, self.invalid_action_penalty)
-        returns = discounted_returns(rewards, table.trajectory_id, table.step_index, discount=self.discount)
+        penalty, own = self.invalid_action_penalty, self.own_step_penalty
+        returns = step_returns(table, penalty, discount=self.discount, own_step_penalty=own)
         groups = history_groups(table.trajectory_id, table.step_index, step_group_id, self.history_length)
         weighted, weights, episode = np.zeros(len(table)), np.zeros(len(table)), np.zeros(len(table))
         longest = len(groups) + 1.0  # weights in relation to the largest: none overflows
         if self.episode_group:
             episode = trajectory_advantage(
-                table, invalid_action_penalty=self.invalid_action_penalty, scale_by_std=self.scale_by_std
+                table, invalid_action_penalty=penalty, scale_by_std=self.scale_by_std, own_step_penalty=own
             )
             weights += longest**-self.length_weight_exponent * self._counts(episode, several_trajectories(table))
         for k, ids in enumerate(groups, start=1):

@@ -7,11 +7,10 @@ from gigpo_lightning.algorithm.advantages import (
     OrderedEstimator,
     combine,
     group_relative,
-    penalised_rewards,
+    step_returns,
     trajectory_advantage,
 )
 from gigpo_lightning.algorithm.grouping import ExactGrouping, checked_groups
-from gigpo_lightning.algorithm.returns import discounted_returns
 from gigpo_lightning.errors import check_range
 from gigpo_lightning.trajectory import StepTable
 
@@ -28,6 +27,7 @@ class ReinforcePlusPlus(OrderedEstimator):
         group_baseline: Use the trajectory's return less its group's mean instead, and whiten that: the paper's
             REINFORCE++-baseline, for several rollouts of one task. ``discount`` then plays no part.
         invalid_action_penalty: Subtracted for an invalid action, in units of reward; a positive number.
+        own_step_penalty: Count the penalty where it was incurred and nowhere else, as in ``GiGPO``.
 
     Raises:
         ValueError: If an argument is out of its range.
@@ -37,22 +37,27 @@ class ReinforcePlusPlus(OrderedEstimator):
     """Several ranks would each whiten over their own episodes, which is another estimator: they are refused."""
 
     def __init__(
-        self, discount: float = 1.0, group_baseline: bool = False, invalid_action_penalty: float = 0.1
+        self,
+        discount: float = 1.0,
+        group_baseline: bool = False,
+        invalid_action_penalty: float = 0.1,
+        own_step_penalty: bool = False,
     ) -> None:
         check_range("discount", discount, 0.0, 1.0)
         check_range("invalid_action_penalty", invalid_action_penalty, why="it is subtracted")
         self.discount = discount
         self.group_baseline = group_baseline
         self.invalid_action_penalty = invalid_action_penalty
+        self.own_step_penalty = own_step_penalty
 
     def estimate_in_order(self, table: StepTable) -> Credit:
         """Compute every row's advantage."""
         step_group_id = checked_groups(ExactGrouping(), table)
-        rewards = penalised_rewards(table, self.invalid_action_penalty)
+        penalty, own = self.invalid_action_penalty, self.own_step_penalty
         if self.group_baseline:
-            values = trajectory_advantage(table, invalid_action_penalty=self.invalid_action_penalty)
+            values = trajectory_advantage(table, invalid_action_penalty=penalty, own_step_penalty=own)
         else:
-            values = discounted_returns(rewards, table.trajectory_id, table.step_index, discount=self.discount)
+            values = step_returns(table, penalty, discount=self.discount, own_step_penalty=own)
         batch = np.zeros(len(table), dtype=np.int64)
         whitened = group_relative(values, batch, scale_by_std=True)
         return combine(whitened, np.zeros(len(table)), step_group_id)

@@ -24,19 +24,23 @@ class RLOO(OrderedEstimator):
 
     Args:
         invalid_action_penalty: Subtracted for an invalid action, in units of reward; a positive number.
+        own_step_penalty: Count the penalty where it was incurred and nowhere else, as in ``GiGPO``.
 
     Raises:
         ValueError: If the penalty is negative.
     """
 
-    def __init__(self, invalid_action_penalty: float = 0.1) -> None:
+    def __init__(self, invalid_action_penalty: float = 0.1, own_step_penalty: bool = False) -> None:
         check_range("invalid_action_penalty", invalid_action_penalty, why="it is subtracted")
         self.invalid_action_penalty = invalid_action_penalty
+        self.own_step_penalty = own_step_penalty
 
     def estimate_in_order(self, table: StepTable) -> Credit:
         """Compute every row's advantage."""
         step_group_id = checked_groups(ExactGrouping(), table)
-        centred = trajectory_advantage(table, invalid_action_penalty=self.invalid_action_penalty)
+        centred = trajectory_advantage(
+            table, invalid_action_penalty=self.invalid_action_penalty, own_step_penalty=self.own_step_penalty
+        )
         _, trajectory, group_ids = trajectories(table)
         size = np.bincount(group_ids)[group_ids][trajectory]
         return combine(centred * size / np.maximum(size - 1, 1), np.zeros(len(table)), step_group_id)

@@ -17,19 +17,24 @@ def oracle(
     episode_statistics: str,
     invalid_action_penalty: float,
     penalty_placement: str,
+    own_step_penalty: bool = False,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Advantage, episode advantage and step advantage of every row."""
     rows = range(len(table))
     penalty = [0.0 if table.valid_action[i] else invalid_action_penalty for i in rows]
-    early = [penalty[i] if penalty_placement == "reward" else 0.0 for i in rows]  # known before the returns are
-    late = [penalty[i] if penalty_placement == "step" else 0.0 for i in rows]  # taken from them afterwards
+    in_reward = penalty_placement == "reward" and not own_step_penalty
+    early = [penalty[i] if in_reward else 0.0 for i in rows]  # known before the returns are
+    late = [0.0 if in_reward else penalty[i] for i in rows]  # taken from them afterwards
     reward = [float(table.reward[i]) - early[i] for i in rows]
 
     def trajectory(i: int) -> list[int]:
         own = [j for j in rows if table.trajectory_id[j] == table.trajectory_id[i]]
         return sorted(own, key=lambda j: int(table.step_index[j]))
 
-    score = [sum(reward[j] for j in trajectory(i)) - late[i] for i in rows]
+    of_episode = late
+    if own_step_penalty and penalty_placement == "reward":
+        of_episode = [fmean(penalty[j] for j in trajectory(i)) for i in rows]
+    score = [sum(reward[j] for j in trajectory(i)) - of_episode[i] for i in rows]
     returns = []
     for i in rows:
         ahead = trajectory(i)[trajectory(i).index(i) :]
@@ -39,7 +44,7 @@ def oracle(
     for i in rows:
         rivals = [j for j in rows if table.episode_group_id[j] == table.episode_group_id[i]]
         if episode_statistics == "step" and len(rivals) == 1:
-            episode.append(score[i])
+            episode.append(score[i] + (of_episode[i] if own_step_penalty else 0.0))
         elif episode_statistics == "step":
             episode.append(relative(score[i], [score[j] for j in rivals], scale_by_std))
         else:

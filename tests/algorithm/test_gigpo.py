@@ -71,12 +71,17 @@ def test_long_episodes_weigh_more_in_step_statistics() -> None:
 
 @COLUMNS
 @pytest.mark.parametrize("scale_by_std", [False, True])
-@given(table=step_tables(), weight=st.sampled_from([0.0, 0.4, 1.0]), discount=st.sampled_from([0.0, 0.5, 0.95, 1.0]))
+@given(
+    table=step_tables(),
+    weight=st.sampled_from([0.0, 0.4, 1.0]),
+    discount=st.sampled_from([0.0, 0.5, 0.95, 1.0]),
+    own_step=st.booleans(),
+)
 def test_the_vector_code_equals_the_obvious_loops(
-    table: StepTable, weight: float, discount: float, column: dict[str, Any], scale_by_std: bool
+    table: StepTable, weight: float, discount: float, column: dict[str, Any], scale_by_std: bool, own_step: bool
 ) -> None:
     options: dict[str, Any] = {"step_advantage_weight": weight, "discount": discount, "scale_by_std": scale_by_std}
-    options |= {"invalid_action_penalty": 0.1, **column}
+    options |= {"invalid_action_penalty": 0.1, "own_step_penalty": own_step, **column}
     credit = GiGPO(**options).estimate(table)
     for name, expected in zip(
         ("advantage", "episode_advantage", "step_advantage"), oracle(table, **options), strict=True
