@@ -74,7 +74,7 @@ def recalls(retriever: Retriever, questions: Sequence[dict[str, Any]]) -> dict[s
     for question, passages in zip(questions, found, strict=True):
         texts = [normal(f"{passage.title} {passage.text}") for passage in passages]
         hits[question["data_source"]].append(
-            any(normal(answer) in text for answer in question["golden_answers"] for text in texts)
+            any(answer in text for answer in map(normal, question["golden_answers"]) if answer for text in texts)
         )
     return {source: fmean(each) for source, each in hits.items()}
 

@@ -16,7 +16,7 @@ from gigpo_lightning.environments.search_qa.information import (
     enclose,
     write_information,
 )
-from gigpo_lightning.environments.search_qa.scoring import exact_match
+from gigpo_lightning.environments.search_qa.scoring import exact_match, normalize_answer
 from gigpo_lightning.environments.search_qa.tags import ANSWER, SEARCH, blocks
 from gigpo_lightning.errors import RunError
 from gigpo_lightning.retrieval.base import Passage, Retriever
@@ -114,8 +114,11 @@ class SearchQAEnvironment(gymnasium.Env[str, str]):
         question = str(task.payload["question"])
         golden = task.payload["golden_answers"]
         self._golden_answers = tuple(golden) if isinstance(golden, list | tuple) else ()
-        if not question.strip() or not self._golden_answers:
-            raise ValueError(f"task {task.task_id!r} must have a question and at least one golden answer, got {task}")
+        if not question.strip() or not any(map(normalize_answer, self._golden_answers)):
+            raise ValueError(
+                f"task {task.task_id!r} must have a question and at least one golden answer that is more than articles "
+                f"and punctuation, got {task}"
+            )
         self._turns = 0
         self._metrics = _no_calls()
         return question, self._info(question, success=False) | {"instruction": question}

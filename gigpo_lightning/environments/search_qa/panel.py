@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -11,7 +12,9 @@ import pyarrow.parquet
 
 from gigpo_lightning.environments.base import Task, TaskPanel
 from gigpo_lightning.environments.search_qa.generator import World, prepare_world
+from gigpo_lightning.environments.search_qa.scoring import normalize_answer
 
+_logger = logging.getLogger(__name__)
 _COLUMNS = ("data_source", "question", "golden_answers", "reward_model", "env_kwargs", "prompt", "split")
 _BEFORE_QUESTION = "Question:"  # what ends the instructions of the official prompts
 
@@ -21,6 +24,7 @@ def search_qa_panel(
     split: str | None = None,
     data_sources: Sequence[str] | None = None,
     per_source: int | None = None,
+    skip_unanswerable: bool = False,
 ) -> TaskPanel:
     """List the questions of one or more files, in the files' order; a task's kind is its data source.
 
@@ -33,16 +37,18 @@ def search_qa_panel(
         split: Leave out rows whose own column ``split`` names another; default: keep all.
         data_sources: Keep only these.
         per_source: Keep only so many questions of each data source, its first.
+        skip_unanswerable: Leave out rows whose golden answers all normalize to nothing, and go on.
 
     Raises:
-        ValueError: If a file cannot be read, a row lacks its question or answers, or nothing is left; the message
-            names the file and the row.
+        ValueError: If a file cannot be read, a row lacks its question or answers, its golden answers all normalize to
+            nothing, or nothing is left; the message names the file and the row.
     """
     if per_source is not None and per_source < 1:
         raise ValueError(f"per_source must be >= 1, got {per_source}")
     files = [Path(each) for each in ([path] if isinstance(path, str | Path) else path)]
     tasks: list[Task] = []
     kept: Counter[str] = Counter()
+    unanswerable: list[str] = []
     index = -1
     for file in files:
         for where, row in _rows(file):
@@ -52,9 +58,15 @@ def search_qa_panel(
             task = _task(index, row, where)
             if data_sources is not None and task.kind not in data_sources:
                 continue
+            if not any(map(normalize_answer, task.payload["golden_answers"])):
+                unanswerable.append(
+                    f"{where} has {list(task.payload['golden_answers'])} for {task.payload['question']!r}"
+                )
+                continue
             kept[task.kind] += 1
             if per_source is None or kept[task.kind] <= per_source:
                 tasks.append(task)
+    _report_unanswerable(unanswerable, skip_unanswerable)
     if not tasks:
         wanted = "any data source" if data_sources is None else str(list(data_sources))
         of_split = "" if split is None else f" in split {split!r}"
@@ -74,6 +86,7 @@ class SearchQATasks:
         data_sources: Keep only these; default: all.
         per_source: Of these splits keep only so many questions of each data source, its first.
         world: Make this invented world in ``data_dir`` if it is not there yet; default: only read.
+        skip_unanswerable: Leave out questions whose golden answers all normalize to nothing, such as "The The".
 
     Raises:
         ValueError: If ``per_source`` names a split without a file.
@@ -86,6 +99,7 @@ class SearchQATasks:
         data_sources: list[str] | None = None,
         per_source: dict[str, int] | None = None,
         world: World | None = None,
+        skip_unanswerable: bool = False,
     ) -> None:
         unknown = sorted(set(per_source or {}) - set(files))
         if unknown:
@@ -95,6 +109,7 @@ class SearchQATasks:
         self.data_sources = data_sources
         self.per_source = per_source or {}
         self.world = world
+        self.skip_unanswerable = skip_unanswerable
 
     def prepare(self) -> None:
         """Make the world, if one is asked for; at once where it exists."""
@@ -112,7 +127,23 @@ class SearchQATasks:
         named = self.files[split]
         names = [named] if isinstance(named, str) else named
         paths = [Path(self.data_dir) / name for name in names]
-        return search_qa_panel(paths, split, self.data_sources, self.per_source.get(split))
+        return search_qa_panel(paths, split, self.data_sources, self.per_source.get(split), self.skip_unanswerable)
+
+
+def _report_unanswerable(found: Sequence[str], skip: bool) -> None:
+    """Say which questions nobody can answer.
+
+    Raises:
+        ValueError: If there are any and they are not to be skipped.
+    """
+    if not found:
+        return
+    if not skip:
+        raise ValueError(
+            f"golden answers must be more than articles and punctuation, but {found[0]}; skip_unanswerable: true "
+            f"leaves out the {len(found)} questions like it"
+        )
+    _logger.warning("left out %d questions without an answer that counts, such as: %s", len(found), found[0])
 
 
 def _rows(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:

@@ -21,6 +21,10 @@ def normalize_answer(text: str) -> str:
 
 
 def exact_match(prediction: str, golden_answers: Iterable[str]) -> bool:
-    """Whether a prediction equals any of the golden answers, both normalized."""
+    """Whether a prediction equals any of the golden answers, both normalized.
+
+    What normalizes to nothing, such as "The The" or "!!!", equals nothing. Differs from the official count, where an
+    empty prediction then is right.
+    """
     said = normalize_answer(prediction)
-    return any(normalize_answer(answer) == said for answer in golden_answers)
+    return said != "" and any(normalize_answer(answer) == said for answer in golden_answers)

@@ -62,7 +62,8 @@ def shopping_reward(product: Product, price: float, chosen: Mapping[str, str], g
     with their own product; human goals are free of this.
 
     Differs from the original where that fails: a goal without attributes has none to hit, and a price limit of 0 is one
-    like any other.
+    like any other. And an empty attribute, which the original finds in every text, is hit by nothing; the official
+    files of the 1,000 products have none.
 
     Args:
         product: What is bought.
@@ -110,7 +111,7 @@ def _attribute_hits(product: Product, wanted: tuple[str, ...]) -> int:
     if not unlisted:
         return len(wanted)
     texts = (product.title.lower(), " ".join(product.bullets).lower(), product.description.lower())
-    return len(wanted) - sum(not any(one in text for text in texts) for one in unlisted)
+    return len(wanted) - sum(not (one.strip() and any(one in text for text in texts)) for one in unlisted)
 
 
 def _option_hits(chosen: Iterable[str], wanted: tuple[str, ...] | tuple[tuple[str, str], ...]) -> int:

@@ -67,7 +67,12 @@ class TestTheFirstTurn:
             SearchQAEnvironment(ScriptedRetriever([])).reset(options={"task": task})
 
     @pytest.mark.parametrize(
-        "payload", [{"question": "who?", "golden_answers": ()}, {"question": " ", "golden_answers": "a"}]
+        "payload",
+        [
+            {"question": "who?", "golden_answers": ()},
+            {"question": "who?", "golden_answers": ("The The", "!!!")},
+            {"question": " ", "golden_answers": "a"},
+        ],
     )
     def test_a_question_without_answers_is_refused_by_its_task(self, payload: dict[str, Any]) -> None:
         task = Task(task_id="nq/7", kind="nq", payload=payload)

@@ -231,3 +231,19 @@ class TestTheRealQuestions:
             question, _ = environment.reset(options={"task": task})
             assert question.endswith("?")
             assert environment.step(f"<answer>{task.payload['golden_answers'][0]}</answer>")[4]["success"]
+
+
+class TestAnswersThatNormalizeToNothing:
+    ROWS = (ROW, ROW | {"golden_answers": ["The The", "!!!"]}, ROW | {"golden_answers": ["the", "band"]})
+
+    @pytest.mark.parametrize(("write", "where"), [(write_jsonl, "q.jsonl line 2"), (write_parquet, "q.parquet row 1")])
+    def test_a_row_with_no_other_is_refused_by_file_and_row(self, tmp_path: Path, write: Any, where: str) -> None:
+        message = rf"golden answers must be more than articles and punctuation, but .*{where} has \['The The', '!!!'\]"
+        with pytest.raises(ValueError, match=message):
+            search_qa_panel(write(tmp_path / where.split()[0], *self.ROWS))
+
+    def test_a_row_with_no_other_is_left_out_and_said_if_asked_for(self, tmp_path: Path, caplog: Any) -> None:
+        write_jsonl(tmp_path / "q.jsonl", *self.ROWS)
+        panel = SearchQATasks(str(tmp_path), {"train": "q.jsonl"}, skip_unanswerable=True).panel("train")
+        assert [task.task_id for task in panel.tasks] == ["nq/0", "nq/2"]
+        assert "left out 1 questions without an answer that counts, such as: " in caplog.text

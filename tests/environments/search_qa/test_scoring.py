@@ -44,7 +44,7 @@ def test_what_is_normalized_has_no_upper_case_punctuation_or_article(text: str) 
 
 @given(st.text())
 def test_an_answer_matches_itself_whatever_is_around_it(text: str) -> None:
-    assert exact_match(f"  the {text}. ", [text])
+    assert exact_match(f"  the {text}. ", [text]) == (normalize_answer(text) != "")
 
 
 def test_any_of_the_golden_answers_will_do() -> None:
@@ -58,3 +58,14 @@ def test_a_part_of_an_answer_will_not_do() -> None:
 
 def test_without_golden_answers_nothing_is_right() -> None:
     assert not exact_match("", [])
+
+
+@pytest.mark.parametrize("golden", ["", "the", "The The", "!!!", " A. "])
+@pytest.mark.parametrize("prediction", ["", "the", "!!!", "The The"])
+def test_a_golden_answer_that_normalizes_to_nothing_is_never_matched(prediction: str, golden: str) -> None:
+    assert not exact_match(prediction, [golden])
+
+
+def test_beside_it_another_golden_answer_counts() -> None:
+    assert exact_match("the band", ["The The", "band"])
+    assert not exact_match("", ["The The", "band"])

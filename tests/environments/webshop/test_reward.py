@@ -106,6 +106,7 @@ def test_an_unlisted_attribute_may_stand_in_a_text_letter_for_letter() -> None:
     assert attribute_hits(("tea",), title="STEAM") == 1
     assert attribute_hits(("a b",), bullets=("a", "B")) == 1  # bullets are joined by a space
     assert attribute_hits(("organic",), description="All Organic.") == 1
+    assert attribute_hits(("", " "), title="green tea", description="All Organic.") == 0  # nothing is not found
     assert attribute_hits(("Organic",), description="All Organic.") == 0  # the text is lower-cased, the attribute not
 
 
