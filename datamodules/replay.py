@@ -17,9 +17,10 @@ from gigpo_lightning.ranks import end_processes
 from gigpo_lightning.rollout.episode import noise_seed
 from gigpo_lightning.rollout.progress import RolloutProgress
 from gigpo_lightning.rollout.record import Rollout
-from gigpo_lightning.rollout.store import read_trajectories
+from gigpo_lightning.rollout.store import check_trajectories, read_trajectories
+from gigpo_lightning.rollout.stored_rows import PolicyLimits
 from gigpo_lightning.trajectory import StepTable, TrajectoryGroup
-from modules import GiGPOModule
+from modules import GiGPOModule, Policy
 
 _NAME = re.compile(r"epoch_(\d+)(?:\.(\d+))?\.parquet")
 
@@ -32,6 +33,9 @@ class ReplayDataModule(LightningDataModule):
     would have made of them. From the second update on such episodes are another policy's, which the importance ratio
     corrects as far as it is not clipped.
 
+    Rows may be in any order. A file that does not hold a whole rollout, each step once, or holds what this policy
+    cannot have been shown or cannot have written, is refused before anything is trained.
+
     Args:
         folder: Holds ``epoch_0.parquet``, ``epoch_1.parquet`` and so on; of a run with several ranks
             ``epoch_0.0.parquet``, ``epoch_0.1.parquet``, whose groups are put together.
@@ -40,7 +44,7 @@ class ReplayDataModule(LightningDataModule):
         seed: Of the minibatches.
 
     Raises:
-        ValueError: If the folder holds no epoch.
+        ValueError: If the folder holds no epoch, or lacks the file of a rank.
     """
 
     def __init__(
@@ -63,7 +67,21 @@ class ReplayDataModule(LightningDataModule):
         files: dict[int, list[Path]] = {}
         for epoch, _, path in sorted((int(match[1]), int(match[2] or 0), path) for match, path in found if match):
             files.setdefault(epoch, []).append(path)
+        self._check_ranks(files)
         return files
+
+    def _check_ranks(self, files: dict[int, list[Path]]) -> None:
+        """Refuse epochs that would be trained on in part, or twice."""
+        several = max(map(len, files.values()), default=1)
+        for epoch, found in files.items():
+            wanted = [f"epoch_{epoch}.{rank}.parquet" for rank in range(several)]
+            wanted = wanted if several > 1 else [f"epoch_{epoch}.parquet"]
+            names = [path.name for path in found]
+            if names != wanted:
+                raise ValueError(
+                    f"folder must hold one file of each rank for every epoch, {', '.join(wanted)}, got "
+                    f"{', '.join(names)} in {str(self.folder)!r}"
+                )
 
     def setup(self, stage: str) -> None:
         """Refuse what the files cannot serve.
@@ -82,7 +100,15 @@ class ReplayDataModule(LightningDataModule):
             )
 
     def train_dataloader(self) -> DataLoader[Minibatch]:
-        """One epoch's minibatches, read when first asked for."""
+        """One epoch's minibatches, read when first asked for; the files of all epochs are checked first.
+
+        Raises:
+            ValueError: If a file is refused, as by ``check_trajectories``.
+        """
+        module = cast("GiGPOModule", self._trainer().lightning_module)
+        for epoch in range(module.iteration, self._trainer().max_epochs):
+            for path in self.files[epoch]:
+                check_trajectories(path, _limits(module.policy))
         return stream(self._epoch_minibatches)
 
     def on_exception(self, exception: BaseException) -> None:
@@ -134,6 +160,10 @@ class ReplayDataModule(LightningDataModule):
     def _read(self, epoch: int) -> tuple[list[TrajectoryGroup], float]:
         """An epoch's groups in the order of its tasks, which ranks were dealt in turn, and their temperature."""
         parts = [read_trajectories(path) for path in self.files[epoch]]
+        for path, (_, temperature) in zip(self.files[epoch], parts, strict=True):
+            if temperature != parts[0][1]:
+                first = f"{parts[0][1]}, as in {self.files[epoch][0].name}"
+                raise ValueError(f"{path}, column temperature: must be {first}, got {temperature}")
         turns = zip_longest(*(groups for groups, _ in parts))
         return [group for turn in turns for group in turn if group is not None], parts[0][1]
 
@@ -144,3 +174,10 @@ class ReplayDataModule(LightningDataModule):
         if self.trainer is None:
             raise RuntimeError("ReplayDataModule trains only under a Trainer")
         return self.trainer
+
+
+def _limits(policy: Policy) -> PolicyLimits:
+    """What the policy's embedding and positions can take."""
+    config = policy.model.config.get_text_config()
+    context = getattr(config, "max_position_embeddings", None)
+    return PolicyLimits(vocabulary_size=int(config.vocab_size), context=None if context is None else int(context))

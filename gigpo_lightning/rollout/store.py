@@ -1,6 +1,7 @@
 """Trajectories on disk: Parquet files that any tool opens, one row a step."""
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gigpo_lightning.algorithm import Credit
+from gigpo_lightning.rollout.stored_rows import SCHEMA, PolicyLimits, StoredRows
 from gigpo_lightning.trajectory import Step, StopReason, Trajectory, TrajectoryGroup
 
 _TEMPERATURE = b"gigpo.temperature"
@@ -31,52 +33,54 @@ def write_trajectories(
         temperature: That replies were drawn at.
         prompt_text: Adds the prompts as text; makes it of their token ids.
     """
-    rows: list[dict[str, object]] = []
-    trajectory_id = 0
-    for group_id, group in enumerate(groups):
-        for trajectory in group.trajectories:
-            for index, step in enumerate(trajectory.steps):
-                rows.append(
-                    {
-                        "episode_group_id": group_id,
-                        "trajectory_id": trajectory_id,
-                        "step_index": index,
-                        "task_id": trajectory.task_id,
-                        "kind": trajectory.kind,
-                        "episode_index": trajectory.episode_index,
-                        "observation": _text(step.observation),
-                        "anchor_key": _text(str(step.anchor_key)),
-                        "prompt_ids": list(step.prompt_ids),
-                        "completion_ids": list(step.completion_ids),
-                        "logprobs": list(step.logprobs),
-                        "response": _text(step.response),
-                        "action": _text(step.action),
-                        "valid_action": step.valid_action,
-                        "reward": step.reward,
-                        "policy_version": step.policy_version,
-                        "success": trajectory.success,
-                        "stop_reason": str(trajectory.stop_reason),
-                        "prompt_truncated": step.prompt_truncated,
-                        "final_observation": _text(trajectory.final_observation)
-                        if step is trajectory.steps[-1]
-                        else None,
-                    }
-                )
-            trajectory_id += 1
-    table = pa.Table.from_pylist(rows)
-    figures = [list(t.metrics.items()) for g in groups for t in g.trajectories for _ in t.steps]
-    table = table.append_column("metrics", pa.array(figures, pa.map_(pa.string(), pa.float64())))
+    table = pa.Table.from_pylist(list(_rows(groups, temperature)), schema=SCHEMA)
     if credit is not None:
         for name in ("advantage", "episode_advantage", "step_advantage", "step_group_id"):
             table = table.append_column(name, pa.array(getattr(credit, name)))
     if prompt_text is not None:
         prompts = [_text(prompt_text(step.prompt_ids)) for g in groups for t in g.trajectories for step in t.steps]
         table = table.append_column("prompt", pa.array(prompts))
-    table = table.replace_schema_metadata({_TEMPERATURE: repr(temperature).encode()})
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     pq.write_table(table, partial, compression="zstd")
     partial.replace(path)
+
+
+def _rows(groups: Sequence[TrajectoryGroup], temperature: float) -> Iterator[dict[str, object]]:
+    """A row a step, group by group, trajectory by trajectory, step by step."""
+    trajectory_id = 0
+    for group_id, group in enumerate(groups):
+        for trajectory in group.trajectories:
+            last = len(trajectory.steps) - 1
+            for index, step in enumerate(trajectory.steps):
+                yield {
+                    "episode_group_id": group_id,
+                    "trajectory_id": trajectory_id,
+                    "step_index": index,
+                    "task_id": trajectory.task_id,
+                    "kind": trajectory.kind,
+                    "episode_index": trajectory.episode_index,
+                    "observation": _text(step.observation),
+                    "anchor_key": _text(str(step.anchor_key)),
+                    "prompt_ids": list(step.prompt_ids),
+                    "completion_ids": list(step.completion_ids),
+                    "logprobs": list(step.logprobs),
+                    "response": _text(step.response),
+                    "action": _text(step.action),
+                    "valid_action": step.valid_action,
+                    "reward": step.reward,
+                    "policy_version": step.policy_version,
+                    "success": trajectory.success,
+                    "stop_reason": str(trajectory.stop_reason),
+                    "prompt_truncated": step.prompt_truncated,
+                    "final_observation": _text(trajectory.final_observation) if index == last else None,
+                    "metrics": list(trajectory.metrics.items()),
+                    "num_steps": len(trajectory.steps),
+                    "num_trajectories": len(group.trajectories),
+                    "num_groups": len(groups),
+                    "temperature": temperature,
+                }
+            trajectory_id += 1
 
 
 def _text(text: str) -> str:
@@ -85,9 +89,10 @@ def _text(text: str) -> str:
 
 
 def read_trajectories(path: Path) -> tuple[list[TrajectoryGroup], float]:
-    """Read what ``write_trajectories`` wrote.
+    """Read what ``write_trajectories`` wrote, whatever the order of its rows.
 
     Anchor keys come back as text: which steps share one is the same, unless two keys of one task differ and read alike.
+    A file must hold a whole rollout; to keep a part of one, read it and write that part anew.
 
     Args:
         path: The file.
@@ -96,26 +101,64 @@ def read_trajectories(path: Path) -> tuple[list[TrajectoryGroup], float]:
         The groups, and the temperature that their replies were drawn at.
 
     Raises:
-        ValueError: If the file is not there, is no Parquet file, or has not the columns of a rollout.
+        ValueError: If the file is not there, is no Parquet file, or does not hold a whole rollout, each of its steps
+            once, with values that can be; the message names the file, and where it can the row and the column.
+    """
+    rows, temperature = _checked(path)
+    groups = [
+        [list(steps) for _, steps in groupby(group, key=lambda row: row["trajectory_id"])]
+        for _, group in groupby(rows.in_order().to_pylist(), key=lambda row: row["episode_group_id"])
+    ]
+    return [
+        TrajectoryGroup(task_id=group[0][0]["task_id"], trajectories=tuple(map(_trajectory, group))) for group in groups
+    ], temperature
+
+
+def check_trajectories(path: Path, limits: PolicyLimits) -> None:
+    """Refuse a file that ``read_trajectories`` would refuse, or whose tokens a policy cannot take.
+
+    Args:
+        path: The file.
+        limits: Of the policy that is to be trained on it.
+
+    Raises:
+        ValueError: As ``read_trajectories``; and if a token is not in the vocabulary, or a prompt with its reply is
+            longer than the context.
+    """
+    _checked(path)[0].check_limits(limits)
+
+
+def _checked(path: Path) -> tuple[StoredRows, float]:
+    """The file's rows and their temperature.
+
+    Raises:
+        ValueError: If the file cannot be read, or breaks a rule.
     """
     try:
-        table = pq.read_table(path)
-    except (OSError, pa.ArrowInvalid) as error:
+        table = pq.ParquetFile(path).read()
+    except (OSError, pa.ArrowException) as error:
         raise ValueError(f"{path} must be a Parquet file of trajectories, but cannot be read: {error}") from error
-    rows = table.to_pylist()
+    rows = StoredRows(table, path)
+    temperature = rows.temperature()
+    return rows, _noted_temperature(table, path) if temperature is None else temperature
+
+
+def _noted_temperature(table: pa.Table, path: Path) -> float:
+    """The temperature that files of earlier versions have in their metadata.
+
+    Raises:
+        ValueError: If there is none, or it is no finite number of at least 0.
+    """
+    noted = (table.schema.metadata or {}).get(_TEMPERATURE)
+    if noted is None:
+        raise ValueError(f"{path} must say the temperature of its replies, but has no column 'temperature'")
     try:
-        groups = [
-            TrajectoryGroup(
-                task_id=of_group[0][0]["task_id"], trajectories=tuple(_trajectory(steps) for steps in of_group)
-            )
-            for of_group in (
-                [list(steps) for _, steps in groupby(group, key=lambda row: row["trajectory_id"])]
-                for _, group in groupby(rows, key=lambda row: row["episode_group_id"])
-            )
-        ]
-    except KeyError as error:
-        raise ValueError(f"{path} must hold trajectories, but has no column {error.args[0]!r}") from error
-    return groups, float((table.schema.metadata or {}).get(_TEMPERATURE, b"1.0"))
+        temperature = float(noted)
+    except ValueError:
+        temperature = math.nan
+    if not math.isfinite(temperature) or temperature < 0:
+        raise ValueError(f"{path}: {_TEMPERATURE.decode()} of its metadata must be a finite number >= 0, got {noted!r}")
+    return temperature
 
 
 def _trajectory(rows: Sequence[dict[str, Any]]) -> Trajectory:

@@ -1,7 +1,11 @@
 """Training on stored rollouts is the training that stored them."""
 
 import shutil
+from types import SimpleNamespace
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from lightning.pytorch.loggers import CSVLogger
@@ -109,3 +113,96 @@ def test_it_only_trains(played, tmp_path):
     data = ReplayDataModule(str(played[0]))
     with pytest.raises(ValueError, match="ReplayDataModule only trains; test plays episodes"):
         data.setup("test")
+
+
+def rewritten(source, folder, change, names=("epoch_0.parquet", "epoch_1.parquet", "epoch_2.parquet")):
+    """The files with their tables changed."""
+    folder.mkdir(exist_ok=True)
+    for name in names:
+        pq.write_table(change(pq.ParquetFile(source / name).read()), folder / name)
+    return folder
+
+
+def shuffled(table):
+    return table.take(np.random.default_rng(0).permutation(len(table)))
+
+
+def test_shuffled_files_train_as_the_original_to_the_last_bit(played, tmp_path):
+    source, expected = played
+    _, module = replay(tmp_path, rewritten(source, tmp_path / "shuffled", shuffled))
+    assert all(torch.equal(weights(module)[name], expected[name]) for name in expected)
+
+
+def test_shuffled_files_give_the_minibatches_of_the_original(played, tmp_path):
+    def minibatches(source):
+        module = make_module()
+        data = ReplayDataModule(str(source), **OPTIONS)
+        data.trainer = SimpleNamespace(lightning_module=module, global_rank=0, world_size=1)
+        return [
+            [getattr(batch, name) for name in ("old_logprobs", "advantage", "row")] + [batch.tokens.input_ids]
+            for minibatch in data.minibatches()
+            for batch in minibatch.micro_batches
+        ]
+
+    ours, theirs = minibatches(rewritten(played[0], tmp_path / "shuffled", shuffled)), minibatches(played[0])
+    assert len(ours) == len(theirs) > 1
+    assert all(
+        torch.equal(a, b) for one, other in zip(ours, theirs, strict=True) for a, b in zip(one, other, strict=True)
+    )
+
+
+def replaced(name, value):
+    """Another value in a column's row 3."""
+
+    def change(table):
+        values = [*table[name].to_pylist()[:3], value, *table[name].to_pylist()[4:]]
+        return table.set_column(table.column_names.index(name), name, pa.array(values, table.schema.field(name).type))
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda table: table.slice(1), r"row 0, column \w+: must count from 0"),
+        (replaced("reward", float("nan")), "row 3, column reward: must be finite, got nan"),
+        (
+            replaced("prompt_ids", [7000]),
+            r"row 3, column prompt_ids: must hold token ids below \d+, the policy's vocab",
+        ),
+        (
+            replaced("prompt_ids", [3] * 64),
+            "row 3, column prompt_ids: must be at most 64 tokens with its reply, the po",
+        ),
+    ],
+)
+def test_the_last_epoch_s_file_is_refused_before_anything_is_trained(played, tmp_path, change, message):
+    source, module = shutil.copytree(played[0], tmp_path / "some"), make_module()
+    rewritten(played[0], source, change, ["epoch_2.parquet"])
+    with pytest.raises(ValueError, match=rf"epoch_2.parquet, {message}"):
+        replay(tmp_path, source, module=module)
+    assert module.iteration == 0
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["epoch_0.0", "epoch_0.2"], "epoch_0.0.parquet, epoch_0.1.parquet, got epoch_0.0.parquet, epoch_0.2.parquet"),
+        (["epoch_0", "epoch_0.0"], "epoch_0.0.parquet, epoch_0.1.parquet, got epoch_0.0.parquet, epoch_0.parquet"),
+        (["epoch_0.0", "epoch_0.1", "epoch_1.0"], "epoch_1.0.parquet, epoch_1.1.parquet, got epoch_1.0.parquet"),
+        (["epoch_1.1"], "epoch_1.parquet, got epoch_1.1.parquet"),
+    ],
+)
+def test_a_folder_without_the_file_of_a_rank_is_refused(tmp_path, names, message):
+    for name in names:
+        (tmp_path / f"{name}.parquet").touch()
+    with pytest.raises(ValueError, match=f"folder must hold one file of each rank for every epoch, {message} in"):
+        ReplayDataModule(str(tmp_path))
+
+
+def test_ranks_that_drew_at_different_temperatures_are_refused(played, tmp_path):
+    groups, _ = read_trajectories(played[0] / "epoch_0.parquet")
+    for rank, temperature in enumerate([1.0, 0.5]):
+        write_trajectories(tmp_path / f"epoch_0.{rank}.parquet", groups[rank::2], temperature=temperature)
+    with pytest.raises(ValueError, match=r"0.1.parquet, column temperature: must be 1.0, as in epoch_0.0.parquet, got"):
+        replay(tmp_path, tmp_path, max_epochs=1)

@@ -71,5 +71,5 @@ def test_what_was_written_is_read_back(tmp_path):
 
 def test_a_file_without_the_columns_of_a_rollout_is_refused(tmp_path):
     pq.write_table(pa.table({"episode_group_id": [0], "trajectory_id": [0]}), tmp_path / "other.parquet")
-    with pytest.raises(ValueError, match=r"other.parquet must hold trajectories, but has no column 'task_id'"):
+    with pytest.raises(ValueError, match=r"other.parquet must hold trajectories, but has no column 'step_index'"):
         read_trajectories(tmp_path / "other.parquet")
