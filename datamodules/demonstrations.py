@@ -9,8 +9,9 @@ import gymnasium
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, IterableDataset
 
-from gigpo_lightning.environments.base import TaskSource
+from gigpo_lightning.environments.base import TaskPanel, TaskSource
 from gigpo_lightning.environments.demonstrations import Demonstration, Expert, demonstrate
+from gigpo_lightning.environments.splits import check_apart, check_split_names, read_panel
 from gigpo_lightning.prompts.base import Prompt, ReplyWriter
 from gigpo_lightning.token_batch import TokenBatch, make_token_batch
 from modules import Policy
@@ -39,9 +40,10 @@ class DemonstrationDataModule(LightningDataModule):
         max_prompt_tokens: Longest prompt.
         batch_size: Rows of a batch.
         seed: Of the detours and the order.
+        allow_shared_tasks: Let the held-out split share tasks with the one that is demonstrated, or be the same.
 
     Raises:
-        ValueError: If a number is out of its range.
+        ValueError: If a number is out of its range, or the held-out split is the one that is demonstrated.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class DemonstrationDataModule(LightningDataModule):
         max_prompt_tokens: int = 480,
         batch_size: int = 128,
         seed: int = 0,
+        allow_shared_tasks: bool = False,
     ) -> None:
         super().__init__()
         least = {"episodes_per_task": episodes_per_task, "held_out_tasks": held_out_tasks, "max_steps": max_steps}
@@ -69,6 +72,8 @@ class DemonstrationDataModule(LightningDataModule):
         for name, share in (("detour_probability", detour_probability), ("slip_probability", slip_probability)):
             if not 0 <= share <= 1:
                 raise ValueError(f"{name} must be in [0, 1], got {share}")
+        if not allow_shared_tasks:
+            check_split_names("held_out_split", [held_out_split], split)
         self.environment = environment
         self.tasks = tasks
         self.expert = expert
@@ -83,11 +88,23 @@ class DemonstrationDataModule(LightningDataModule):
         self.max_prompt_tokens = max_prompt_tokens
         self.batch_size = batch_size
         self.seed = seed
+        self.allow_shared_tasks = allow_shared_tasks
+        self._panels: dict[str, TaskPanel] = {}
         self._pairs: dict[str, list[Pair]] = {}
 
     def prepare_data(self) -> None:
         """Make or check the data on disk."""
         self.tasks.prepare()
+
+    def setup(self, stage: str) -> None:
+        """Read the panels.
+
+        Raises:
+            ValueError: If the source does not know a split, or the two share tasks that they must not share.
+        """
+        self._panels = {name: read_panel(self.tasks, name) for name in (self.split, self.held_out_split)}
+        if not self.allow_shared_tasks:
+            check_apart("held_out_split", [self.held_out_split], self._panels, self.split)
 
     def train_dataloader(self) -> DataLoader[TokenBatch]:
         """The demonstrations, in a new order every epoch."""
@@ -106,7 +123,7 @@ class DemonstrationDataModule(LightningDataModule):
         return DataLoader(batches, batch_size=None, num_workers=0)
 
     def _play(self, split: str, episodes: int, limit: int | None) -> Iterator[Demonstration]:
-        tasks = self.tasks.panel(split).tasks[:limit]
+        tasks = self._panels[split].tasks[:limit]
         return demonstrate(
             self.environment,
             tasks * episodes,

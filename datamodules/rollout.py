@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 from datamodules.stream import stream
 from gigpo_lightning.batch import Minibatch, make_minibatches
 from gigpo_lightning.environments.base import Task, TaskPanel, TaskSource
+from gigpo_lightning.environments.splits import check_apart, check_split_names, read_panel, with_training_panel
 from gigpo_lightning.errors import RunError
 from gigpo_lightning.prompts.base import Prompt
 from gigpo_lightning.ranks import end_processes
@@ -70,10 +71,14 @@ class RolloutDataModule(LightningDataModule):
         deterministic: Make two runs with one seed equal to the last bit, however quick the workers are; environments
             and engine then take turns.
         seed: Of the tasks' order, the sampling noise and the minibatches.
+        allow_shared_tasks: Let held-out and test splits share tasks with each other and with the training split.
 
     Raises:
-        ValueError: If a number is out of its range.
+        ValueError: If a number is out of its range, or a held-out split is named twice or is the training split.
     """
+
+    before_rollout: Callable[[], None] | None = None
+    last_rollout: Rollout | None = None
 
     def __init__(
         self,
@@ -102,6 +107,7 @@ class RolloutDataModule(LightningDataModule):
         max_retries: int = 2,
         deterministic: bool = False,
         seed: int = 0,
+        allow_shared_tasks: bool = False,
     ) -> None:
         super().__init__()
         self.environment = environment
@@ -128,15 +134,14 @@ class RolloutDataModule(LightningDataModule):
         self.max_retries = max_retries
         self.deterministic = deterministic
         self.seed = seed
-        self._check_numbers()
+        self.allow_shared_tasks = allow_shared_tasks
+        self._check_arguments()
         self.panels: dict[str, TaskPanel] = {}
-        self.before_rollout: Callable[[], None] | None = None
         self.should_stop: Callable[[], bool] = never
-        self.last_rollout: Rollout | None = None
         self._minibatches: list[Minibatch] = []
         self._pools, self._carried = dict[str, EnvironmentPool](), CarriedState()
 
-    def _check_numbers(self) -> None:
+    def _check_arguments(self) -> None:
         _check_at_least("group_size", self.group_size, 2, "a group of one has nothing to be compared with")
         for name in ("tasks_per_epoch", "max_steps", "micro_batch_tokens", "held_out_repeats"):
             _check_at_least(name, getattr(self, name), 1)
@@ -150,6 +155,9 @@ class RolloutDataModule(LightningDataModule):
                 f"carry_over.extra_groups must be <= tasks_per_epoch {self.tasks_per_epoch}, got "
                 f"{self.carry_over.extra_groups}: groups would be complete for longer than an epoch before their update"
             )
+        if not self.allow_shared_tasks:
+            for name in ("held_out_splits", "test_splits"):
+                check_split_names(name, getattr(self, name), self.train_split)
 
     def prepare_data(self) -> None:
         """Make or check the data on disk."""
@@ -159,7 +167,8 @@ class RolloutDataModule(LightningDataModule):
         """Read the panels that the stage plays.
 
         Raises:
-            ValueError: If an epoch wants more tasks than the training panel holds, or fewer than there are ranks.
+            ValueError: If the source does not know a split, held-out splits share tasks with others, or an epoch wants
+                more tasks than the training panel holds or fewer than there are ranks.
         """
         if stage == "fit":
             check_share(self.tasks_per_epoch, self._trainer().world_size)
@@ -171,12 +180,16 @@ class RolloutDataModule(LightningDataModule):
         }[stage]
         for split in splits:
             if split not in self.panels:
-                self.panels[split] = self.tasks.panel(split)
+                self.panels[split] = read_panel(self.tasks, split)
         if stage == "fit" and self.tasks_per_epoch > len(self.panels[self.train_split]):
             raise ValueError(
                 f"tasks_per_epoch must be <= the {len(self.panels[self.train_split])} tasks of split "
                 f"{self.train_split!r}, got {self.tasks_per_epoch}"
             )
+        if stage != "predict" and not self.allow_shared_tasks:
+            panels = with_training_panel(self.panels, self.tasks, self.train_split)
+            name = "test_splits" if stage == "test" else "held_out_splits"
+            check_apart(name, getattr(self, name), panels, self.train_split)
 
     def train_dataloader(self) -> DataLoader[Minibatch]:
         """One epoch's minibatches, played when first asked for."""

@@ -7,6 +7,7 @@ from typing import Any, cast
 import pytest
 
 from datamodules import DemonstrationDataModule
+from gigpo_lightning.environments.base import TaskPanel
 from gigpo_lightning.environments.demonstrations import demonstrate
 from gigpo_lightning.environments.gridworld import GridworldEnvironment, GridworldTasks, gridworld_words
 from gigpo_lightning.prompts.gridworld import GridworldPrompt, gridworld_markers
@@ -25,10 +26,10 @@ def policy() -> Policy:
 def make(policy: Policy, **changes: Any) -> DemonstrationDataModule:
     """A DataModule under a stand-in for the Trainer, which it asks for the policy only."""
     arguments: dict[str, Any] = {"episodes_per_task": 1, "max_steps": 6, "batch_size": 16} | changes
-    data = DemonstrationDataModule(
-        GridworldEnvironment(), GridworldTasks(size=3, num_walls=0), GreedyExpert(), GridworldPrompt(), **arguments
-    )
+    tasks = arguments.pop("tasks", GridworldTasks(size=3, num_walls=0))
+    data = DemonstrationDataModule(GridworldEnvironment(), tasks, GreedyExpert(), GridworldPrompt(), **arguments)
     data.trainer = cast("Any", SimpleNamespace(lightning_module=SimpleNamespace(policy=policy)))
+    data.setup("fit")
     return data
 
 
@@ -121,3 +122,22 @@ def test_a_number_below_one_is_refused(policy: Policy, name: str) -> None:
 def test_a_probability_above_one_is_refused(policy: Policy, name: str) -> None:
     with pytest.raises(ValueError, match=rf"{name} must be in \[0, 1\], got 1.5"):
         make(policy, **{name: 1.5})
+
+
+def test_demonstrations_of_the_held_out_split_itself_are_refused(policy: Policy) -> None:
+    with pytest.raises(ValueError, match="held_out_split must not name the split that is trained on, got 'train'"):
+        make(policy, held_out_split="train")
+
+
+class TwoNamesOfOneSplit(GridworldTasks):
+    def panel(self, split: str) -> TaskPanel:
+        return super().panel("train")
+
+
+def test_demonstrations_of_held_out_tasks_are_refused_unless_they_are_asked_for(policy: Policy) -> None:
+    source = TwoNamesOfOneSplit(size=3, num_walls=0)
+    with pytest.raises(
+        ValueError, match=r"held_out_split must share no task .* of 'valid_seen' are tasks of 'train' too"
+    ):
+        make(policy, tasks=source)
+    assert make(policy, tasks=source, allow_shared_tasks=True)

@@ -12,7 +12,8 @@ from gigpo_lightning.algorithm.corrections import TruncatedCorrection
 from gigpo_lightning.algorithm.losses import LossSettings
 from gigpo_lightning.environments.gridworld import GridworldEnvironment, GridworldTasks
 from gigpo_lightning.errors import RunError
-from gigpo_lightning.rollout import CarryOver, DynamicSampling
+from gigpo_lightning.prompts.gridworld import GridworldPrompt
+from gigpo_lightning.rollout import CarryOver, DynamicSampling, ScriptedEngine
 from tests.scripted_run import ScriptedSync, quiet_trainer, random_walk, tiny_module, walking_data
 
 
@@ -275,3 +276,60 @@ def test_with_dynamic_sampling_beside_carried_groups_no_group_is_played_twice(tm
         assert progress.finished + progress.carried + progress.dropped == progress.total
         assert progress.carried <= 2 * 4
     assert max(rollout.rounds for rollout in keeper.rollouts) > 1
+
+
+class TwoNamesOfOneSplit(GridworldTasks):
+    """A source whose ``again`` is the training split under another name."""
+
+    def panel(self, split):
+        return super().panel("train" if split == "again" else split)
+
+
+def prepared(stage, tasks=None, **options):
+    """A DataModule that is made and set up for a stage."""
+    data = RolloutDataModule(
+        GridworldEnvironment(),
+        tasks or TwoNamesOfOneSplit(size=4),
+        GridworldPrompt(),
+        ScriptedEngine(lambda request: []),
+        **options,
+    )
+    data.trainer = SimpleNamespace(world_size=1)
+    data.setup(stage)
+    return data
+
+
+ARGUMENTS = pytest.mark.parametrize(("stage", "name"), [("fit", "held_out_splits"), ("test", "test_splits")])
+
+
+@ARGUMENTS
+@pytest.mark.parametrize(
+    ("splits", "message"),
+    [
+        (["valid_seen", "valid_seen"], "must name each split once, got 'valid_seen' twice"),
+        (["train"], "must not name the split that is trained on, got 'train'"),
+        (["again"], "must share no task .* tasks of 'again' are tasks of 'train' too"),
+    ],
+)
+def test_splits_that_are_not_held_out_are_refused_unless_they_are_asked_for(stage, name, splits, message):
+    with pytest.raises(ValueError, match=rf"{name} {message}.*\(allow_shared_tasks: true allows it\)"):
+        prepared(stage, **{name: splits})
+    assert set(splits) <= prepared(stage, **{name: splits}, allow_shared_tasks=True).panels.keys()
+
+
+@ARGUMENTS
+def test_a_split_that_the_source_does_not_know_is_refused(stage, name):
+    with pytest.raises(ValueError, match="nowhere"):
+        prepared(stage, **{name: ["nowhere"]})
+
+
+class WithoutTraining(GridworldTasks):
+    def panel(self, split):
+        if split == "train":
+            raise ValueError("there is no file of split 'train'")
+        return super().panel(split)
+
+
+def test_a_machine_without_the_training_tasks_tests_and_says_what_it_cannot_compare(caplog):
+    assert list(prepared("test", WithoutTraining(size=4)).panels) == ["valid_unseen"]
+    assert "not compared with those of train_split 'train': there is no file" in caplog.text
