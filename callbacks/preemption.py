@@ -10,7 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
 
-from gigpo_lightning.errors import Preempted
+from gigpo_lightning.errors import Preempted, StoppedBySignal
 from gigpo_lightning.ranks import gather
 
 _logger = logging.getLogger(__name__)
@@ -74,7 +74,7 @@ class Preemption(Callback):
 
     def _stop(self, trainer: Trainer, number: int) -> None:
         if trainer.state.fn != TrainerFn.FITTING:
-            raise SystemExit(Preempted.exit_code)
+            raise StoppedBySignal(Preempted.exit_code)
         if not self.asked:
             launcher = trainer.strategy.launcher
             if launcher is not None:

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from gigpo_lightning.environments.base import TaskPanel, TaskSource
 from gigpo_lightning.environments.demonstrations import Demonstration, Expert, demonstrate
 from gigpo_lightning.environments.splits import check_apart, check_split_names, read_panel
-from gigpo_lightning.prompts.base import Prompt, ReplyWriter
+from gigpo_lightning.prompts.base import NoRoomError, Prompt, ReplyWriter
 from gigpo_lightning.token_batch import TokenBatch, make_token_batch
 from modules import Policy
 
@@ -136,7 +136,10 @@ class DemonstrationDataModule(LightningDataModule):
 
     def _encode(self, policy: Policy, demonstration: Demonstration) -> Pair:
         tokenizer = policy.tokenizer
-        prompt = self.prompt.encode(demonstration.view, tokenizer, self.max_prompt_tokens)
+        try:
+            prompt = self.prompt.encode(demonstration.view, tokenizer, self.max_prompt_tokens)
+        except NoRoomError as error:
+            raise NoRoomError(f"max_prompt_tokens must have room for every prompt, but: {error}") from error
         reply = demonstration.action
         if isinstance(self.prompt, ReplyWriter):
             reply = self.prompt.write_reply(reply, demonstration.view)

@@ -25,7 +25,7 @@ from gigpo_lightning.rollout.environment_pool import EnvironmentPool, make_pool
 from gigpo_lightning.rollout.episode import noise_seed
 from gigpo_lightning.rollout.group_sampler import GroupSampler, PlayedGroups, play_groups
 from gigpo_lightning.rollout.interruption import never, play_unless_stopped
-from gigpo_lightning.rollout.progress import RolloutProgress
+from gigpo_lightning.rollout.progress import RolloutProgress, SuccessWatch
 from gigpo_lightning.rollout.record import HeldOutEpisodes, Rollout
 from gigpo_lightning.rollout.tasks import check_share, epoch_tasks, more_tasks
 from gigpo_lightning.rollout.worker_pool import Deadlines
@@ -138,6 +138,7 @@ class RolloutDataModule(LightningDataModule):
         self._check_arguments()
         self.panels: dict[str, TaskPanel] = {}
         self.should_stop: Callable[[], bool] = never
+        self._success_watch = SuccessWatch()
         self._minibatches: list[Minibatch] = []
         self._pools, self._carried = dict[str, EnvironmentPool](), CarriedState()
 
@@ -245,6 +246,7 @@ class RolloutDataModule(LightningDataModule):
         epoch = module.iteration
         started = time.perf_counter()
         played = play_unless_stopped(partial(self._played_groups, epoch), self.should_stop)
+        self._success_watch.look_at(played.progress)
         ended = time.perf_counter()
         table = StepTable.from_groups(played.groups)
         credit = module.credit.estimate(table)
@@ -319,6 +321,7 @@ class RolloutDataModule(LightningDataModule):
         # Carried episodes keep their slots: an evaluation has environments of its own beside them.
         collector = self._collector(self.held_out_sampling, "rollout" if self.carry_over is None else "evaluation")
         groups, progress = collector.play(shard, self.held_out_repeats, noise_key=f"held-out/{split}", name=split)
+        self._success_watch.look_at(progress)
         if progress.dropped:
             raise RunError(
                 f"an evaluation must play every task of split {split!r}, but the environment failed again and again on "

@@ -20,7 +20,7 @@ from lightning.pytorch.plugins.io import CheckpointIO
 from lightning.pytorch.utilities import rank_zero_only
 
 from callbacks import Preemption
-from gigpo_lightning.errors import Preempted, RunError
+from gigpo_lightning.errors import Preempted, RunError, no_exit
 from gigpo_lightning.plan import plan
 from gigpo_lightning.ranks import leave_job
 from modules import AtomicCheckpointIO
@@ -221,19 +221,23 @@ def build_cli(args: Any = None, run: bool = True) -> GigpoCLI:
     Args:
         args: Command line as a list, or a configuration as a dictionary; default: the process's own command line.
         run: Whether the first argument is a subcommand to be carried out.
+
+    Raises:
+        RunError: If a class that the configuration names calls ``sys.exit``.
     """
-    return GigpoCLI(
-        LightningModule,
-        LightningDataModule,
-        subclass_mode_model=True,
-        subclass_mode_data=True,
-        seed_everything_default=0,
-        save_config_kwargs={"overwrite": True},
-        auto_configure_optimizers=False,  # the modules make their own; a second --optimizer would replace them silently
-        parser_kwargs={"description": _DESCRIPTION},
-        args=args,
-        run=run,
-    )
+    with no_exit():
+        return GigpoCLI(
+            LightningModule,
+            LightningDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            seed_everything_default=0,
+            save_config_kwargs={"overwrite": True},
+            auto_configure_optimizers=False,  # modules make their own; a second --optimizer would replace them silently
+            parser_kwargs={"description": _DESCRIPTION},
+            args=args,
+            run=run,
+        )
 
 
 def main() -> None:

@@ -1,7 +1,11 @@
 """What ends a run although its configuration is right, and how a wrong number is refused."""
 
+import argparse
+import contextlib
 import math
 import signal
+import traceback
+from collections.abc import Iterator
 
 
 class RunError(RuntimeError):
@@ -23,6 +27,30 @@ class Preempted(RuntimeError):
     """
 
     exit_code = 128 + signal.SIGTERM
+
+
+class StoppedBySignal(SystemExit):
+    """A signal's handler ends the process; whatever it interrupts is not the one that wants to exit."""
+
+
+@contextlib.contextmanager
+def no_exit() -> Iterator[None]:
+    """Let no code of a user's own end a run by ``sys.exit``, which with code 0 would look like its success.
+
+    Raises:
+        RunError: In place of SystemExit; the message says where it was raised.
+    """
+    try:
+        yield
+    except SystemExit as error:
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        asked = last.filename == argparse.__file__ or isinstance(error.__context__, KeyboardInterrupt)
+        if asked or type(error) is not SystemExit:  # --help and Ctrl-C; signals have classes of their own
+            raise
+        raise RunError(
+            f"{last.filename}, line {last.lineno}, in {last.name}: sys.exit({error.code!r}) in the middle of a run; "
+            "what a run calls must return, or raise an error that says what is wrong"
+        ) from error
 
 
 def check_range(name: str, value: float, low: float = 0.0, high: float = math.inf, *, why: str = "") -> None:

@@ -3,7 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
+from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
+
+from gigpo_lightning.prompts.fitting import well_formed
 
 
 class TransformersTokenizer:
@@ -37,7 +40,8 @@ class TransformersTokenizer:
         return self._stop_token_ids
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of plain text, without special tokens added."""
+        """Token ids of plain text, without special tokens added; half a surrogate pair becomes a question mark."""
+        text = well_formed(text)
         backend = self._backend
         if backend is not None and backend.truncation is None and backend.padding is None:
             # The same ids in a third of the time: without offsets, and without what Transformers puts around them.
@@ -58,15 +62,21 @@ class TransformersTokenizer:
         """Token ids of a chat through the model's own template, ready for the assistant's reply.
 
         Raises:
-            ValueError: If the checkpoint has no chat template.
+            ValueError: If the checkpoint has no chat template, or the template refuses the messages.
         """
         if not self.tokenizer.chat_template:
             raise ValueError(
                 f"the tokenizer {self.tokenizer.name_or_path!r} must have a chat template for this prompt; it has "
                 "none. Use an instruct checkpoint, or a prompt in plain words such as CompactAlfworldPrompt"
             )
-        conversation: Any = [dict(message) for message in messages]
-        ids = self.tokenizer.apply_chat_template(conversation, add_generation_prompt=True, return_dict=False)
+        conversation: Any = [{key: well_formed(text) for key, text in each.items()} for each in messages]
+        try:
+            ids = self.tokenizer.apply_chat_template(conversation, add_generation_prompt=True, return_dict=False)
+        except TemplateError as error:
+            raise ValueError(
+                f"the chat template of the tokenizer {self.tokenizer.name_or_path!r} must take a chat of the roles "
+                f"{[each['role'] for each in conversation]}, but: {error}"
+            ) from error
         return [int(i) for i in cast("list[int]", ids)]
 
     def decode(self, ids: Sequence[int]) -> str:

@@ -3,12 +3,15 @@
 An environment is a plain ``gymnasium.Env[str, str]``:
 
 * ``reset(options={"task": task})`` starts the episode of ``task``; the same task always gives the same initial state;
-* ``info["anchor"]`` is the anchor state, hashable, without history (default: the observation);
-* ``info["admissible_actions"]`` lists the commands that do something (optional);
+* ``info["anchor"]`` is the anchor state, hashable and picklable, without history (default: the observation);
+* ``info["admissible_actions"]`` is a list or tuple of the commands that do something (optional);
 * ``info["instruction"]`` says what is asked for, in words (optional, after ``reset`` only);
-* ``info["success"]`` says whether the episode has succeeded (default: False);
-* ``info["metrics"]`` maps names to figures of the episode so far (optional): those of its end are logged, as means over
-  episodes, beside the success rate.
+* ``info["success"]`` says whether the episode has succeeded, by True or False (default: False);
+* ``info["metrics"]`` maps names to finite numbers of the episode so far (optional): those of its end are logged, as
+  means over episodes, beside the success rate.
+
+``answers.py`` reads what an environment says; an answer that breaks a rule fails its episode. So does an exception,
+``SystemExit`` too. An environment may start processes: a worker process ends them with itself.
 
 Until its first ``reset`` an environment can be pickled, so that a pool can make its copies in other processes. One that
 mostly waits, such as for a search engine, says so with an attribute ``waits = True``: a worker process then steps its
@@ -19,13 +22,17 @@ worker process calls once, before any step's deadline; and what it depends on an
 
 import hashlib
 import json
-import math
+import logging
 import pickle
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 import gymnasium
+
+from gigpo_lightning.environments.answers import Answer, read_reset, read_step
+
+_logger = logging.getLogger(__name__)
 
 Environment = gymnasium.Env[str, str]
 
@@ -95,10 +102,11 @@ class TaskSource(Protocol):
 
 
 def check_environment(environment: Environment, task: Task, num_steps: int = 8) -> None:
-    """Check that an environment keeps the rules that the collector relies on; run it on your own.
+    """Check that an environment keeps the rules that a rollout relies on; run it on your own.
 
     Plays a pickled copy twice with the same commands, admissible and senseless ones; ``environment`` itself is left
-    as it was, never reset.
+    as it was, never reset. If no info of the trial has ``"success"``, the log says so: an episode whose last info does
+    not have it has failed.
 
     Args:
         environment: The environment, before its first ``reset``.
@@ -117,39 +125,44 @@ def check_environment(environment: Environment, task: Task, num_steps: int = 8) 
         second, _ = _play(copy, task, commands, num_steps)
     finally:
         copy.close()
-    for number, (one, other) in enumerate(zip(first, second, strict=False)):
+    for number, (one, other) in enumerate(zip(map(_repeatable, first), map(_repeatable, second), strict=False)):
         if one != other:
             when = f"step {number} ({commands[number - 1]!r})" if number else "reset"
             raise ValueError(
                 f"the same task and commands must give the same episode, but {when} gave {one}, then {other}"
             )
+    if all(answer.success is None for answer in first):
+        _logger.warning(
+            "task %r: info['success'] did not come in a trial of %d steps. Set it to True or False at the latest in an "
+            "episode's last info: an episode without it has failed",
+            task.task_id,
+            len(commands),
+        )
 
 
 def _play(
     environment: Environment, task: Task, commands: list[str] | None, num_steps: int
-) -> tuple[list[tuple[object, ...]], list[str]]:
-    """Play given commands, or a mixture of our own, checking each answer; returns what happened and the commands."""
-    answer = environment.reset(options={"task": task})
-    if not isinstance(answer, tuple) or len(answer) != 2:
-        raise ValueError(f"reset must return (observation, info), got {answer!r}")
-    observation, info = answer
-    admissible = _check_said("reset", observation, info)
-    if info.get("success", False):
+) -> tuple[list[Answer], list[str]]:
+    """Play given commands, or a mixture of our own, checking each answer; returns the answers and the commands."""
+    answer = read_reset(environment.reset(options={"task": task}))
+    if answer.success:
         raise ValueError("info['success'] must be False after reset: there is nothing to do in this task")
-    record: list[tuple[object, ...]] = [(observation, info.get("anchor", observation), admissible)]
+    record = [answer]
     played: list[str] = []
     for number in range(num_steps if commands is None else len(commands)):
-        played.append(_command(number, admissible) if commands is None else commands[number])
-        outcome = environment.step(played[-1])
-        if not isinstance(outcome, tuple) or len(outcome) != 5:
-            raise ValueError(f"step must return (observation, reward, terminated, truncated, info), got {outcome!r}")
-        observation, reward, terminated, truncated, info = outcome
-        admissible = _check_said(f"step({played[-1]!r})", observation, info)
-        _check_outcome(played[-1], reward, terminated, truncated)
-        record.append((observation, info.get("anchor", observation), admissible, reward, terminated, truncated))
-        if terminated or truncated:
+        offered = answer.admissible_actions or ()
+        played.append(_command(number, offered) if commands is None else commands[number])
+        answer = read_step(played[-1], environment.step(played[-1]))
+        record.append(answer)
+        if answer.terminated or answer.truncated:
             break
     return record, played
+
+
+def _repeatable(answer: Answer) -> tuple[object, ...]:
+    """What the same task and commands must give again; metrics may measure time."""
+    said = (answer.observation, answer.anchor, answer.admissible_actions)
+    return (*said, answer.reward, answer.terminated, answer.truncated)
 
 
 def _command(number: int, admissible: tuple[str, ...]) -> str:
@@ -159,59 +172,3 @@ def _command(number: int, admissible: tuple[str, ...]) -> str:
     if number % 4 == 1 or not admissible:
         return "no such command"
     return admissible[(3 * number) % len(admissible)]
-
-
-def _check_said(when: str, observation: object, info: object) -> tuple[str, ...]:
-    """Check an observation and its info; returns the admissible commands, if it names any."""
-    if not isinstance(observation, str):
-        raise ValueError(f"the observation must be a string, but {when} gave {type(observation).__name__}")
-    if not isinstance(info, dict):
-        raise ValueError(f"info must be a dictionary, but {when} gave {type(info).__name__}")
-    anchor = info.get("anchor", observation)
-    try:
-        if not isinstance(anchor, Hashable):
-            raise TypeError(f"unhashable type: {type(anchor).__name__}")
-        hash(anchor)  # a tuple is Hashable whatever it holds
-    except TypeError as error:
-        raise ValueError(f"info['anchor'] must be hashable, but after {when}: {error}") from error
-    if not isinstance(info.get("instruction", ""), str):
-        raise ValueError(f"info['instruction'] must be a string, but {when} gave {info['instruction']!r}")
-    if not _is_bool(info.get("success", False)):
-        raise ValueError(f"info['success'] must be True or False, but {when} gave {info['success']!r}")
-    try:
-        check_metrics(info.get("metrics", {}))
-    except ValueError as error:
-        raise ValueError(f"{error}, after {when}") from error
-    admissible = info.get("admissible_actions", ())
-    if not isinstance(admissible, list | tuple) or not all(isinstance(command, str) for command in admissible):
-        raise ValueError(f"info['admissible_actions'] must be a list of strings, but {when} gave {admissible!r}")
-    return tuple(admissible)
-
-
-def check_metrics(metrics: object) -> None:
-    """Check an episode's own figures.
-
-    Raises:
-        ValueError: If they are not finite numbers by name.
-    """
-    if not isinstance(metrics, Mapping):
-        raise ValueError(f"info['metrics'] must be a dictionary, got {metrics!r}")
-    for name, value in metrics.items():
-        if not isinstance(name, str) or not isinstance(value, int | float) or not math.isfinite(value):
-            raise ValueError(f"info['metrics'] must map names to finite numbers, got {name!r}: {value!r}")
-
-
-def _check_outcome(command: str, reward: object, terminated: object, truncated: object) -> None:
-    try:
-        finite = math.isfinite(float(reward))  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        finite = False
-    if not finite:
-        raise ValueError(f"the reward must be a finite number, but step({command!r}) gave {reward!r}")
-    for name, value in (("terminated", terminated), ("truncated", truncated)):
-        if not _is_bool(value):
-            raise ValueError(f"{name} must be True or False, but step({command!r}) gave {value!r}")
-
-
-def _is_bool(value: object) -> bool:
-    return type(value).__name__ in ("bool", "bool_")  # NumPy's own too

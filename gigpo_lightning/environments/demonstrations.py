@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
+from gigpo_lightning.environments.answers import read_reset, read_step
 from gigpo_lightning.environments.base import Environment, Task
 from gigpo_lightning.prompts.base import TurnView
 
@@ -66,8 +67,8 @@ def demonstrate(
         ignored_actions: Never taken as a detour.
 
     Raises:
-        ValueError: If a probability is not in [0, 1], or detours are asked for and the environment lists no admissible
-            actions to take them among.
+        ValueError: If a probability is not in [0, 1], an answer of the environment breaks a rule, or detours are asked
+            for and the environment lists no admissible actions to take them among.
     """
     for name, value in (("detour_probability", detour_probability), ("slip_probability", slip_probability)):
         if not 0 <= value <= 1:
@@ -75,23 +76,23 @@ def demonstrate(
     for number, task in enumerate(tasks):
         rng = random.Random(f"{seed}/{number}/{task.task_id}")
         rate = rng.uniform(0, detour_probability)
-        observation, info = environment.reset(options={"task": task})
-        instruction = str(info.get("instruction", observation))
-        expert.reset(instruction, observation)
+        answer = read_reset(environment.reset(options={"task": task}))
+        instruction = answer.instruction or answer.observation
+        expert.reset(instruction, answer.observation)
         history: list[tuple[str, str]] = []
         offered: dict[str, None] = {}  # in order, so that draws are the same on every machine
         for _ in range(max_steps):
-            listed = info.get("admissible_actions")
+            listed = answer.admissible_actions
             if listed is None and detour_probability:
                 raise ValueError("environment must list info['admissible_actions'] to take detours, and does not")
             view = TurnView(
                 instruction=instruction,
-                observation=observation,
-                admissible_actions=None if listed is None else tuple(listed),
+                observation=answer.observation,
+                admissible_actions=listed,
                 history=tuple(history),
             )
             admissible = listed or ()
-            advice = expert.act(observation, admissible)
+            advice = expert.act(answer.observation, admissible)
             yield Demonstration(view=view, action=advice, kind=task.kind)
             detours = [action for action in admissible if action not in ignored_actions]
             slips = [action for action in offered if action not in admissible] if slip_probability else []
@@ -100,7 +101,7 @@ def demonstrate(
                 detours = slips
             action = rng.choice(detours) if detours and rng.random() < rate else advice
             expert.observe(action)
-            history.append((observation, action))
-            observation, _, terminated, truncated, info = environment.step(action)
-            if terminated or truncated:
+            history.append((answer.observation, action))
+            answer = read_step(action, environment.step(action))
+            if answer.terminated or answer.truncated:
                 break

@@ -5,6 +5,10 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 
+class NoRoomError(ValueError):
+    """A prompt that is as short as its template can make it is longer than its room."""
+
+
 @runtime_checkable
 class Tokenizer(Protocol):
     """The little that the core needs of a tokenizer; ``modules`` makes the real one."""
@@ -76,7 +80,8 @@ class Prompt(Protocol):
         """Write the turn in at most ``max_tokens`` tokens, shortening history first, then the observation.
 
         Raises:
-            ValueError: If what may not be shortened is longer than ``max_tokens``.
+            NoRoomError: If what may not be shortened is longer than ``max_tokens``.
+            ValueError: If the turn cannot be written for another reason, such as a tokenizer without a chat template.
         """
 
     def parse(self, response: str, view: TurnView) -> ParsedAction:

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable
 
-from gigpo_lightning.prompts.base import EncodedPrompt
+from gigpo_lightning.prompts.base import EncodedPrompt, NoRoomError
 
 _WORD_START = re.compile(r"\S+")
 
@@ -20,7 +20,7 @@ def fit_prompt(
         max_tokens: Longest prompt.
 
     Raises:
-        ValueError: If the prompt is longer than ``max_tokens`` without any turn or observation.
+        NoRoomError: If the prompt is longer than ``max_tokens`` without any turn or observation.
     """
     for turns in range(num_turns, -1, -1):
         ids = write(turns, observation)
@@ -30,7 +30,7 @@ def fit_prompt(
     fits, too_long = len(starts) - 1, 0  # numbers of words left out
     ids = write(0, "")
     if len(ids) > max_tokens:
-        raise ValueError(f"max_tokens must be >= {len(ids)}, which this prompt needs at the least, got {max_tokens}")
+        raise NoRoomError(f"max_tokens must be >= {len(ids)}, which this prompt needs at the least, got {max_tokens}")
     while fits - too_long > 1:
         middle = (fits + too_long) // 2
         shorter = write(0, observation[starts[middle] :])
@@ -43,4 +43,4 @@ def fit_prompt(
 
 def well_formed(text: str) -> str:
     """The text without lone surrogates, which no tokenizer or pipe would take later on."""
-    return text.encode("utf-8", "replace").decode("utf-8")
+    return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")

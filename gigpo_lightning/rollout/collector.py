@@ -260,6 +260,7 @@ class _Rollout:
             episode.group.finished[episode.index] = trajectory
             self.progress.finished += 1
             self.progress.successes += trajectory.success
+            self.progress.judged += episode.says_success
 
     def _end(self, episode: Episode) -> None:
         """Take an episode out of wherever it is, and give its slot back."""

@@ -1,6 +1,9 @@
 """Slots that environments live in: in this process, or in worker processes that step while the engine generates."""
 
+import contextlib
+import os
 from collections import deque
+from collections.abc import Iterator
 from typing import Protocol, runtime_checkable
 
 from gigpo_lightning.environments.base import Environment, Task
@@ -42,6 +45,8 @@ class EnvironmentPool(Protocol):
 class InProcessPool:
     """Steps environments in this process, when polled: simple to debug, but nothing overlaps and a hang has no end.
 
+    An environment that changes the working directory does so for the environments alone.
+
     Args:
         environment: Prototype, never reset; each slot gets a copy at its first episode.
         num_slots: How many episodes can run at once.
@@ -52,6 +57,7 @@ class InProcessPool:
         self._num_slots = num_slots
         self._free = list(range(num_slots))[::-1]
         self._commands: deque[tuple[int, Task | str]] = deque()
+        self._directory = ""  # the environments'; empty: where the run is
 
     @property
     def num_slots(self) -> int:
@@ -77,11 +83,35 @@ class InProcessPool:
     def poll(self, *, block: bool) -> list[EnvironmentEvent]:
         """Carry out every queued command."""
         commands, self._commands = self._commands, deque()
-        return [self._slots.carry_out(slot, command) for slot, command in commands]
+        with self._in_their_directory():
+            return [self._slots.carry_out(slot, command) for slot, command in commands]
 
     def close(self) -> None:
         """Close every environment."""
-        self._slots.close()
+        with self._in_their_directory():
+            self._slots.close()
+
+    @contextlib.contextmanager
+    def _in_their_directory(self) -> Iterator[None]:
+        """Be where the environments have gone, and back: the run's own relative paths must go on to mean the same."""
+        ours = _working_directory()
+        if self._directory:
+            with contextlib.suppress(FileNotFoundError):  # the environments find it gone
+                os.chdir(self._directory)
+        try:
+            yield
+        finally:
+            theirs = _working_directory()
+            if theirs != ours:
+                os.chdir(ours)
+            self._directory = "" if theirs == ours else theirs
+
+
+def _working_directory() -> str:
+    try:
+        return os.getcwd()
+    except FileNotFoundError:  # it has been deleted
+        return ""
 
 
 def make_pool(

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from gigpo_lightning.environments.base import Task
 from gigpo_lightning.environments.slots import EnvironmentEvent
-from gigpo_lightning.prompts.base import Prompt, Tokenizer, TurnView
+from gigpo_lightning.prompts.base import NoRoomError, Prompt, Tokenizer, TurnView
 from gigpo_lightning.rollout.engine import Completion, GenerationRequest, SamplingParameters
 from gigpo_lightning.trajectory import Step, StopReason, Trajectory
 
@@ -45,6 +45,8 @@ class Episode:
     view: TurnView | None = None
     request: GenerationRequest | None = None
     prompt_truncated: bool = False
+    says_success: bool = False
+    """Whether an info of it had ``"success"``."""
     history: list[tuple[str, str]] = field(default_factory=list)
     steps: list[Step] = field(default_factory=list)
 
@@ -105,6 +107,7 @@ class EpisodePlayer:
         else:
             episode.instruction = event.instruction or event.observation
         episode.event = event
+        episode.says_success |= event.says_success
         reason = self._stop_reason(episode, event)
         if reason is None:
             return None
@@ -136,12 +139,14 @@ class EpisodePlayer:
         )
         try:
             encoded = self.prompt.encode(episode.view, self.tokenizer, self.max_prompt_tokens)
-        except ValueError as error:
-            raise ValueError(
+        except NoRoomError as error:
+            raise NoRoomError(
                 f"no room for the prompt of task {episode.task.task_id!r}: the context of {self.context} "
                 f"tokens (max_model_len) less sampling.max_tokens {self.sampling.max_tokens} leaves "
                 f"{self.max_prompt_tokens}; the prompt's {error}"
             ) from error
+        except ValueError as error:
+            raise ValueError(self._of_prompt("write a turn", episode, error)) from error
         episode.prompt_truncated = encoded.truncated
         step = len(episode.steps)
         return GenerationRequest(
@@ -157,7 +162,10 @@ class EpisodePlayer:
         assert episode.view is not None
         assert episode.request is not None
         response = self.tokenizer.decode(completion.token_ids)
-        parsed = self.prompt.parse(response, episode.view)
+        try:
+            parsed = self.prompt.parse(response, episode.view)
+        except ValueError as error:
+            raise ValueError(self._of_prompt("read a reply", episode, error)) from error
         episode.history.append((episode.event.observation, parsed.action))
         episode.steps.append(
             Step(
@@ -175,6 +183,11 @@ class EpisodePlayer:
             )
         )
         return parsed.action
+
+    def _of_prompt(self, what: str, episode: Episode, error: ValueError) -> str:
+        kind = type(self.prompt)
+        name = f"{kind.__module__}.{kind.__qualname__}"
+        return f"the prompt {name} could not {what} of task {episode.task.task_id!r}: {error}"
 
 
 def _rewarded(step: Step, reward: float) -> Step:

@@ -22,6 +22,7 @@ class RolloutProgress:
             finished, those that were dropped and those that are carried on.
         finished: Episodes that have ended in this rollout, but for those whose group was dropped.
         successes: Episodes among them that ended in success.
+        judged: Finished episodes whose environment said whether they succeeded, those of dropped groups too.
         dropped: Episodes whose group was dropped, finished or not.
         carried: Episodes that are not finished, and go on in the next rollout.
         retried: Times that an episode was begun again after its environment had failed.
@@ -38,6 +39,7 @@ class RolloutProgress:
     total: int
     finished: int = 0
     successes: int = 0
+    judged: int = 0
     dropped: int = 0
     carried: int = 0
     retried: int = 0
@@ -56,7 +58,7 @@ class RolloutProgress:
 
     def add(self, other: "RolloutProgress") -> None:
         """Count what another part of the same rollout did."""
-        for name in ("total", "finished", "successes", "dropped", "retried", "steps", "tokens"):
+        for name in ("total", "finished", "successes", "judged", "dropped", "retried", "steps", "tokens"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.total -= self.carried  # the other part went on with them
         self.carried = other.carried
@@ -78,6 +80,25 @@ class RolloutProgress:
             f"{self.name}: {self.finished}/{self.total} episodes{dropped}, success {success}, "
             f"{self.steps / seconds:.0f} steps/s, {self.tokens / seconds:.0f} tokens/s, slowest environment "
             f"{self.slowest:.2f} s"
+        )
+
+
+class SuccessWatch:
+    """Says once if the infos of a whole rollout leave out ``"success"``: the success rate would be 0 for ever."""
+
+    def __init__(self) -> None:
+        self._done = False
+
+    def look_at(self, progress: RolloutProgress) -> None:
+        """Look at a rollout that has ended."""
+        if self._done or progress.judged or not progress.finished:
+            return
+        self._done = True
+        _logger.warning(
+            "%s: info['success'] came in none of %d episodes, which so count as failed: set it to True or False in the "
+            "environment's step, at the latest in an episode's last info",
+            progress.name,
+            progress.finished,
         )
 
 

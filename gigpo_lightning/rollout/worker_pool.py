@@ -3,7 +3,10 @@
 import contextlib
 import logging
 import multiprocessing
+import os
+import pickle
 import shutil
+import signal
 import tempfile
 import time
 from collections import deque
@@ -12,15 +15,21 @@ from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from gigpo_lightning.environments.base import Environment, Task
-from gigpo_lightning.environments.slots import READY, EnvironmentEvent, serve, waits
+from gigpo_lightning.environments.slots import EnvironmentEvent
+from gigpo_lightning.environments.worker import READY, serve, waits
 from gigpo_lightning.errors import RunError
+
+_GLANCE = 0.2  # seconds between two looks at the processes: a dead one's pipe may be held open by its children
 
 _logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)  # no slots: the command line reads defaults with vars()
 class Deadlines:
-    """How long an environment in a worker process may take before the process is replaced, in seconds."""
+    """How long an environment in a worker process may take before the process is replaced, in seconds.
+
+    ``.inf`` waits for ever.
+    """
 
     start: float = 300.0
     """For a worker process to start: to import what the environment needs."""
@@ -69,6 +78,8 @@ class _Worker:
 class WorkerPool:
     """Steps environments in spawned worker processes.
 
+    Environments may start processes: those that stay in their worker's process group end with it.
+
     Copies of one task share a worker where there is room, so that what it caches of a task is cached once. When a
     worker dies, or takes longer than a deadline, a new one takes its place; every episode that lived in it gets an
     event that says why it is lost.
@@ -81,6 +92,9 @@ class WorkerPool:
         num_slots: How many episodes can run at once.
         workers: Number of processes.
         deadlines: How long things may take.
+
+    Raises:
+        ValueError: If the environment cannot be pickled.
     """
 
     def __init__(
@@ -96,6 +110,7 @@ class WorkerPool:
         self._one_by_one = not waits(environment)
         self._num_slots = num_slots
         self._lost: list[EnvironmentEvent] = []
+        self._looked = 0.0
         self._workers: list[_Worker] = []
         for index in range(workers):
             worker = _Worker(index=index, free=list(range(index, num_slots, workers))[::-1])
@@ -145,10 +160,11 @@ class WorkerPool:
         """
         while True:
             self._replace_those_that_hang()
+            self._replace_those_that_died()
             waiting = block and not self._lost and any(worker.commands for worker in self._workers)
             connections = {worker.connection: worker for worker in self._workers}
             events: list[EnvironmentEvent] = []
-            for connection in wait(list(connections), self._patience() if waiting else 0):
+            for connection in wait(list(connections), min(self._patience(), _GLANCE) if waiting else 0):
                 assert isinstance(connection, Connection)
                 events += self._receive(connections[connection])
             events += self._lost
@@ -175,7 +191,13 @@ class WorkerPool:
             name=f"environment-{worker.index}",
             daemon=True,
         )
-        worker.process.start()
+        try:
+            worker.process.start()
+        except (pickle.PickleError, TypeError, AttributeError) as error:
+            shutil.rmtree(worker.folder)
+            raise ValueError(
+                f"environment must be picklable before its first reset, for workers >= 1, but: {error}"
+            ) from error
         theirs.close()
         worker.ready, worker.since = False, time.monotonic()
 
@@ -191,11 +213,7 @@ class WorkerPool:
         try:
             worker.connection.send((slot, command))
         except ConnectionError:
-            dead = worker.process
-            heard = self._receive(worker)  # its last answers tell which command it died of
-            if worker.process is dead:
-                self._replace(worker, self._death(worker))
-            self._lost = heard + self._lost
+            self._bury(worker)
             return
         worker.commands.append((slot, kind, time.monotonic()))
 
@@ -204,7 +222,7 @@ class WorkerPool:
         events: list[EnvironmentEvent] = []
         try:
             while worker.connection.poll():
-                message = worker.connection.recv()
+                message = _read(worker.connection.recv_bytes())
                 worker.since = time.monotonic()
                 if not isinstance(message, EnvironmentEvent):
                     if message != READY:
@@ -217,6 +235,8 @@ class WorkerPool:
                     worker.since = max(worker.ready_since, worker.commands[0][2])
         except (EOFError, ConnectionError):
             self._replace(worker, self._death(worker))
+        except (_UnreadableError, OSError) as error:  # of a length that no message has
+            self._replace(worker, f"the environment worker {worker.index} answered what cannot be read: {error}")
         return events
 
     def _limit(self, worker: _Worker) -> tuple[str, float]:
@@ -238,6 +258,24 @@ class WorkerPool:
                     continue  # it has answered meanwhile
                 what, seconds = self._limit(worker)
                 self._replace(worker, f"the environment worker {worker.index} hung: no {what} within {seconds:g} s")
+
+    def _replace_those_that_died(self) -> None:
+        now = time.monotonic()
+        if now - self._looked < _GLANCE:
+            return
+        self._looked = now
+        for worker in self._workers:
+            if not worker.process.is_alive():
+                self._bury(worker)
+
+    def _bury(self, worker: _Worker) -> None:
+        """Replace a worker that died; its last answers tell which command it died of."""
+        dead = worker.process
+        _end_group(dead)  # a child that holds the pipe open would keep its end from us
+        heard = self._receive(worker)
+        if worker.process is dead:
+            self._replace(worker, self._death(worker))
+        self._lost = heard + self._lost
 
     def _death(self, worker: _Worker) -> str:
         worker.process.join(timeout=1)
@@ -262,10 +300,27 @@ class WorkerPool:
         self._start(worker)
 
 
+class _UnreadableError(Exception):
+    """A message that is none."""
+
+
+def _read(message: bytes) -> Any:
+    try:
+        return pickle.loads(message)
+    except Exception as error:  # an anchor's class decides itself what its unpickling raises
+        raise _UnreadableError(repr(error)) from error
+
+
 def _end(worker: _Worker) -> None:
-    """End a process that may not want to."""
+    """End a process that may not want to, and those that it has started."""
     if worker.process.is_alive():
         worker.process.kill()
+    _end_group(worker.process)
     worker.process.join()
     worker.connection.close()
     shutil.rmtree(worker.folder, ignore_errors=True)
+
+
+def _end_group(process: Any) -> None:
+    with contextlib.suppress(ProcessLookupError):  # it has ended, or never led one
+        os.killpg(process.pid, signal.SIGKILL)

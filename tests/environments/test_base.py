@@ -41,7 +41,9 @@ def test_an_environment_that_keeps_the_rules_passes() -> None:
     check_environment(Faulty(), TASK)
 
 
-def test_an_environment_that_says_only_what_it_must_passes() -> None:
+def test_an_environment_that_says_only_what_it_must_passes_and_is_asked_for_success(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     class Terse(Faulty):
         def _say(self, words: str) -> tuple[str, Info]:
             return words, {}
@@ -49,6 +51,12 @@ def test_an_environment_that_says_only_what_it_must_passes() -> None:
     globals()["Terse"] = Terse  # pickle looks classes up by their names
     Terse.__qualname__ = "Terse"
     check_environment(Terse(), TASK)
+    assert "task 'a': info['success'] did not come in a trial of 8 steps" in caplog.text
+
+
+def test_an_environment_that_says_whether_it_succeeded_is_told_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    check_environment(Faulty(), TASK)
+    assert caplog.text == ""
 
 
 def test_the_environment_itself_is_never_reset() -> None:
@@ -61,20 +69,26 @@ def test_the_environment_itself_is_never_reset() -> None:
     ("faults", "message"),
     [
         ({"generator": (n for n in "no")}, "picklable before its first reset"),
-        ({"reset": "start"}, r"reset must return \(observation, info\), got 'start'"),
+        ({"reset": "start"}, r"reset must return \(observation, info\), but reset gave 'start'"),
         ({"step": ("a", 0.0, False, {})}, r"step must return \(observation, reward, terminated, truncated, info\)"),
-        ({"observation": 7}, "the observation must be a string, but reset gave int"),
-        ({"reset": ("start", None)}, "info must be a dictionary, but reset gave NoneType"),
-        ({"info": {"anchor": ["a"]}}, r"info\['anchor'\] must be hashable, but after reset: unhashable type: list"),
-        ({"info": {"anchor": (1, ["a"])}}, r"info\['anchor'\] must be hashable, but after reset"),
+        ({"observation": 7}, "the observation must be a string, but reset gave 7"),
+        ({"reset": ("start", None)}, "info must be a dictionary, but reset gave None"),
+        (
+            {"info": {"anchor": ["a"]}},
+            r"info\['anchor'\] must be hashable, but reset gave \['a'\]: unhashable type: 'list'",
+        ),
+        ({"info": {"anchor": (1, ["a"])}}, r"info\['anchor'\] must be hashable, but reset gave"),
         ({"info": {"instruction": 3}}, r"info\['instruction'\] must be a string, but reset gave 3"),
         ({"info": {"success": "no"}}, r"info\['success'\] must be True or False, but reset gave 'no'"),
         ({"info": {"success": True}}, r"info\['success'\] must be False after reset"),
-        ({"info": {"admissible_actions": [1]}}, r"info\['admissible_actions'\] must be a list of strings"),
-        ({"info": {"admissible_actions": "wait"}}, r"info\['admissible_actions'\] must be a list of strings"),
-        ({"info": {"metrics": 0.5}}, r"info\['metrics'\] must be a dictionary, got 0.5, after reset"),
-        ({"info": {"metrics": {"score": float("nan")}}}, r"must map names to finite numbers, got 'score': nan"),
-        ({"info": {"metrics": {"score": "high"}}}, r"must map names to finite numbers, got 'score': 'high'"),
+        ({"info": {"admissible_actions": [1]}}, r"info\['admissible_actions'\] must be a list or tuple of strings"),
+        ({"info": {"admissible_actions": "wait"}}, r"info\['admissible_actions'\] must be a list or tuple of strings"),
+        ({"info": {"metrics": 0.5}}, r"info\['metrics'\] must be a dictionary, but reset gave 0.5"),
+        (
+            {"info": {"metrics": {"score": float("nan")}}},
+            r"must map names to finite numbers, but reset gave 'score': nan",
+        ),
+        ({"info": {"metrics": {"score": "high"}}}, r"must map names to finite numbers, but reset gave 'score': 'high'"),
         ({"reward": None}, "the reward must be a finite number, but step"),
         ({"reward": float("nan")}, "the reward must be a finite number, but step"),
         ({"terminated": 1}, "terminated must be True or False, but step"),
