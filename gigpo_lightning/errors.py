@@ -73,5 +73,6 @@ def check_range(name: str, value: float, low: float = 0.0, high: float = math.in
     """
     if isinstance(value, int | float) and math.isfinite(value) and low <= value <= high:
         return
-    rule = f">= {low:g}" if math.isinf(high) else f"in [{low:g}, {high:g}]"
+    finite = " and finite" if value == math.inf else ""  # which is >= any number
+    rule = f">= {low:g}{finite}" if math.isinf(high) else f"in [{low:g}, {high:g}]"
     raise ValueError(f"{name} must be {rule}{f' ({why})' if why else ''}, got {value}")

@@ -14,8 +14,11 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_
 from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
+from gigpo_lightning.errors import check_range
 from modules.checkpoint_io import read_checkpoint
 from modules.policy import Policy
+
+_MINUTES_OF_A_YEAR = 365 * 24 * 60.0  # torch counts the time in integers, and refuses what they cannot hold
 
 
 class FSDP2Strategy(ModelParallelStrategy):
@@ -35,7 +38,7 @@ class FSDP2Strategy(ModelParallelStrategy):
         timeout_minutes: Time that a rank waits for the others; a rollout may take one rank so much longer than another.
 
     Raises:
-        ValueError: If ``timeout_minutes`` is not positive.
+        ValueError: If ``timeout_minutes`` is not between 0.1 and a year.
     """
 
     def __init__(
@@ -47,8 +50,7 @@ class FSDP2Strategy(ModelParallelStrategy):
         timeout_minutes: float = 120.0,
         **kwargs: Any,
     ) -> None:
-        if not timeout_minutes > 0:
-            raise ValueError(f"timeout_minutes must be > 0, got {timeout_minutes}")
+        check_range("timeout_minutes", timeout_minutes, 0.1, _MINUTES_OF_A_YEAR)
         super().__init__(
             tensor_parallel_size=1,
             save_distributed_checkpoint=save_distributed_checkpoint,

@@ -58,6 +58,11 @@ class TransformersTokenizer:
         ids = self.encode(word)
         return not ids or cast("int | None", self.tokenizer.unk_token_id) in ids
 
+    @property
+    def _name(self) -> str:
+        folder = self.tokenizer.name_or_path
+        return f"the tokenizer {folder!r}" if folder else "the policy's tokenizer, made of a vocabulary,"
+
     def encode_chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
         """Token ids of a chat through the model's own template, ready for the assistant's reply.
 
@@ -66,16 +71,16 @@ class TransformersTokenizer:
         """
         if not self.tokenizer.chat_template:
             raise ValueError(
-                f"the tokenizer {self.tokenizer.name_or_path!r} must have a chat template for this prompt; it has "
-                "none. Use an instruct checkpoint, or a prompt in plain words such as CompactAlfworldPrompt"
+                f"{self._name} must have a chat template for this prompt, but has none. Use an instruct checkpoint, or "
+                "a prompt in plain words such as gigpo_lightning.prompts.text.CompactTextPrompt"
             )
         conversation: Any = [{key: well_formed(text) for key, text in each.items()} for each in messages]
         try:
             ids = self.tokenizer.apply_chat_template(conversation, add_generation_prompt=True, return_dict=False)
         except TemplateError as error:
             raise ValueError(
-                f"the chat template of the tokenizer {self.tokenizer.name_or_path!r} must take a chat of the roles "
-                f"{[each['role'] for each in conversation]}, but: {error}"
+                f"the chat template of {self._name} must take a chat of the roles "
+                f"{[each['role'] for each in conversation]}, but says: {error}"
             ) from error
         return [int(i) for i in cast("list[int]", ids)]
 

@@ -9,6 +9,8 @@ import pytest
 import torch
 
 from gigpo_lightning import cli
+from gigpo_lightning.rollout.vllm_client import ServerTimeouts
+from modules.fsdp2 import FSDP2Strategy
 
 ROOT = Path(__file__).resolve().parent.parent
 GRIDWORLD = str(ROOT / "configs/gridworld_cpu.yaml")
@@ -61,6 +63,14 @@ def test_a_wrong_value_is_named_with_its_rule(complaint, arguments, expected):
 
 def test_a_config_that_is_not_there_is_named(complaint):
     assert "nowhere.yaml" in complaint("fit", "--config", "nowhere.yaml")
+
+
+@pytest.mark.parametrize(("where", "code"), [("__init__", "0"), ("prepare", "None"), ("panel", "'bye'")])
+def test_an_exit_in_the_middle_of_a_run_is_no_success(complaint, where, code):
+    tasks = (DATA + "tasks", "tests.quitters.QuittingTasks", DATA + "tasks.init_args.where", where.strip("_"))
+    message = complaint("fit", "--config", GRIDWORLD, *tasks)
+    assert "quitters.py, line" in message
+    assert f"in {where}: sys.exit({code}) in the middle of a run" in message
 
 
 class TestAlfworldsData:
@@ -170,3 +180,14 @@ def test_a_loss_that_is_not_finite_ends_with_its_own_line(complaint, monkeypatch
 
     monkeypatch.setattr(cli, "build_cli", explode)
     assert complaint("fit") == "the loss must be finite, got nan in epoch 3, minibatch 1, rows 5 to 9"
+
+
+@pytest.mark.parametrize("minutes", [float("inf"), float("nan"), -1.0, 0.0, 1e300])
+def test_a_time_that_torch_could_not_wait_for_is_refused(minutes):
+    with pytest.raises(ValueError, match=r"timeout_minutes must be in \[0.1, 525600\], got"):
+        FSDP2Strategy(timeout_minutes=minutes)
+
+
+def test_infinity_where_a_number_must_be_finite_is_told_so():
+    with pytest.raises(ValueError, match=r"timeouts.start must be >= 0.001 and finite \(seconds\), got inf"):
+        ServerTimeouts(start=float("inf"))

@@ -89,7 +89,7 @@ class CompactAlfworldPrompt:
         """Write the turn in at most ``max_tokens`` tokens: oldest actions go first, then the observation's beginning.
 
         Raises:
-            ValueError: If task and commands alone are longer than ``max_tokens``.
+            NoRoomError: If task and commands alone are longer than ``max_tokens``.
         """
         task = _words(view.instruction)
         turns = _turns(view, frozenset(task), self.history_length)

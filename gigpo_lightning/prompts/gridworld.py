@@ -29,7 +29,7 @@ class GridworldPrompt:
         """Write the turn in at most ``max_tokens`` tokens: oldest moves go first, then the observation's beginning.
 
         Raises:
-            ValueError: If ``max_tokens`` has no room for the marker that ends a prompt.
+            NoRoomError: If ``max_tokens`` has no room for the marker that ends a prompt.
         """
 
         def write(num_turns: int, observation: str) -> list[int]:

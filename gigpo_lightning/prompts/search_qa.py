@@ -49,7 +49,7 @@ class SearchQAPrompt:
         """Write the turn through the model's chat template, in at most ``max_tokens`` tokens.
 
         Raises:
-            ValueError: If the question alone is longer than ``max_tokens``.
+            NoRoomError: If the question alone is longer than ``max_tokens``.
         """
 
         def write(num_earlier: int, information: str) -> list[int]:
@@ -97,7 +97,7 @@ class CompactSearchQAPrompt(SearchQAPrompt):
         """Write the turn in at most ``max_tokens`` tokens: oldest turns go first, then the last passages' beginning.
 
         Raises:
-            ValueError: If the question alone is longer than ``max_tokens``.
+            NoRoomError: If the question alone is longer than ``max_tokens``.
         """
 
         def write(num_earlier: int, information: str) -> list[int]:

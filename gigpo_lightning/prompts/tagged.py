@@ -51,7 +51,7 @@ class TaggedPrompt(ABC):
         """Write the turn through the model's chat template, in at most ``max_tokens`` tokens.
 
         Raises:
-            ValueError: If task and available actions alone are longer than ``max_tokens``.
+            NoRoomError: If task and available actions alone are longer than ``max_tokens``.
         """
 
         def write(num_turns: int, observation: str) -> list[int]:

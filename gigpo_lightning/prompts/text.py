@@ -89,7 +89,7 @@ class CompactTextPrompt:
         """Write the turn in at most ``max_tokens`` tokens: oldest actions go first, then the observation's beginning.
 
         Raises:
-            ValueError: If task and available actions alone are longer than ``max_tokens``.
+            NoRoomError: If task and available actions alone are longer than ``max_tokens``.
         """
         task = (TASK, view.instruction) if view.instruction else ()
         offer = (CAN, *view.admissible_actions) if view.admissible_actions else ()

@@ -70,7 +70,7 @@ class WebShopPrompt(TaggedPrompt):
         """Write the turn through the model's chat template, in at most ``max_tokens`` tokens.
 
         Raises:
-            ValueError: If task and available actions alone are longer than ``max_tokens``.
+            NoRoomError: If task and available actions alone are longer than ``max_tokens``.
         """
         prompt = super().encode(view, tokenizer, max_tokens)
         return replace(prompt, truncated=prompt.truncated or self.num_turns(view) < super().num_turns(view))
@@ -123,7 +123,7 @@ class CompactWebShopPrompt:
         """Write the turn in at most ``max_tokens`` tokens: oldest actions go first, then what the page says.
 
         Raises:
-            ValueError: If instruction and actions alone are longer than ``max_tokens``.
+            NoRoomError: If instruction and actions alone are longer than ``max_tokens``.
         """
         wanted = wanted_words(view.instruction)
         limit = price_limit(view.instruction)

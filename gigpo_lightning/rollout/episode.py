@@ -46,7 +46,7 @@ class Episode:
     request: GenerationRequest | None = None
     prompt_truncated: bool = False
     says_success: bool = False
-    """Whether an info of it had ``"success"``."""
+    """Whether the info of one of its steps had ``"success"``."""
     history: list[tuple[str, str]] = field(default_factory=list)
     steps: list[Step] = field(default_factory=list)
 
@@ -104,10 +104,10 @@ class EpisodePlayer:
         """Take in what an environment said; the trajectory, if that ended it."""
         if episode.steps:
             episode.steps[-1] = _rewarded(episode.steps[-1], event.reward)
+            episode.says_success |= event.says_success
         else:
             episode.instruction = event.instruction or event.observation
         episode.event = event
-        episode.says_success |= event.says_success
         reason = self._stop_reason(episode, event)
         if reason is None:
             return None

@@ -34,6 +34,15 @@ class Keeper(Callback):
         self.rollouts.append(trainer.datamodule.last_rollout)
 
 
+class SilentEnvironment(GridworldEnvironment):
+    """Never says whether it has succeeded."""
+
+    def step(self, action):
+        *outcome, info = super().step(action)
+        del info["success"]
+        return (*outcome, info)
+
+
 def fit(folder, **options):
     """A run's engine and keeper; options of the Trainer, but for those of the data under ``data``."""
     module = tiny_module()
@@ -43,6 +52,19 @@ def fit(folder, **options):
     trainer = quiet_trainer(folder, ScriptedSync(), keeper, **{"max_epochs": 3, "limit_val_batches": 0} | options)
     trainer.fit(module, data, ckpt_path=ckpt_path)
     return trainer, engine, keeper
+
+
+def test_a_run_whose_environment_never_says_whether_it_succeeded_is_told_so_once(tmp_path, caplog):
+    fit(tmp_path, max_epochs=2, data={"environment": SilentEnvironment()})
+    told = [message for message in caplog.messages if "info['success']" in message]
+    assert [message.partition(":")[0] for message in told] == ["epoch 0"]
+
+
+def test_an_evaluation_says_so_too(tmp_path, caplog):
+    module = tiny_module()
+    data = walking_data(random_walk(module), environment=SilentEnvironment(), held_out_splits=["valid_seen"])
+    quiet_trainer(tmp_path, ScriptedSync()).validate(module, data)
+    assert "valid_seen: info['success'] came in none of" in caplog.text
 
 
 # With reloading, Lightning asks for each later epoch's data twice.

@@ -150,8 +150,28 @@ def test_a_tokenizer_without_an_end_is_refused(tmp_path: Path):
 
 
 def test_a_chat_prompt_needs_a_chat_template():
-    with pytest.raises(ValueError, match=r"must have a chat template for this prompt"):
+    with pytest.raises(
+        ValueError, match=r"the policy's tokenizer, .* must have a chat template for this prompt, but has"
+    ):
         tiny().tokenizer.encode_chat([{"role": "user", "content": "w1"}])
+
+
+def test_what_a_chat_template_refuses_is_said_with_the_tokenizers_name(tmp_path: Path):
+    tiny().save_pretrained(tmp_path)
+    tokenizer = PretrainedPolicy(str(tmp_path)).build().tokenizer
+    tokenizer.tokenizer.chat_template = "{{ raise_exception('no system here') }}"
+    with pytest.raises(
+        ValueError, match=rf"chat template of the tokenizer '{tmp_path}' must take .*'system'.*no system"
+    ):
+        tokenizer.encode_chat([{"role": "system", "content": "w1"}])
+
+
+def test_half_a_character_is_a_question_mark_to_the_tokenizer():
+    tokenizer = tiny().tokenizer
+    tokenizer.tokenizer.chat_template = "{{ messages[0]['content'] }}"
+    assert tokenizer.encode("w1 \ud83d") == tokenizer.encode("w1 ?")
+    chats = [[{"role": "user", "content": content}] for content in ("w1 \ud83d", "w1 ?")]
+    assert tokenizer.encode_chat(chats[0]) == tokenizer.encode_chat(chats[1])
 
 
 def test_code_that_comes_with_a_checkpoint_is_not_run(tmp_path: Path):

@@ -2,6 +2,8 @@ import gymnasium
 import pytest
 
 from gigpo_lightning.environments.base import Task
+from gigpo_lightning.prompts.base import NoRoomError
+from gigpo_lightning.prompts.gridworld import GridworldPrompt
 from gigpo_lightning.rollout import SamplingParameters, ScriptedEngine, make_pool
 from gigpo_lightning.rollout.collector import Collector
 from gigpo_lightning.rollout.environment_pool import InProcessPool
@@ -9,6 +11,27 @@ from gigpo_lightning.rollout.episode import noise_seed
 from gigpo_lightning.trajectory import StepTable, StopReason
 from tests.prompts.word_tokenizer import GrowingTokenizer
 from tests.rollout.players import gridworld_tasks, make_collector, walker
+
+
+class SilentEnvironment(gymnasium.Env[str, str]):
+    """Never says whether it has succeeded."""
+
+    def reset(self, *, seed=None, options=None):
+        return "start", {}
+
+    def step(self, action):
+        return "end", 1.0, True, False, {}
+
+
+class Homemade(GridworldPrompt):
+    """A user's own prompt, with a mistake in a method."""
+
+    def __init__(self, method: str) -> None:
+        super().__init__()
+        setattr(self, method, self.fail)
+
+    def fail(self, *arguments: object) -> None:
+        raise ValueError("could not convert string to float: 'x'")
 
 
 class CountdownEnvironment(gymnasium.Env[str, str]):
@@ -191,8 +214,26 @@ def test_no_step_is_refused():
 def test_a_prompt_longer_than_the_context_names_the_task_and_the_room():
     collector = countdown_collector()
     collector.player.max_prompt_tokens = 0
-    with pytest.raises(ValueError, match=r"task 'count 3': .*less sampling.max_tokens 4 leaves 0; the prompt's max_"):
+    with pytest.raises(NoRoomError, match=r"task 'count 3': .*less sampling.max_tokens 4 leaves 0; the prompt's max_"):
         collector.play(countdown(3), 1, noise_key=0, name="test")
+
+
+@pytest.mark.parametrize(("method", "what"), [("encode", "write a turn"), ("parse", "read a reply")])
+def test_any_other_error_of_a_prompt_is_called_what_it_is(method, what):
+    collector = countdown_collector()
+    collector.player.prompt = Homemade(method)
+    message = f"the prompt {__name__}.Homemade could not {what} of task 'count 3': could not convert"
+    with pytest.raises(ValueError, match=message) as error:
+        collector.play(countdown(3), 1, noise_key=0, name="test")
+    assert not isinstance(error.value, NoRoomError)
+
+
+def test_episodes_whose_environment_says_whether_they_succeeded_are_counted():
+    _, progress = countdown_collector().play(countdown(3, 2), 2, noise_key=0, name="test")
+    assert (progress.finished, progress.judged) == (4, 4)
+    silent = make_collector("up", pool=make_pool(SilentEnvironment(), 4, 0))
+    _, progress = silent.play(countdown(3, 2), 2, noise_key=0, name="test")
+    assert (progress.finished, progress.judged) == (4, 0)
 
 
 def test_a_reply_that_leaves_no_room_for_a_prompt_is_refused():

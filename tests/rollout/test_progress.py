@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from gigpo_lightning.rollout.progress import ProgressDisplay, RolloutProgress
+from gigpo_lightning.rollout.progress import ProgressDisplay, RolloutProgress, SuccessWatch
 
 
 @pytest.fixture
@@ -60,3 +60,19 @@ def test_a_terminal_shows_the_line_live(clock, capsys, monkeypatch):
         clock.now += 1
         display.update(progress)
     assert "epoch 3: 8/8 episodes" in capsys.readouterr().err
+
+
+def test_a_rollout_that_never_says_whether_it_succeeded_is_told_so_once(caplog):
+    watch = SuccessWatch()
+    for number in range(2):
+        watch.look_at(RolloutProgress(name=f"epoch {number}", total=8, finished=8))
+    (message,) = caplog.messages
+    assert message.startswith(
+        "epoch 0: info['success'] came in none of 8 episodes, which so count as failed: set it to"
+    )
+
+
+@pytest.mark.parametrize("counts", [{"finished": 8, "judged": 1}, {"finished": 0}])
+def test_one_episode_that_says_so_is_enough_and_none_is_asked_for_nothing(counts, caplog):
+    SuccessWatch().look_at(RolloutProgress(name="x", total=8, **counts))
+    assert caplog.messages == []
