@@ -123,6 +123,8 @@ def check_environment(environment: Environment, task: Task, num_steps: int = 8) 
     try:
         first, commands = _play(copy, task, None, num_steps)
         second, _ = _play(copy, task, commands, num_steps)
+    except SystemExit as error:  # it would end the caller's script as if all were well
+        raise ValueError(f"an environment must not end its process, but called sys.exit({error.code!r})") from error
     finally:
         copy.close()
     for number, (one, other) in enumerate(zip(map(_repeatable, first), map(_repeatable, second), strict=False)):

@@ -38,6 +38,7 @@ WRONG = {
     "nan": (("seen", float("nan"), False, False, {}), "the reward must be a finite number, but step('go') gave nan"),
     "text": (("seen", "1.0", False, False, {}), "the reward must be a finite number, but step('go') gave '1.0'"),
     "too large": (("seen", 10**400, False, False, {}), "the reward must be a finite number, but step('go') gave 1000"),
+    "beyond float32": (("seen", -1e308, False, False, {}), "must be in [-1e30, 1e30], but step('go') gave -1e+308"),
     "terminated": (("seen", 1.0, 1, False, {}), "terminated must be True or False, but step('go') gave 1"),
     "truncated": (("seen", 1.0, False, None, {}), "truncated must be True or False, but step('go') gave None"),
     "success": (step_with(success="False"), "info['success'] must be True or False, but step('go') gave 'False'"),

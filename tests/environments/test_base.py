@@ -1,5 +1,6 @@
 """Tasks, panels, and the check of environments."""
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -99,6 +100,18 @@ def test_the_environment_itself_is_never_reset() -> None:
 def test_each_broken_rule_is_named(faults: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         check_environment(Faulty(**faults), TASK)
+
+
+def test_an_environment_that_exits_does_not_end_the_check_as_if_all_were_well() -> None:
+    with pytest.raises(ValueError, match=r"must not end its process, but called sys.exit\(0\)"):
+        check_environment(Leaving(), TASK)
+
+
+class Leaving(Faulty):
+    """Leaves at the first step."""
+
+    def step(self, action: str) -> tuple[str, float, bool, bool, Info]:
+        sys.exit(0)
 
 
 def test_a_step_that_remembers_the_last_episode_is_found() -> None:
