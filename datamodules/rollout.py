@@ -16,6 +16,7 @@ from gigpo_lightning.environments.base import Task, TaskPanel, TaskSource
 from gigpo_lightning.environments.splits import check_apart, check_split_names, read_panel, with_training_panel
 from gigpo_lightning.errors import RunError
 from gigpo_lightning.prompts.base import Prompt
+from gigpo_lightning.prompts.markers import check_markers
 from gigpo_lightning.ranks import end_processes
 from gigpo_lightning.rollout.carried_state import CarriedState
 from gigpo_lightning.rollout.carry_over import CarryOver
@@ -343,7 +344,7 @@ class RolloutDataModule(LightningDataModule):
             ValueError: If the policy's tokenizer does not know the prompt's markers.
         """
         module = self._module()
-        self._check_markers(module)  # before an engine takes its time to start
+        check_markers(self.prompt, module.policy.tokenizer.is_unknown)  # before an engine takes its time to start
         if self.before_rollout is not None:
             self.before_rollout()
         if self.engine.policy_version != module.policy_version:
@@ -373,20 +374,6 @@ class RolloutDataModule(LightningDataModule):
         groups = self.tasks_per_epoch + (self.carry_over.extra_groups if self.carry_over else 0)
         ranks: int = self._trainer().world_size
         return -(-groups // ranks) * self.group_size
-
-    def _check_markers(self, module: GiGPOModule) -> None:
-        """Refuse a tokenizer that has no token for what the prompt is made of.
-
-        Raises:
-            ValueError: If it encodes a marker of the prompt as unknown; the message names all such markers.
-        """
-        tokenizer = module.policy.tokenizer
-        unknown = [marker for marker in getattr(self.prompt, "markers", ()) if tokenizer.is_unknown(marker)]
-        if unknown:
-            raise ValueError(
-                f"the policy's tokenizer must know every marker of {type(self.prompt).__name__}, but does not know "
-                f"{', '.join(unknown)}; use the checkpoint that was made for this prompt, or another prompt"
-            )
 
     def _trainer(self) -> Any:
         if self.trainer is None:
