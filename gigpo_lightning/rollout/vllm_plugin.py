@@ -6,6 +6,8 @@ vLLM loads both by the entry points in pyproject.toml; the routes only where ``V
 
 import contextlib
 import importlib
+import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -13,8 +15,15 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
+from gigpo_lightning.rollout.vllm_guard import server_keys
+
 PREFIX = "/inference/gigpo"
-"""Of the routes: below ``/inference``, which vLLM guards with its API key."""
+"""Of the routes; ``vllm_guard`` stands before them as before all others."""
+
+PROTOCOL = 1
+"""Of what trainer and server tell each other: another number, and they do not understand each other."""
+
+_LONGEST_BODY = 1 << 16
 
 
 class Endpoints:
@@ -28,7 +37,12 @@ class Endpoints:
     required_tasks = ("generate",)
 
     def attach_router(self, app: Any) -> None:
-        """Add the routes."""
+        """Add the routes.
+
+        Raises:
+            ValueError: If the server has no key that it should have; it then does not start.
+        """
+        server_keys(app.state.args)
         routes = importlib.import_module("vllm.entrypoints.rl.online.api_router")
         app.include_router(routes.router, prefix=PREFIX)
         app.add_route(f"{PREFIX}/info", _info, methods=["GET"])
@@ -90,7 +104,12 @@ def _folder_transfer(base: Any) -> Any:
             if not update_info:
                 self.finish_weight_update()  # layers that are waiting for their other half would break the next update
                 raise ValueError("the weight update was given up")
-            self.receive_weights(self.parse_update_info(update_info))
+            info = self.parse_update_info(update_info)
+            folder, file = os.path.split(info.file)
+            if not file.endswith(".safetensors"):
+                raise ValueError(f"'file' must end in .safetensors, got {info.file!r}")
+            _check_file(folder, file, "file")
+            self.receive_weights(info)
 
         def receive_weights(self, update_info: FolderUpdate) -> None:
             self.model.load_weights(_tensors(update_info.file))
@@ -118,6 +137,7 @@ async def _info(request: Any) -> Any:
     model, transfer = config.model_config, config.weight_transfer_config
     described = model.hf_config.to_dict()
     content = {
+        "protocol": PROTOCOL,
         "architecture": {name: described.get(name) for name in ARCHITECTURE},
         "max_model_len": model.max_model_len,
         "logprobs_mode": model.logprobs_mode,
@@ -132,16 +152,65 @@ async def _load_adapter(request: Any) -> Any:
     """Load the adapter in a folder by a name, and none instead if the name is empty; forget all others."""
     protocol = importlib.import_module("vllm.entrypoints.serve.lora.protocol")
     responses = importlib.import_module("starlette.responses")
-    models, wanted = request.app.state.openai_serving_models, await request.json()
-    others = [name for name in models.lora_requests if name != wanted["name"]]
+    try:
+        name, folder = _wanted_adapter(await _small_body(request))
+    except ValueError as error:
+        return responses.JSONResponse({"error": str(error)}, status_code=400)
+    models = request.app.state.openai_serving_models
+    others = [other for other in models.lora_requests if other != name]
     answers = [await models.unload_lora_adapter(protocol.UnloadLoRAAdapterRequest(lora_name=name)) for name in others]
-    if wanted["name"]:
-        new = protocol.LoadLoRAAdapterRequest(lora_name=wanted["name"], lora_path=wanted["folder"])
+    if name:
+        new = protocol.LoadLoRAAdapterRequest(lora_name=name, lora_path=folder)
         answers.append(await models.load_lora_adapter(new))
     for answer in answers:
         if not isinstance(answer, str):
             return responses.JSONResponse(answer.model_dump(), status_code=500)
     return responses.JSONResponse({})
+
+
+async def _small_body(request: Any) -> bytes:
+    """A request's body.
+
+    Raises:
+        ValueError: If it is longer than names and folders are.
+    """
+    body = b""
+    async for part in request.stream():
+        body += part
+        if len(body) > _LONGEST_BODY:
+            raise ValueError(f"a request must be at most {_LONGEST_BODY} bytes long, got more")
+    return body
+
+
+def _wanted_adapter(body: bytes) -> tuple[str, str]:
+    """Read which adapter is wanted: its name and its folder.
+
+    vLLM would look for a folder that is not there on the hub, and would unpickle weights in another format.
+
+    Raises:
+        ValueError: If the body has another form, or the folder has no adapter in safetensors.
+    """
+    try:
+        wanted = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"a request must be JSON: {error}") from error
+    if not isinstance(wanted, dict) or not all(isinstance(wanted.get(key), str) for key in ("name", "folder")):
+        raise ValueError("a request must be a JSON object with 'name' and 'folder', two strings")
+    name, folder = wanted["name"], wanted["folder"]
+    if name:
+        _check_file(folder, "adapter_model.safetensors", "folder")
+        _check_file(folder, "adapter_config.json", "folder")
+    return name, folder
+
+
+def _check_file(folder: str, file: str, name: str) -> None:
+    """Refuse a path that is relative or has not the file in it.
+
+    Raises:
+        ValueError: If so; the message says what is wrong.
+    """
+    if "\0" in folder or not os.path.isabs(folder) or not os.path.isfile(os.path.join(folder, file)):
+        raise ValueError(f"{name!r} must be an absolute path of this machine with {file} in it, got {folder[:200]!r}")
 
 
 ARCHITECTURE = ("model_type", "hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size")

@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from gigpo_lightning.rollout.vllm_client import is_loopback
+from gigpo_lightning.listening import check_free, is_loopback
+from gigpo_lightning.rollout.vllm_guard import MIDDLEWARE, check_key
 
 _CPU_ENVIRONMENT = {
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
@@ -30,7 +31,14 @@ _OPTIONS = (
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Become a vLLM server that `VLLMServerEngine` can train with."""
-    command, environment = server_command(sys.argv[1:] if arguments is None else arguments)
+    arguments = sys.argv[1:] if arguments is None else arguments
+    command, environment = server_command(arguments)
+    parser, ours, theirs = _parse(arguments)
+    try:
+        if "--uds" not in theirs:
+            check_free(ours.host, ours.port)  # vLLM would say so in a traceback, after most of a minute
+    except ValueError as error:
+        parser.error(str(error))
     os.execve(command[0], command, environment)
 
 
@@ -43,6 +51,24 @@ def server_command(arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]
     Returns:
         The program with its arguments, and all environment variables.
     """
+    parser, ours, theirs = _parse(arguments)
+    environment = dict(os.environ)
+    _refuse_open_doors(parser, ours, theirs, environment)
+    environment["VLLM_PLUGINS"] = ",".join(dict.fromkeys([*_plugins(environment), "gigpo"]))
+    environment.setdefault("VLLM_NO_USAGE_STATS", "1")
+    on_cpu = not torch.cuda.is_available()
+    if on_cpu:
+        environment = _CPU_ENVIRONMENT | environment
+    options = [*_OPTIONS, *(_CPU_OPTIONS if on_cpu else ())]
+    options += ["--weight-transfer-config", f'{{"backend": "{ours.weight_transfer}"}}', *theirs]
+    options += ["--api-key", *ours.api_key] if ours.api_key else []
+    # Last: nothing before them opens another door, and this middleware stands before all others.
+    options += ["--middleware", MIDDLEWARE, "--host", ours.host, "--port", str(ours.port)]
+    return [*_vllm_serve(parser), ours.model, *options], environment
+
+
+def _parse(arguments: Sequence[str]) -> tuple[argparse.ArgumentParser, argparse.Namespace, list[str]]:
+    """Our parser, our options, and what is left for vLLM."""
     parser = argparse.ArgumentParser(
         prog="gigpo-server",
         allow_abbrev=False,
@@ -58,35 +84,47 @@ def server_command(arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]
         default="nccl" if torch.cuda.is_available() else "folder",
         help="how weights arrive: through a folder that both sides see, or from GPU to GPU (default: by the device)",
     )
+    parser.add_argument(
+        "--api-key",
+        "--api_key",
+        nargs="+",
+        metavar="KEY",
+        help="secrets, one of which a client must send for everything but /health, in place of VLLM_API_KEY; other "
+        "users of this machine can read a command line",
+    )
     if arguments and arguments[0].startswith("-") and arguments[0] not in ("-h", "--help"):
         parser.error(f"the model comes first, before any option, got {arguments[0]}")
     if "--" in arguments:
         parser.error("options are vLLM's own as they are; leave out --")
-    ours, theirs = parser.parse_known_args(arguments)
-    environment = dict(os.environ)
-    _refuse_open_doors(parser, ours.host, environment)
-    environment["VLLM_PLUGINS"] = ",".join(dict.fromkeys([*_plugins(environment), "gigpo"]))
-    environment.setdefault("VLLM_NO_USAGE_STATS", "1")
-    on_cpu = not torch.cuda.is_available()
-    if on_cpu:
-        environment = _CPU_ENVIRONMENT | environment
-    options = [*_OPTIONS, *(_CPU_OPTIONS if on_cpu else ())]
-    options += ["--weight-transfer-config", f'{{"backend": "{ours.weight_transfer}"}}', *theirs]
-    options += ["--host", ours.host, "--port", str(ours.port)]  # last: nothing before them opens another door
-    return [*_vllm_serve(parser), ours.model, *options], environment
+    return parser, *parser.parse_known_args(arguments)
 
 
-def _refuse_open_doors(parser: argparse.ArgumentParser, host: str, environment: dict[str, str]) -> None:
+def _refuse_open_doors(
+    parser: argparse.ArgumentParser, ours: argparse.Namespace, theirs: Sequence[str], environment: Mapping[str, str]
+) -> None:
     """A server that others can reach must ask who they are, and must not run what they send."""
-    if is_loopback(host):
+    secret = environment.get("VLLM_API_KEY")
+    try:
+        for key in ours.api_key or []:
+            check_key(key, "--api-key")
+        if secret:
+            check_key(secret, "VLLM_API_KEY")
+    except ValueError as error:
+        parser.error(str(error))
+    if any(option.startswith("--grpc") for option in theirs):
+        parser.error("--grpc must be left out: it opens doors that ask for no key, and the trainer speaks HTTP")
+    if environment.get("VLLM_USE_RUST_FRONTEND", "0") != "0":
+        parser.error("VLLM_USE_RUST_FRONTEND must not be set: the routes of training are in vLLM's Python server")
+    if is_loopback(ours.host):
         return
-    if not environment.get("VLLM_API_KEY"):
+    if not secret and not ours.api_key:
         parser.error(
-            f"--host {host} can be reached from other machines: set VLLM_API_KEY to a secret, here and for the trainer"
+            f"--host {ours.host} can be reached from other machines: set VLLM_API_KEY to a secret, here and for the "
+            "trainer"
         )
     for name in ("VLLM_SERVER_DEV_MODE", "VLLM_ALLOW_INSECURE_SERIALIZATION"):
         if environment.get(name, "0") != "0":
-            parser.error(f"--host {host} can be reached from other machines: {name} must not be set, got a value")
+            parser.error(f"--host {ours.host} can be reached from other machines: {name} must not be set, got a value")
 
 
 def _plugins(environment: Mapping[str, str]) -> list[str]:

@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +33,7 @@ def free_port() -> int:
 
 
 @contextmanager
-def real_server(model: Path, *options: str) -> Iterator[RealServer]:
+def real_server(model: Path, *options: str, variables: Mapping[str, str] | None = None) -> Iterator[RealServer]:
     """Start `gigpo-server`; it takes most of a minute until it answers, which the engine waits for."""
     port = free_port()
     command = Path(sys.executable).with_name("gigpo-server")
@@ -45,7 +45,7 @@ def real_server(model: Path, *options: str) -> Iterator[RealServer]:
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            env=environment,
+            env=environment | dict(variables or {}),
         )
         server = RealServer(f"http://127.0.0.1:{port}", process, Path(log.name))
         try:
