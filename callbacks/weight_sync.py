@@ -3,15 +3,18 @@
 import logging
 import tempfile
 import time
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from gigpo_lightning.errors import RunError
+from gigpo_lightning.errors import Preempted, RunError
 from gigpo_lightning.random_states import keep_random_states
+from gigpo_lightning.ranks import gather
 from gigpo_lightning.rollout.adapter import Adapter, LoadsAdapters
-from gigpo_lightning.rollout.engine import Replicated, RolloutEngine, Scorer
+from gigpo_lightning.rollout.engine import Replicated, RolloutEngine, Scorer, WaitsForServers
+from gigpo_lightning.rollout.interruption import never
 from gigpo_lightning.token_batch import make_token_batch
 from modules import AdaptedPolicy, GiGPOModule, Policy
 
@@ -71,17 +74,26 @@ class WeightSync(Callback):
         if not hasattr(data, "before_rollout"):
             raise ValueError(f"WeightSync needs a DataModule that plays rollouts, got {type(data).__name__}")
         module = cast("GiGPOModule", pl_module)
-        data.before_rollout = lambda: self.sync(module, data.engine)
+        data.before_rollout = lambda: self.sync(module, data.engine, getattr(data, "should_stop", never))
 
-    def sync(self, module: GiGPOModule, engine: RolloutEngine) -> None:
-        """Bring the engine to the module's version, unless it is there."""
+    def sync(self, module: GiGPOModule, engine: RolloutEngine, should_stop: Callable[[], bool] = never) -> None:
+        """Bring the engine to the module's version, unless it is there.
+
+        Args:
+            module: Has the weights.
+            engine: Gets them.
+            should_stop: Asked while the engine waits for its servers.
+
+        Raises:
+            Preempted: If a process of the job was asked to stop meanwhile.
+        """
         policy = module.policy
         if engine.policy_version == module.policy_version:
             return
         # vLLM seeds every generator of the process when it starts: a resumed run would draw other numbers.
         with tempfile.TemporaryDirectory(prefix="gigpo-engine-") as folder, keep_random_states():
             policy.model.config.save_pretrained(folder)
-            engine.start(folder)
+            _start(engine, folder, should_stop)
         started = time.perf_counter()
         engine.wake()
         self._load(module, engine)
@@ -128,6 +140,21 @@ class WeightSync(Callback):
         size = cast("int", policy.model.config.vocab_size)
         noise = torch.Generator().manual_seed(0)
         return torch.randint(size, (self.num_probes, self.probe_tokens), generator=noise).tolist()
+
+
+def _start(engine: RolloutEngine, folder: str, should_stop: Callable[[], bool]) -> None:
+    """Start an engine, unless a process of the job is asked to stop while one waits for its servers."""
+    if not isinstance(engine, WaitsForServers):
+        engine.start(folder)
+        return
+    stopped = False
+    try:
+        engine.start_unless(folder, should_stop)
+    except Preempted as stop:
+        _logger.debug("%s", stop)
+        stopped = True
+    if any(gather(stopped)):
+        raise Preempted("the engine was not started")
 
 
 def probe_error(module: GiGPOModule, engine: Scorer, probes: list[list[int]]) -> float:

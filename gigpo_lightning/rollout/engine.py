@@ -76,8 +76,8 @@ class Scorer(Protocol):
 class RolloutEngine(Scorer, Protocol):
     """Writes replies with a copy of the policy.
 
-    What an engine can do beyond this is in protocols of its own: ``Interruptible``, ``Cancels``, ``Replicated`` and
-    ``LoadsAdapters``.
+    What an engine can do beyond this is in protocols of its own: ``WaitsForServers``, ``Interruptible``, ``Cancels``,
+    ``Replicated`` and ``LoadsAdapters``.
     """
 
     @property
@@ -108,6 +108,14 @@ class RolloutEngine(Scorer, Protocol):
 
     def close(self) -> None:
         """End for good; a second call does nothing."""
+
+
+@runtime_checkable
+class WaitsForServers(Protocol):
+    """An engine whose start may have to wait for somebody else."""
+
+    def start_unless(self, model_folder: str, should_stop: Callable[[], bool]) -> None:
+        """As ``start``, but asks several times a second whether the run is to stop, and then raises ``Preempted``."""
 
 
 @runtime_checkable

@@ -2,22 +2,21 @@
 
 import asyncio
 import atexit
-import ipaddress
 import os
 import threading
-import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
 import aiohttp
 
-from gigpo_lightning.errors import RunError, check_range
-from gigpo_lightning.rollout.vllm_plugin import ARCHITECTURE, PREFIX
+from gigpo_lightning.errors import check_range
+from gigpo_lightning.rollout.vllm_guard import check_key
 
 _T = TypeVar("_T")
+_LONGEST_REASON = 500
+_NO_HTTP = (aiohttp.ClientResponseError, aiohttp.ClientSSLError, aiohttp.InvalidURL)
 
 
 @dataclass(frozen=True, kw_only=True)  # no slots: the command line reads defaults with vars()
@@ -46,13 +45,15 @@ class ServerError(Exception):
         reason: What it did.
         status: Of its answer; 0 where there was none.
         broken: Whether the connection broke.
+        stranger: Whether what answered speaks something else than HTTP with JSON.
     """
 
-    def __init__(self, url: str, reason: str, status: int = 0, *, broken: bool = False) -> None:
+    def __init__(self, url: str, reason: str, status: int = 0, *, broken: bool = False, stranger: bool = False) -> None:
         super().__init__(f"the vLLM server {url} {reason}")
         self.url = url
         self.status = status
         self.broken = broken
+        self.stranger = stranger
 
 
 class ServerClient:
@@ -64,11 +65,17 @@ class ServerClient:
     Args:
         timeouts: Of every call.
         max_connections: Calls under way at the same time, to each server.
+
+    Raises:
+        ValueError: If the secret cannot be sent.
     """
 
     def __init__(self, timeouts: ServerTimeouts, max_connections: int) -> None:
         self.timeouts = timeouts
         self._max_connections = max_connections
+        self._secret = os.environ.get("VLLM_API_KEY")
+        if self._secret:
+            check_key(self._secret, "VLLM_API_KEY")
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="vllm-servers", daemon=True)
         self._thread.start()
@@ -100,32 +107,41 @@ class ServerClient:
         *,
         seconds: float,
         session: aiohttp.ClientSession | None = None,
+        after: float = 0.0,
     ) -> Any:
-        """One call; runs in the client's own thread.
+        """One call, some seconds from now; runs in the client's own thread.
+
+        Redirections are not followed: they would take the secret elsewhere.
 
         Raises:
             ServerError: If there is no answer in time, or one that is not a success.
         """
+        await asyncio.sleep(after)
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=self.timeouts.connect, sock_read=seconds)
         try:
             async with (session or self._control).request(
-                method, url + path, json=payload, timeout=timeout
+                method, url + path, json=payload, timeout=timeout, allow_redirects=False
             ) as response:
                 if response.status == 200:
                     return await response.json()
-                text = (await response.text())[:500]
+                text = " ".join((await response.content.read(_LONGEST_REASON)).decode(errors="replace").split())
         except aiohttp.ConnectionTimeoutError as error:
             raise ServerError(url, f"has not taken a connection within {self.timeouts.connect:g} s") from error
         except TimeoutError as error:
             raise ServerError(url, f"has not answered {method} {path} within {seconds:g} s") from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise ServerError(url, f"cannot be asked ({type(error).__name__}: {error})", broken=True) from error
+            stranger = isinstance(error, _NO_HTTP) or not isinstance(error, aiohttp.ClientError | OSError)
+            reason = f"cannot be asked ({type(error).__name__}: {' '.join(str(error).split())[:_LONGEST_REASON]})"
+            raise ServerError(url, reason, broken=not stranger, stranger=stranger) from error
         raise ServerError(url, f"answered {method} {path} with {response.status}: {text}", response.status)
 
-    def begin(self, coroutine: Coroutine[Any, Any, _T], done: Callable[["Future[_T]"], None]) -> "Future[_T]":
+    def begin(
+        self, coroutine: Coroutine[Any, Any, _T], done: "Callable[[Future[_T]], None] | None" = None
+    ) -> "Future[_T]":
         """Start a coroutine; ``done`` is called from the client's thread."""
         future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
-        future.add_done_callback(done)
+        if done is not None:
+            future.add_done_callback(done)
         return future
 
     def get(self, url: str, path: str, *, seconds: float) -> Any:
@@ -148,27 +164,6 @@ class ServerClient:
         ]
         return self._wait(_all(calls))
 
-    def wait_for(self, url: str) -> None:
-        """Wait until a server answers.
-
-        Raises:
-            RunError: If it does not within ``timeouts.start``.
-        """
-        deadline = time.monotonic() + self.timeouts.start
-        while True:
-            try:
-                self.get(url, "/v1/models", seconds=self.timeouts.connect)
-                return
-            except ServerError as error:
-                if error.status in (401, 403):
-                    raise RunError(f"{error}; set VLLM_API_KEY to the secret that it was started with") from error
-                if time.monotonic() > deadline:
-                    raise RunError(
-                        f"{error}; it has been waited for {self.timeouts.start:g} s. Start one: gigpo-server MODEL "
-                        f"--port {urlsplit(url).port or 80}"
-                    ) from error
-            time.sleep(0.5)
-
     def close(self) -> None:
         """Break off every call and end the thread; a second call does nothing."""
         if self._loop.is_closed():
@@ -182,9 +177,8 @@ class ServerClient:
 
     async def _open(self, connections: int, keep: bool = True) -> aiohttp.ClientSession:
         """A session of at most so many connections to a server; 0 sets no limit."""
-        secret = os.environ.get("VLLM_API_KEY")
         return aiohttp.ClientSession(
-            headers={"Authorization": f"Bearer {secret}"} if secret else {},
+            headers={"Authorization": f"Bearer {self._secret}"} if self._secret else {},
             # vLLM's server closes what has been idle for 5 s; reusing it just then would look like a lost server.
             connector=aiohttp.TCPConnector(
                 limit=0, limit_per_host=connections, **({"keepalive_timeout": 2.0} if keep else {"force_close": True})
@@ -202,42 +196,3 @@ async def _all(calls: Sequence[Coroutine[Any, Any, Any]]) -> list[Any]:
         if isinstance(answer, BaseException):
             raise answer
     return answers
-
-
-def checked_info(client: ServerClient, url: str, wanted: Mapping[str, Any]) -> dict[str, Any]:
-    """Ask a server what it is.
-
-    Args:
-        client: Talks to it.
-        url: Its address.
-        wanted: The policy's own configuration, as in ``config.json``.
-
-    Returns:
-        What the route ``info`` of ``vllm_plugin`` says.
-
-    Raises:
-        RunError: If it is not fit for this run; the message says what to do.
-    """
-    try:
-        info: dict[str, Any] = client.get(url, f"{PREFIX}/info", seconds=client.timeouts.connect)
-    except ServerError as error:
-        raise RunError(f"{error}; start it with gigpo-server, which adds what training needs") from error
-    if info["logprobs_mode"] != "processed_logprobs" or info["weight_transfer"] not in ("folder", "nccl"):
-        raise RunError(
-            f"the vLLM server {url} must be started with gigpo-server, which sets logprobs_mode and weight_transfer; "
-            f"got {info['logprobs_mode']!r} and {info['weight_transfer']!r}"
-        )
-    ours = {name: wanted.get(name) for name in ARCHITECTURE}
-    if info["architecture"] != ours:
-        raise RunError(f"the vLLM server {url} must serve the policy's architecture {ours}, got {info['architecture']}")
-    return info
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a host is this machine, at an address that no other can reach."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -3,6 +3,7 @@
 import itertools
 import json
 import logging
+import os
 import queue
 import secrets
 import tempfile
@@ -17,11 +18,14 @@ from urllib.parse import urlsplit
 import torch
 
 from gigpo_lightning.errors import RunError
+from gigpo_lightning.listening import is_loopback
 from gigpo_lightning.rollout.adapter import Adapter
 from gigpo_lightning.rollout.engine import Completion, GenerationRequest
-from gigpo_lightning.rollout.vllm_client import ServerClient, ServerError, ServerTimeouts, checked_info, is_loopback
+from gigpo_lightning.rollout.interruption import never
+from gigpo_lightning.rollout.vllm_client import ServerClient, ServerError, ServerTimeouts
 from gigpo_lightning.rollout.vllm_messages import GENERATE, completion, distrust, generation, scores, scoring
 from gigpo_lightning.rollout.vllm_plugin import PREFIX
+from gigpo_lightning.rollout.vllm_waiting import checked_info, wait_for_servers
 from gigpo_lightning.rollout.weight_transfer import FolderTransfer, NCCLTransfer, WeightTransfer
 
 _logger = logging.getLogger(__name__)
@@ -85,7 +89,7 @@ class VLLMServerEngine:
         for name, value in (("max_connections", max_connections), ("max_model_len", max_model_len)):
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be >= 1, got {value}")
-        self._weights_folder = weights_folder
+        self._weights_folder = None if weights_folder is None else os.path.abspath(weights_folder)
         self._address = address
         self._max_connections = max_connections
         self._timeouts = timeouts
@@ -124,14 +128,23 @@ class VLLMServerEngine:
         """Wait for the servers, and check that each can do what training needs; a second call does nothing.
 
         Raises:
-            RunError: If one does not answer, serves another architecture, or was started otherwise than by
-                ``gigpo-server``.
+            RunError: As ``start_unless``.
+        """
+        self.start_unless(model_folder, never)
+
+    def start_unless(self, model_folder: str, should_stop: Callable[[], bool]) -> None:
+        """As ``start``, but looks several times a second whether the run is to stop, and says whom it waits for.
+
+        Raises:
+            Preempted: If the run is to stop.
+            RunError: If a server does not answer, refuses the key, serves another architecture, or was started
+                otherwise than by ``gigpo-server``.
         """
         if self._client is not None:
             return
         client = ServerClient(self._timeouts, self._max_connections)
         try:
-            self._meet(client, json.loads((Path(model_folder) / "config.json").read_text()))
+            self._meet(client, json.loads((Path(model_folder) / "config.json").read_text()), should_stop)
         except BaseException:
             client.close()
             raise
@@ -286,11 +299,9 @@ class VLLMServerEngine:
     def _label(self, version: int) -> str:
         return f"{self._run}:{version}"
 
-    def _meet(self, client: ServerClient, model: dict[str, Any]) -> None:
+    def _meet(self, client: ServerClient, model: dict[str, Any], should_stop: Callable[[], bool]) -> None:
         """Wait for every server, and agree on what all of them can do."""
-        for server in self._servers:
-            client.wait_for(server.url)
-        infos = [checked_info(client, server.url, model) for server in self._servers]
+        infos = wait_for_servers(client, [server.url for server in self._servers], model, should_stop)
         backends = {info["weight_transfer"] for info in infos}
         if len(backends) > 1:
             raise RunError(f"all vLLM servers must be started with one --weight-transfer, got {sorted(backends)}")

@@ -16,6 +16,7 @@ ARCHITECTURE = {
     "vocab_size": 63,
 }
 INFO = {
+    "protocol": 1,
     "architecture": ARCHITECTURE,
     "max_model_len": 512,
     "logprobs_mode": "processed_logprobs",

@@ -10,6 +10,7 @@ import torch
 
 from gigpo_lightning.errors import RunError
 from gigpo_lightning.rollout import Adapter, GenerationRequest, SamplingParameters, ServerTimeouts, VLLMServerEngine
+from gigpo_lightning.rollout.vllm_guard import MIDDLEWARE
 from gigpo_lightning.rollout.vllm_server import server_command
 from tests.rollout.fake_server import ARCHITECTURE, FakeServer
 
@@ -273,13 +274,13 @@ def test_the_secret_is_told_to_the_server_and_to_nobody_else(serve, engine_for, 
 
 def test_a_server_that_wants_a_secret_says_so(serve, engine_for, monkeypatch):
     monkeypatch.delenv("VLLM_API_KEY", raising=False)
-    (server,) = serve(at("/v1/models", 401))
+    (server,) = serve(at("/info", 401))
     with pytest.raises(RunError, match="set VLLM_API_KEY to the secret"):
         engine_for([server])
 
 
 def test_a_server_may_start_later_than_the_run(serve, engine_for):
-    (server,) = serve(at("/v1/models", 503, last=2))
+    (server,) = serve(at("/info", 503, last=2))
     assert engine_for([server]).max_model_len == 512
 
 
@@ -328,7 +329,8 @@ def test_the_command_binds_to_loopback_and_opens_no_dev_mode(monkeypatch):
         monkeypatch.delenv(name, raising=False)
     command, environment = server_command(["some/model", "--max-model-len", "99"])
     assert command[-4:] == ["--host", "127.0.0.1", "--port", "8000"]  # the last word counts
-    assert command[-6:-4] == ["--max-model-len", "99"]
+    assert command[-6:-4] == ["--middleware", MIDDLEWARE]  # the last one stands before all others
+    assert command[-8:-6] == ["--max-model-len", "99"]
     assert "gigpo" in environment["VLLM_PLUGINS"].split(",")
     assert "VLLM_SERVER_DEV_MODE" not in environment
 
