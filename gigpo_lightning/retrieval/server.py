@@ -3,68 +3,109 @@
 import asyncio
 import json
 import logging
+import os
+import signal
 from collections.abc import Awaitable, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 
+import aiohttp
 import jsonargparse
 from aiohttp import web
 
 from gigpo_lightning.errors import RunError
+from gigpo_lightning.listening import check_free, is_loopback
 from gigpo_lightning.retrieval.base import Retriever
-from gigpo_lightning.retrieval.wire import write_answer
+from gigpo_lightning.retrieval.connected import listening
+from gigpo_lightning.retrieval.limits import Limits
+from gigpo_lightning.retrieval.searches import Searches
+from gigpo_lightning.retrieval.wire import short
 
-LARGEST_TOP_K = 1000
-_LARGEST_REQUEST = 1 << 24
+_SEARCHES = web.AppKey("searches", Searches)
 
 _logger = logging.getLogger(__name__)
 
 
-def make_application(retriever: Retriever, *, top_k: int = 3, threads: int = 8) -> web.Application:
+def make_application(
+    retriever: Retriever,
+    *,
+    top_k: int = 3,
+    threads: int = 8,
+    limits: Limits = Limits(),  # noqa: B008  frozen
+) -> web.Application:
     """Make the server's application: ``POST /retrieve`` in Search-R1's form, and ``GET /health``.
 
     Both of its forms are taken, ``{"query": str}`` and ``{"queries": [str]}``; the answer to either has one list of
-    passages a query. What is wrong with a request is answered with 400 and ``{"error": str}``; a retriever that cannot
-    go on, with 503, which a client may try again.
+    passages a query, and none for an empty list, which Search-R1's client sends when nobody searches. What is wrong
+    with a request is answered with 400, 408 or 413 and ``{"error": str}``; a retriever that cannot go on, or not in
+    time, with 503, which a client may try again.
 
     Args:
         retriever: Asked by several threads at once.
         top_k: Passages of each query where a request does not say.
         threads: Requests that are worked on at the same time.
+        limits: Of each request.
+
+    Raises:
+        ValueError: If ``top_k`` is more than ``limits`` allow.
     """
-    application = web.Application(middlewares=[_errors_as_json], client_max_size=_LARGEST_REQUEST)
-    pool = ThreadPoolExecutor(threads, thread_name_prefix="retriever")
+    if not 1 <= top_k <= limits.top_k:
+        raise ValueError(f"top_k must be in [1, {limits.top_k}] (limits.top_k), got {top_k}")
+    application = web.Application(middlewares=[_errors_as_json], client_max_size=limits.body_bytes)
+    searches = Searches(retriever, threads)
 
     async def retrieve(request: web.Request) -> web.Response:
         try:
-            queries, wanted, scores = read_request(await request.read(), top_k)
+            queries, wanted, scores = read_request(await _read_body(request, limits), top_k, limits)
         except ValueError as error:
             return web.json_response({"error": str(error)}, status=400)
-        loop = asyncio.get_running_loop()
-        body = await loop.run_in_executor(pool, _answer, retriever, queries, wanted, scores)
+        body = await searches.answer(queries, wanted, scores=scores, seconds=limits.seconds)
         return web.Response(body=body, content_type="application/json")
 
     async def health(request: web.Request) -> web.Response:
         return web.json_response({"status": "ok", "retriever": type(retriever).__name__})
 
     async def end(application: web.Application) -> None:
-        pool.shutdown(wait=False, cancel_futures=True)
+        searches.end()
 
+    application[_SEARCHES] = searches
     application.router.add_post("/retrieve", retrieve)
     application.router.add_get("/health", health)
     application.on_cleanup.append(end)
     return application
 
 
-def read_request(body: bytes, default_top_k: int) -> tuple[list[str], int, bool]:
+async def _read_body(request: web.Request, limits: Limits) -> bytes:
+    """A request's whole body.
+
+    Raises:
+        ValueError: If it cannot be read.
+        web.HTTPException: If it is too large, or takes too long to come.
+    """
+    encoding = request.headers.get("Content-Encoding", "identity")
+    if encoding.lower() != "identity":
+        raise ValueError(f"a request must come as it is, without a Content-Encoding, got {short(encoding)}")
+    if (request.content_length or 0) > limits.body_bytes:
+        raise web.HTTPRequestEntityTooLarge(limits.body_bytes, request.content_length or 0)
+    try:
+        async with asyncio.timeout(limits.patience):
+            return await request.read()
+    except TimeoutError as error:
+        raise web.HTTPRequestTimeout(reason=f"The body has not come within {limits.patience:g} s") from error
+    except (web.RequestPayloadError, aiohttp.ClientPayloadError) as error:
+        raise ValueError(f"a request's body must be what its header says: {' '.join(str(error).split())}") from error
+
+
+def read_request(body: bytes, default_top_k: int, limits: Limits) -> tuple[list[str], int, bool]:
     """Read a request: its queries, how many passages it wants, and whether with scores.
 
     Raises:
-        ValueError: If it has another form; the message says what is wrong.
+        ValueError: If it has another form, or asks for more than it may; the message says what is wrong.
     """
     try:
-        asked = json.loads(body)
+        asked = json.loads(body, parse_constant=_refuse_constant)
+    except RecursionError as error:
+        raise ValueError("a request must be JSON that is not nested as deep as this") from error
     except ValueError as error:
-        raise ValueError(f"a request must be JSON: {error}") from error
+        raise ValueError(f"a request must be JSON: {short(str(error))}") from error
     if not isinstance(asked, dict):
         raise ValueError(f"a request must be a JSON object, got {type(asked).__name__}")
     if ("query" in asked) == ("queries" in asked):
@@ -74,12 +115,35 @@ def read_request(body: bytes, default_top_k: int) -> tuple[list[str], int, bool]
         raise ValueError("'query' must be a string, 'queries' a list of strings")
     top_k = asked.get("topk")
     top_k = default_top_k if top_k is None else top_k
-    if isinstance(top_k, bool) or not isinstance(top_k, int) or not 1 <= top_k <= LARGEST_TOP_K:
-        raise ValueError(f"'topk' must be an integer in [1, {LARGEST_TOP_K}], got {top_k!r}")
+    if isinstance(top_k, bool) or not isinstance(top_k, int) or not 1 <= top_k <= limits.top_k:
+        raise ValueError(f"'topk' must be an integer in [1, {limits.top_k}], got {short(top_k)}")
+    _check_queries(queries, top_k, limits)
     scores = asked.get("return_scores", False)
     if not isinstance(scores, bool):
-        raise ValueError(f"'return_scores' must be true or false, got {scores!r}")
+        raise ValueError(f"'return_scores' must be true or false, got {short(scores)}")
     return queries, top_k, scores
+
+
+def _check_queries(queries: list[str], top_k: int, limits: Limits) -> None:
+    if len(queries) > limits.queries:
+        raise ValueError(f"'queries' must be at most {limits.queries}, got {len(queries)}")
+    if len(queries) * top_k > limits.passages:
+        raise ValueError(
+            f"'topk' times the number of queries must be at most {limits.passages}, got {top_k} x {len(queries)}"
+        )
+    for number, query in enumerate(queries):
+        if len(query) > limits.query_characters:
+            raise ValueError(
+                f"a query must have at most {limits.query_characters} characters, got {len(query)} in query {number}"
+            )
+        try:
+            query.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(f"a query must be valid Unicode, got a lone surrogate in query {number}") from error
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -87,17 +151,36 @@ def main(arguments: Sequence[str] | None = None) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     parser = _parser()
     given = parser.parse_args(arguments)
+    host, port = given.host, int(given.port)  # the standard library takes no subclass of int
     try:
-        retriever: Retriever = parser.instantiate(given).retriever
+        check_free(host, port)  # before an index is read
+        made = parser.instantiate(given)
+        retriever: Retriever = made.retriever
+        limits: Limits = made.limits
+        application = make_application(retriever, top_k=given.top_k, threads=given.threads, limits=limits)
         retriever.search(["what is served"], 1)  # whatever it has to read, it reads before anyone waits for it
     except (ImportError, OSError, RunError, ValueError) as error:
         parser.error(str(error))
-    application = make_application(retriever, top_k=given.top_k, threads=given.threads)
-    _logger.info("serving %s on http://%s:%d/retrieve", type(retriever).__name__, given.host, given.port)
+    if not is_loopback(host):
+        _logger.warning("%s can be reached from other machines, and nobody is asked for a key", host)
     try:
-        web.run_app(application, host=given.host, port=given.port, print=None, access_log=None)
-    except OSError as error:  # such as another server's port
+        asyncio.run(_serve(application, type(retriever).__name__, host, port, limits))
+    except OSError as error:  # another server was quicker
         parser.error(str(error))
+    if application[_SEARCHES].busy:
+        # Python would wait for the thread, which nobody can interrupt and nobody waits for.
+        logging.shutdown()
+        os._exit(0)
+
+
+async def _serve(application: web.Application, name: str, host: str, port: int, limits: Limits) -> None:
+    """Serve until SIGTERM or SIGINT."""
+    told = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, told.set)
+    async with listening(application, host, port, limits) as used:
+        _logger.info("serving %s on http://%s:%d/retrieve", name, host, used)
+        await told.wait()
 
 
 def _parser() -> jsonargparse.ArgumentParser:
@@ -123,12 +206,8 @@ def _parser() -> jsonargparse.ArgumentParser:
     parser.add_argument(
         "--threads", type=jsonargparse.typing.PositiveInt, default=8, help="requests worked on at the same time"
     )
+    parser.add_class_arguments(Limits, "limits")
     return parser
-
-
-def _answer(retriever: Retriever, queries: list[str], top_k: int, scores: bool) -> bytes:
-    passages = retriever.search(queries, top_k) if queries else []
-    return json.dumps(write_answer(passages, scores=scores)).encode()
 
 
 @web.middleware
@@ -141,4 +220,5 @@ async def _errors_as_json(
         _logger.warning("%s", error)
         return web.json_response({"error": str(error)}, status=503)
     except web.HTTPException as error:
-        return web.json_response({"error": error.reason}, status=error.status)
+        too_large = isinstance(error, web.HTTPRequestEntityTooLarge)  # its text names the limit
+        return web.json_response({"error": error.text if too_large else error.reason}, status=error.status)

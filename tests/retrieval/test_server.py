@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 from gigpo_lightning.errors import RunError
 from gigpo_lightning.retrieval import HttpRetriever, Passage
-from gigpo_lightning.retrieval.server import LARGEST_TOP_K, main
+from gigpo_lightning.retrieval.limits import Limits
+from gigpo_lightning.retrieval.server import main
 from gigpo_lightning.retrieval.wire import parse_answer, write_answer
 from tests.retrieval.troubled_server import EchoRetriever, TroubledServer, echoed
 from tests.rollout.real_server import free_port
@@ -83,7 +84,7 @@ def test_it_says_that_it_is_well(server) -> None:
         ({"queries": "a"}, "'queries' a list of strings"),
         ({"queries": ["a", 1]}, "'queries' a list of strings"),
         ({"query": "a", "topk": 0}, "'topk' must be an integer in [1, 1000], got 0"),
-        ({"query": "a", "topk": LARGEST_TOP_K + 1}, "'topk' must be an integer"),
+        ({"query": "a", "topk": Limits().top_k + 1}, "'topk' must be an integer"),
         ({"query": "a", "topk": True}, "'topk' must be an integer"),
         ({"query": "a", "topk": 1.5}, "'topk' must be an integer"),
         ({"query": "a", "return_scores": "yes"}, "'return_scores' must be true or false, got 'yes'"),
