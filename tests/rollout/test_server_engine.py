@@ -14,6 +14,8 @@ from gigpo_lightning.rollout.vllm_guard import MIDDLEWARE
 from gigpo_lightning.rollout.vllm_server import server_command
 from tests.rollout.fake_server import ARCHITECTURE, FakeServer
 
+PATIENT = ServerTimeouts(start=60.0, connect=60.0, reply=60.0, weights=60.0)
+IMPATIENT = ServerTimeouts(start=2.0, connect=2.0, reply=0.5, weights=0.5)
 WEIGHTS = {f"layer.{number}.weight": torch.full((3, 4), float(number)) for number in range(5)}
 
 
@@ -36,7 +38,7 @@ def engine_for(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(ARCHITECTURE))
 
     def make(servers, load=True, **arguments):
-        arguments = {"timeouts": ServerTimeouts(start=2.0, connect=2.0, reply=0.5, weights=0.5)} | arguments
+        arguments = {"timeouts": PATIENT} | arguments
         engine = VLLMServerEngine([server.url for server in servers], **arguments)
         engines.append(engine)
         engine.start(str(tmp_path))
@@ -117,7 +119,7 @@ def test_weights_reach_every_server_in_parts_and_leave_nothing_behind(serve, eng
 @pytest.mark.parametrize("fault", [500, "drop", 5.0], ids=["error", "dropped connection", "no answer"])
 def test_the_other_servers_write_what_a_lost_one_should_have(serve, engine_for, fault, caplog):
     good, bad = serve(nothing, at("/inference/v1/generate", fault, first=3))
-    engine = engine_for([good, bad])
+    engine = engine_for([good, bad], timeouts=IMPATIENT if fault == 5.0 else PATIENT)
     completions = play(engine, 20)
     assert sorted(int(completion.request_id) for completion in completions) == list(range(20))
     assert [server.url for server in engine.replicas] == [good.url]
@@ -128,7 +130,7 @@ def test_the_other_servers_write_what_a_lost_one_should_have(serve, engine_for, 
 def test_the_last_server_s_loss_ends_the_run_with_the_cause(serve, engine_for, fault):
     (server,) = serve(at("/inference/v1/generate", fault, first=3))
     with pytest.raises(RunError, match=f"no vLLM server is left: the vLLM server {server.url}"):
-        play(engine_for([server]), 20)
+        play(engine_for([server], timeouts=IMPATIENT if fault == 5.0 else PATIENT), 20)
 
 
 def test_a_connection_that_breaks_once_costs_nothing(serve, engine_for):
@@ -140,7 +142,7 @@ def test_a_connection_that_breaks_once_costs_nothing(serve, engine_for):
 
 def test_a_server_that_hangs_costs_one_time_limit_however_much_it_was_asked_for(serve, engine_for):
     good, bad = serve(nothing, at("/inference/v1/generate", 30.0))
-    engine = engine_for([good, bad], max_connections=1)
+    engine = engine_for([good, bad], max_connections=1, timeouts=IMPATIENT)
     started = time.monotonic()
     assert len(play(engine, 40)) == 40
     assert time.monotonic() - started < 20 * 0.5 / 2  # 20 of them went to the one that hangs, at half a second each
@@ -248,7 +250,7 @@ def test_a_request_that_a_server_refuses_is_not_the_server_s_loss(serve, engine_
 @pytest.mark.parametrize("fault", [500, "drop", 5.0], ids=["error", "dropped connection", "no answer"])
 def test_weights_that_do_not_arrive_end_the_run_and_no_version_is_claimed(serve, engine_for, step, fault):
     good, bad = serve(nothing, at(step, fault))
-    engine = engine_for([good, bad], load=False)
+    engine = engine_for([good, bad], load=False, timeouts=IMPATIENT if fault == 5.0 else PATIENT)
     with pytest.raises(
         RunError, match=f"the weights of version 7 did not reach every server: the vLLM server {bad.url}"
     ):
@@ -288,7 +290,7 @@ def test_a_server_that_never_answers_is_not_waited_for_for_ever(tmp_path, engine
     (server,) = serve(nothing)
     server.close()
     with pytest.raises(RunError, match=r"it has been waited for 2 s. Start one: gigpo-server MODEL --port \d+"):
-        engine_for([server])
+        engine_for([server], timeouts=IMPATIENT)
 
 
 @pytest.mark.parametrize(
