@@ -25,6 +25,7 @@ from gigpo_lightning.plan import plan
 from gigpo_lightning.ranks import leave_job
 from modules import AtomicCheckpointIO
 from modules.checkpoint_io import check_whole
+from modules.run_folder import chosen_folder, claimed
 
 _logger = logging.getLogger(__name__)
 
@@ -121,6 +122,11 @@ class GigpoCLI(LightningCLI):
             return
         self.trainer.fit(model, **kwargs)
 
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Carry the subcommand out in a folder that no other run gets; one that is only planned has none."""
+        with contextlib.nullcontext() if self._is_dry_run() else claimed(self.trainer):
+            super()._run_subcommand(subcommand)
+
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         kwargs = super()._prepare_subcommand_kwargs(subcommand)
         kwargs.pop("dry_run", None)
@@ -158,7 +164,8 @@ class GigpoCLI(LightningCLI):
 
     def _checkpoint_folders(self) -> list[Path]:
         """Where this run will write its checkpoints."""
-        folders = [Path(self.trainer.log_dir or self.trainer.default_root_dir) / "checkpoints"]
+        chosen = chosen_folder(self.trainer)
+        folders = [chosen / "checkpoints"] if chosen else []
         for callback in self.trainer.checkpoint_callbacks:
             if isinstance(callback, ModelCheckpoint) and callback.dirpath:
                 folders.append(Path(callback.dirpath))

@@ -6,12 +6,13 @@ from typing import Any, cast
 
 import torch
 from jaxtyping import Float
-from lightning.pytorch import LightningModule
+from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
 from gigpo_lightning.token_batch import TokenBatch
 from modules.policy import Policy, PolicySource
+from modules.run_folder import RunFolder
 
 _logger = logging.getLogger(__name__)
 
@@ -50,6 +51,10 @@ class BehaviourCloningModule(LightningModule):
         self.weight_decay = weight_decay
         self.output_folder = output_folder
         self._policy: Policy | None = None
+
+    def configure_callbacks(self) -> list[Callback]:
+        """Claim the run's folder, before any process makes data or logs; a subclass's own should keep this one."""
+        return [RunFolder(self.trainer)]
 
     @property
     def policy(self) -> Policy:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any, cast
 
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.trainer.states import TrainerFn
@@ -37,6 +37,7 @@ from modules.checkpoint_state import (
 from modules.fsdp2 import FSDP2Strategy
 from modules.lora import AdaptedPolicy
 from modules.policy import Policy, PolicySource
+from modules.run_folder import RunFolder
 from modules.sharding import PREFIX, named_weights, wrap_blocks
 
 _logger = logging.getLogger(__name__)
@@ -111,6 +112,10 @@ class GiGPOModule(LightningModule):
                 f"trainer.devices times trainer.num_nodes must be 1 with {type(self.credit).__name__}, got {ranks}: it "
                 "compares or remembers all episodes of an epoch, and a rank knows only its own"
             )
+
+    def configure_callbacks(self) -> list[Callback]:
+        """Claim the run's folder, before any process makes data or logs; a subclass's own should keep this one."""
+        return [RunFolder(self.trainer)]
 
     @property
     def policy(self) -> Policy:

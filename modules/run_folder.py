@@ -1,0 +1,153 @@
+"""The folder that a run writes into, which is made when its number is chosen, so that no other run gets it."""
+
+import contextlib
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+
+# What is written before a run begins.
+_FIRST_FILES = ("config.yaml", "hparams.yaml", "manifest.json", "events.out.tfevents.*")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """A folder that this process has made for a run.
+
+    Attributes:
+        folder: A logger's ``version_N``.
+        made: The folder and those above it that were made with it, innermost first.
+    """
+
+    folder: Path
+    made: tuple[Path, ...]
+
+
+def claim(trainer: Trainer) -> tuple[Claim, ...]:
+    """Make the folder of each logger that chooses its own by number, and keep to that number.
+
+    Lightning looks for the highest number and makes the folder later; between the two, another run may choose the
+    same. Each logger gets a number of its own. The first rank claims; the others ask it (``follow``). Loggers whose
+    version is given, or chosen already, and those that write elsewhere, are left as they are.
+
+    Raises:
+        OSError: If a folder cannot be made.
+    """
+    if not trainer.is_global_zero:
+        return ()
+    return tuple(_claim(logger) for logger in _numbered(trainer) if logger._version is None)
+
+
+def follow(trainer: Trainer) -> None:
+    """Have the loggers of all ranks take the first rank's numbers; every rank must call it, once they are connected."""
+    loggers = _numbered(trainer)
+    versions = trainer.strategy.broadcast([logger.version if trainer.is_global_zero else None for logger in loggers])
+    for logger, version in zip(loggers, versions, strict=True):
+        logger._version = version
+
+
+def withdraw(claims: Sequence[Claim]) -> None:
+    """Remove the folders in which nothing was written."""
+    for each in claims:
+        for folder in each.made:
+            with contextlib.suppress(OSError):  # there is something in it, so that it stays
+                folder.rmdir()
+
+
+class RunFolder(Callback):
+    """Claims the run's folder where it is made, has all ranks write into it, and removes it if it stays empty.
+
+    A module's ``configure_callbacks``, the first hook of a run, returns one; the Trainer replaces that of a run before.
+
+    Args:
+        trainer: About to begin; its loggers may not have been asked for a folder.
+
+    Raises:
+        OSError: If the folder cannot be made.
+    """
+
+    def __init__(self, trainer: Trainer) -> None:
+        self.claims = claim(trainer)
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Follow the first rank."""
+        follow(trainer)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Leave no empty folder."""
+        withdraw(self.claims)
+
+
+@contextlib.contextmanager
+def claimed(trainer: Trainer) -> Iterator[None]:
+    """Claim the run's folders, and remove them if an error ends the run before it asks for its first data."""
+    claims = claim(trainer)
+    try:
+        yield
+    except BaseException:
+        if not _has_begun(trainer):
+            for each in claims:
+                _remove_first_files(each.folder)
+            withdraw(claims)
+        raise
+
+
+def chosen_folder(trainer: Trainer) -> Path | None:
+    """The run's folder, or nothing as long as its number is not chosen."""
+    first = trainer.loggers[0] if trainer.loggers else None
+    if isinstance(first, TensorBoardLogger | CSVLogger) and first._version is None:
+        return None
+    return Path(trainer.log_dir or trainer.default_root_dir)
+
+
+def _numbered(trainer: Trainer) -> list[TensorBoardLogger | CSVLogger]:
+    """The loggers that may choose a folder by number, in the Trainer's order."""
+    return [
+        logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger | CSVLogger) and _is_local(logger)
+    ]
+
+
+def _is_local(logger: Logger) -> bool:
+    return "://" not in str(logger.save_dir)
+
+
+def _claim(logger: TensorBoardLogger | CSVLogger) -> Claim:
+    root = logger.root_dir
+    if isinstance(logger, TensorBoardLogger):  # which looks for numbers in the unexpanded one
+        root = os.path.expanduser(os.path.expandvars(root))
+    number = int(logger.version)
+    while True:
+        folder = Path(root) / f"version_{number}"
+        made = (folder, *(above for above in folder.parents if not above.exists()))
+        with contextlib.suppress(FileNotFoundError):  # another run has withdrawn, and with it a folder above
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            if _is_new(folder):
+                logger._version = number
+                return Claim(folder=folder, made=made)
+            number += 1
+
+
+def _is_new(folder: Path) -> bool:
+    """Make a folder; whether it was not there before."""
+    try:
+        folder.mkdir()
+    except FileExistsError:
+        return False
+    return True
+
+
+def _has_begun(trainer: Trainer) -> bool:
+    loaders = (trainer.train_dataloader, trainer.val_dataloaders, trainer.test_dataloaders, trainer.predict_dataloaders)
+    return any(loader is not None for loader in loaders)
+
+
+def _remove_first_files(folder: Path) -> None:
+    """Remove what a run writes before it begins, unless there is something else."""
+    files = list(folder.iterdir()) if folder.is_dir() else []
+    if all(any(fnmatch(file.name, known) for known in _FIRST_FILES) for file in files):
+        for file in files:
+            file.unlink()

@@ -1,0 +1,143 @@
+"""No two runs write into one folder: it is made when its number is chosen, and one that is refused leaves none."""
+
+import threading
+from pathlib import Path
+
+import pytest
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+
+from gigpo_lightning.cli import build_cli
+from gigpo_lightning.environments.gridworld import GridworldTasks
+from modules.run_folder import chosen_folder, claim, claimed
+from tests.scripted_run import ScriptedSync, quiet_trainer, random_walk, tiny_module, walking_data
+
+GRIDWORLD = str(Path(__file__).resolve().parent.parent / "configs/gridworld_cpu.yaml")
+RUNS = 4
+
+
+def trainer_with(folder, *loggers):
+    return quiet_trainer(folder, ScriptedSync(), logger=list(loggers), max_epochs=1, limit_val_batches=0)
+
+
+@pytest.mark.parametrize("kind", [TensorBoardLogger, CSVLogger])
+def test_runs_that_all_look_before_any_has_made_its_folder_get_one_each(tmp_path, kind):
+    have_looked = threading.Barrier(RUNS)
+
+    class Logger(kind):
+        def _get_next_version(self):
+            number = super()._get_next_version()
+            have_looked.wait()
+            return number
+
+    (tmp_path / "lightning_logs" / "version_4").mkdir(parents=True)
+    trainers = [trainer_with(tmp_path, Logger(tmp_path)) for _ in range(RUNS)]
+    threads = [threading.Thread(target=claim, args=(trainer,)) for trainer in trainers]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(Path(trainer.log_dir).name for trainer in trainers) == [f"version_{5 + run}" for run in range(RUNS)]
+    assert all(Path(trainer.log_dir).is_dir() for trainer in trainers)
+
+
+def test_a_folder_named_with_a_variable_is_claimed_where_tensorboard_writes(tmp_path, monkeypatch):
+    monkeypatch.setenv("RUNS_FOLDER", str(tmp_path))
+    trainers = [trainer_with(tmp_path, TensorBoardLogger("$RUNS_FOLDER", name="", sub_dir="events")) for _ in "ab"]
+    folders = [claim(trainer)[0].folder for trainer in trainers]
+    assert folders == [tmp_path / "version_0", tmp_path / "version_1"]
+    assert [Path(trainer.log_dir) for trainer in trainers] == [folder / "events" for folder in folders]
+
+
+def test_each_logger_has_a_number_of_its_own_and_a_given_one_is_kept(tmp_path):
+    loggers = [CSVLogger(tmp_path), TensorBoardLogger(tmp_path), CSVLogger(tmp_path, version="mine")]
+    loggers.append(TensorBoardLogger(tmp_path, version=0))
+    assert [each.folder.name for each in claim(trainer_with(tmp_path, *loggers))] == ["version_0", "version_1"]
+    assert [logger.version for logger in loggers] == [0, 1, "mine", 0]
+
+
+def test_a_number_is_chosen_once(tmp_path):
+    trainer = trainer_with(tmp_path, CSVLogger(tmp_path))
+    assert chosen_folder(trainer) is None
+    claim(trainer)
+    assert claim(trainer) == ()
+    assert chosen_folder(trainer) == tmp_path / "lightning_logs" / "version_0"
+
+
+class Watched(GridworldTasks):
+    """Notes which folders there are while data would be made."""
+
+    def __init__(self, root, error=None):
+        super().__init__(size=3, num_walls=0)
+        self.root = root
+        self.error = error
+        self.seen = []
+
+    def prepare(self):
+        self.seen += [path.name for path in self.root.rglob("version_*")]
+        if self.error is not None:
+            raise self.error
+
+
+def fit(folder, tasks):
+    module = tiny_module()
+    data = walking_data(random_walk(module))
+    data.tasks = tasks
+    trainer_with(folder, TensorBoardLogger(folder)).fit(module, data)
+
+
+def test_in_python_too_the_folder_is_claimed_before_data_is_made(tmp_path):
+    for number in range(2):
+        fit(tmp_path, tasks := Watched(tmp_path))
+        assert f"version_{number}" in tasks.seen
+    assert len(list(tmp_path.rglob("version_*"))) == 2
+
+
+def test_a_run_whose_data_cannot_be_made_leaves_no_folder(tmp_path):
+    with pytest.raises(ValueError, match="no such data"):
+        fit(tmp_path, tasks := Watched(tmp_path, ValueError("no such data")))
+    assert tasks.seen == ["version_0"]
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ["--ckpt_path", "last"],  # refused by the command line itself
+        ["--data.init_args.tasks_per_epoch", "100000"],  # once config.yaml and TensorBoard's file are written
+        ["--dry_run"],
+    ],
+)
+def test_a_run_that_never_begins_leaves_nothing(tmp_path, wrong):
+    root = ["--trainer.default_root_dir", str(tmp_path), "--trainer.accelerator", "cpu"]
+    if wrong == ["--dry_run"]:
+        build_cli(["fit", "--config", GRIDWORLD, *root, *wrong])
+    else:
+        with pytest.raises(ValueError, match=r"ckpt_path 'last' needs|tasks_per_epoch must be"):
+            build_cli(["fit", "--config", GRIDWORLD, *root, *wrong])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_that_has_begun_keeps_its_folder_when_it_fails(tmp_path):
+    class Broken(ScriptedSync):
+        def on_train_epoch_start(self, trainer, pl_module):
+            raise ValueError("too late")
+
+    module = tiny_module()
+    trainer = trainer_with(tmp_path, TensorBoardLogger(tmp_path))
+    trainer.callbacks.append(Broken())
+    with pytest.raises(ValueError, match="too late"), claimed(trainer):
+        trainer.fit(module, walking_data(random_walk(module)))
+    assert any(path.name.startswith("events") for path in tmp_path.rglob("version_0/*"))
+
+
+def test_what_somebody_else_put_into_the_folder_stays(tmp_path):
+    trainer = trainer_with(tmp_path, CSVLogger(tmp_path))
+    kept = tmp_path / "lightning_logs" / "version_0" / "notes.txt"
+
+    def refuse():
+        kept.write_text("precious")
+        raise ValueError("refused")
+
+    with pytest.raises(ValueError, match="refused"), claimed(trainer):
+        refuse()
+    assert kept.read_text() == "precious"
