@@ -1,9 +1,10 @@
-"""Callbacks: weight sync and its proof, statistics, evaluation, figures, transcripts, exports, preemption."""
+"""Callbacks: weight sync and its proof, statistics, evaluation, figures, transcripts, exports, stopping, going on."""
 
 from callbacks.anchor_stats import AnchorStats
 from callbacks.export import Export
 from callbacks.group_figure import GroupFigure
 from callbacks.held_out_evaluation import HeldOutEvaluation
+from callbacks.optimizer_settings import OptimizerSettings
 from callbacks.preemption import Preemption
 from callbacks.rollout_metrics import RolloutMetrics
 from callbacks.run_manifest import RunManifest
@@ -17,6 +18,7 @@ __all__ = [
     "Export",
     "GroupFigure",
     "HeldOutEvaluation",
+    "OptimizerSettings",
     "Preemption",
     "RolloutMetrics",
     "RunManifest",

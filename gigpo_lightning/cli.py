@@ -6,12 +6,13 @@ import os
 import sys
 import warnings
 from argparse import ArgumentError
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast
 
 import jsonargparse
 import torch
+import yaml
+from jsonargparse import dict_to_namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -19,8 +20,11 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.plugins.io import CheckpointIO
 from lightning.pytorch.utilities import rank_zero_only
 
-from callbacks import Preemption
+from callbacks import OptimizerSettings, Preemption
+from callbacks.kept_configuration import KeptConfiguration
+from gigpo_lightning.changed_configuration import changes, check_classes
 from gigpo_lightning.errors import Preempted, RunError, no_exit
+from gigpo_lightning.last_checkpoint import last_checkpoint, read_progress
 from gigpo_lightning.plan import plan
 from gigpo_lightning.ranks import leave_job
 from modules import AtomicCheckpointIO
@@ -69,6 +73,12 @@ class GigpoCLI(LightningCLI):
         parser.epilog = _MORE_HELP.format(subcommand=subcommand)
         if subcommand == "fit":
             parser.add_argument("--dry_run", action="store_true", help="Say what would be done, and do none of it.")
+            parser.add_argument(
+                "--optimizer_settings",
+                type=Literal["checkpoint", "config"],
+                default="checkpoint",
+                help="Whose settings the optimizer and the scheduler of a run that goes on have.",
+            )
         return parser
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -149,6 +159,7 @@ class GigpoCLI(LightningCLI):
                 "with --ckpt_path, or choose another folder with --trainer.default_root_dir"
             )
         self._find_checkpoint()
+        self._compare_configurations()
 
     def before_validate(self) -> None:
         """Find the checkpoint that ``last`` means."""
@@ -172,7 +183,7 @@ class GigpoCLI(LightningCLI):
         return folders
 
     def _find_checkpoint(self) -> None:
-        """Give ``--ckpt_path last`` its meaning: the newest checkpoint of any run under the same folder.
+        """Give ``--ckpt_path last`` its meaning: the furthest checkpoint of any run under the same folder.
 
         Lightning looks only where the new run will write, and begins anew, with a warning, if there is nothing.
 
@@ -187,39 +198,55 @@ class GigpoCLI(LightningCLI):
             check_whole(path)  # before a model is loaded, and whatever strategy reads it then
 
     def _last_checkpoint(self) -> Path:
-        """The newest checkpoint under the folders that this run would write to.
+        """The furthest checkpoint under the folders that this run would write to.
 
         Raises:
-            ValueError: If there is none.
+            ValueError: If there is none that can be read.
         """
         roots: list[Path] = []
         others = [root for logger in self.trainer.loggers if (root := getattr(logger, "root_dir", None))]
         for folder in map(Path, (self.trainer.default_root_dir, *others, *self._checkpoint_folders())):
             if not any(folder.is_relative_to(root) for root in roots):
                 roots.append(folder)
-        newest = newest_checkpoint(roots)
-        if newest is None:
+        ours = isinstance(self.trainer.strategy.checkpoint_io, AtomicCheckpointIO)
+        found = last_checkpoint(roots, _check_file if ours else _anything, to_go_on=self.subcommand == "fit")
+        if found is None:
             raise ValueError(
                 f"ckpt_path 'last' needs a checkpoint under {' or '.join(map(str, roots))}, but there is "
                 "none; for a new run leave it out, for another run's give its path"
             )
-        return newest
+        return found.path
 
+    def _compare_configurations(self) -> None:
+        """Say what this run does otherwise than the checkpoint's, and have its optimizer's settings be whose they are.
 
-def newest_checkpoint(roots: Iterable[Path]) -> Path | None:
-    """The checkpoint that was written last, in any folder below those given; None if there is none.
-
-    Args:
-        roots: Folders; those that do not exist hold none.
-    """
-    found: dict[Path, int] = {}
-    for root in roots:
-        for path in root.rglob("*.ckpt"):
-            # A folder is one that a sharding strategy wrote; its last file says that it is whole.
-            file = path / "meta.pt" if path.is_dir() else path
-            with contextlib.suppress(FileNotFoundError):  # its run may have replaced it meanwhile
-                found[path] = file.stat().st_mtime_ns
-    return max(found, key=lambda path: (found[path], str(path)), default=None)
+        Raises:
+            ValueError: If its optimizer or scheduler cannot go on with the checkpoint's state.
+        """
+        path, callbacks = self.config_init["fit"].get("ckpt_path"), cast("Any", self.trainer).callbacks
+        own = [each for each in callbacks if isinstance(each, OptimizerSettings)]
+        source = own[0].source if own else self.config_init["fit"]["optimizer_settings"]
+        if path is None or not Path(path).exists():
+            return
+        try:
+            then = read_progress(Path(path)).run_configuration()
+        except ValueError:
+            return  # what loads it says what is wrong
+        if not own and (then is None or source == "config"):
+            callbacks.insert(0, OptimizerSettings(source))  # which says what it finds
+        if then is None:
+            _logger.info("%s does not hold its run's configuration: what differs from it cannot be said", path)
+            return
+        config = self.config["fit"]
+        now = yaml.safe_load(self._parser("fit").dump(config, skip_unset=False))
+        kept = getattr(self.model, "optimizer_arguments", ()) if source == "checkpoint" else ()
+        found = changes(then, now, [f"model.init_args.{name}" for name in kept])
+        check_classes(found)
+        for change in found:
+            _logger.info("other than in the checkpoint's run: %s", change)
+        held = then["model"].get("init_args", {})
+        for name in held.keys() & set(kept):
+            config.model.init_args[name] = dict_to_namespace(held[name]) if isinstance(held[name], dict) else held[name]
 
 
 def build_cli(args: Any = None, run: bool = True) -> GigpoCLI:
@@ -239,6 +266,7 @@ def build_cli(args: Any = None, run: bool = True) -> GigpoCLI:
             subclass_mode_model=True,
             subclass_mode_data=True,
             seed_everything_default=0,
+            save_config_callback=KeptConfiguration,
             save_config_kwargs={"overwrite": True},
             auto_configure_optimizers=False,  # modules make their own; a second --optimizer would replace them silently
             parser_kwargs={"description": _DESCRIPTION},
@@ -280,6 +308,15 @@ def share_the_machine() -> None:
     if threads is None:
         # Contended, two threads are several times slower than one; environment workers want the other core.
         torch.set_num_threads(max(1, (os.cpu_count() or 2) // 2))
+
+
+def _anything(path: Path) -> None:
+    """Let a CheckpointIO of the user's own say what it can read."""
+
+
+def _check_file(path: Path) -> None:
+    if not path.is_dir():
+        check_whole(path)
 
 
 def _as_list(value: Any) -> list[Any]:

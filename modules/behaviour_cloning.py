@@ -31,6 +31,9 @@ class BehaviourCloningModule(LightningModule):
         ValueError: If ``learning_rate`` is not positive, or another number is negative.
     """
 
+    optimizer_arguments = ("learning_rate", "warm_up_steps", "weight_decay")
+    """The arguments that a run which goes on takes from its checkpoint."""
+
     def __init__(
         self,
         policy: PolicySource,

@@ -61,6 +61,9 @@ class GiGPOModule(LightningModule):
         ValueError: If ``max_grad_norm`` is not positive.
     """
 
+    optimizer_arguments = ("optimizer", "lr_scheduler")
+    """The arguments that a run which goes on takes from its checkpoint."""
+
     def __init__(
         self,
         policy: PolicySource,

@@ -131,7 +131,9 @@ def test_a_checkpoint_that_was_cut_short_is_named(complaint, tmp_path, ckpt_path
     torch.save({"pytorch-lightning_version": "2.6.0", "state_dict": {}}, path)
     path.write_bytes(path.read_bytes()[:-100])
     message = complaint("fit", "--config", GRIDWORLD, "--ckpt_path", "last" if ckpt_path == "last" else str(path))
-    assert message.startswith(f"ckpt_path must name a whole checkpoint that a Trainer wrote, got {str(path)!r}")
+    whole = f"ckpt_path must name a whole checkpoint that a Trainer wrote, got {str(path)!r}"
+    usable = f"ckpt_path 'last' needs a checkpoint that can be used, but {path} cannot be read: "
+    assert message.startswith(usable if ckpt_path == "last" else whole)
 
 
 def test_a_checkpoint_folder_in_use_is_not_written_into(complaint, tmp_path):

@@ -1,0 +1,113 @@
+"""What a run that goes on does otherwise than the run of its checkpoint, and whether that takes effect."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+# What every run may say anew without being another.
+_EXPECTED = (
+    "ckpt_path",
+    "config",
+    "dry_run",
+    "optimizer_settings",
+    "weights_only",
+    "trainer.default_root_dir",
+    "trainer.enable_model_summary",
+    "trainer.enable_progress_bar",
+    "trainer.log_every_n_steps",
+    "trainer.logger",
+    "trainer.max_time",
+)
+_LONGEST = 80  # characters of a value that are shown
+
+_TAKES_EFFECT = "takes effect"
+_KEPT = "has no effect, the checkpoint's is used; --optimizer_settings config takes the present one"
+_PARTLY = {
+    "model.init_args.policy": "the trained weights are the checkpoint's, all else takes effect",
+    "seed_everything": "tasks, sampling noise and minibatches take the present one, random states are the checkpoint's",
+    "data.init_args.seed": "tasks, sampling noise and minibatches take the present one",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """A key of the configuration that is not what it was.
+
+    Attributes:
+        key: With dots.
+        then: The checkpoint's value; None where it had none.
+        now: The present value; None where there is none.
+        effect: Whether the present value takes effect.
+    """
+
+    key: str
+    then: Any
+    now: Any
+    effect: str
+
+    def __str__(self) -> str:
+        return f"{self.key} was {_shown(self.then)} and is {_shown(self.now)}: {self.effect}"
+
+
+def changes(then: Mapping[str, Any], now: Mapping[str, Any], kept: Sequence[str] = ()) -> list[Change]:
+    """Find what differs, key by key; of a class that is another one, its arguments are not listed.
+
+    Args:
+        then: The checkpoint's configuration.
+        now: The present one.
+        kept: Keys, with all below them, whose values come from the checkpoint.
+    """
+    before, after = dict(_leaves(then)), dict(_leaves(now))
+    differing = [key for key in before.keys() | after.keys() if before.get(key) != after.get(key)]
+    classes = [key.removesuffix("class_path") + "init_args" for key in differing if key.endswith("class_path")]
+    listed = [key for key in differing if not _is_below(key, (*_EXPECTED, *classes))]
+    return [
+        Change(key=key, then=before.get(key), now=after.get(key), effect=_effect(key, kept)) for key in sorted(listed)
+    ]
+
+
+def check_classes(found: Sequence[Change]) -> None:
+    """Refuse another optimizer, whose state is none for this one, and another scheduler that is not asked for.
+
+    Args:
+        found: What differs.
+
+    Raises:
+        ValueError: If one of their classes is another; the message names its key.
+    """
+    for change in found:
+        if not change.key.endswith(".class_path"):
+            continue
+        was = f"{change.key} must be the checkpoint's {_shown(change.then)}, got {_shown(change.now)}"
+        if _is_below(change.key, ("model.init_args.optimizer",)):
+            raise ValueError(f"{was}: an optimizer cannot go on with another one's state; set it back, or begin anew")
+        if change.effect == _KEPT:
+            raise ValueError(f"{was}: set it back, or take the present one with --optimizer_settings config")
+
+
+def _effect(key: str, kept: Sequence[str]) -> str:
+    if _is_below(key, kept):
+        return _KEPT
+    return next((effect for above, effect in _PARTLY.items() if _is_below(key, (above,))), _TAKES_EFFECT)
+
+
+def _is_below(key: str, above: Sequence[str]) -> bool:
+    return any(key == each or key.startswith(f"{each}.") for each in above)
+
+
+def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """The values of nested dictionaries, and of lists that hold some, by their keys with dots."""
+    if isinstance(value, Mapping) and value:
+        parts = list(value.items())
+    elif isinstance(value, list) and any(isinstance(each, Mapping) for each in value):
+        parts = list(enumerate(value))
+    else:
+        yield key, value
+        return
+    for name, each in parts:
+        yield from _leaves(each, f"{key}.{name}" if key else str(name))
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
