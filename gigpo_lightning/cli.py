@@ -29,7 +29,7 @@ from gigpo_lightning.plan import plan
 from gigpo_lightning.ranks import leave_job
 from modules import AtomicCheckpointIO
 from modules.checkpoint_io import check_whole
-from modules.run_folder import chosen_folder, claimed
+from modules.run_folder import Claim, chosen_folder, claimed, hold
 
 _logger = logging.getLogger(__name__)
 
@@ -61,6 +61,8 @@ _KNOWN_WARNINGS = (
 
 class GigpoCLI(LightningCLI):
     """LightningCLI with what every run of ours wants checked before it starts."""
+
+    _claims: tuple[Claim, ...] = ()
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         """Have mistakes raised, not answered with two screens of usage before the one line that says what is wrong."""
@@ -134,7 +136,7 @@ class GigpoCLI(LightningCLI):
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Carry the subcommand out in a folder that no other run gets; one that is only planned has none."""
-        with contextlib.nullcontext() if self._is_dry_run() else claimed(self.trainer):
+        with contextlib.nullcontext(()) if self._is_dry_run() else claimed(self.trainer) as self._claims:
             super()._run_subcommand(subcommand)
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
@@ -150,9 +152,10 @@ class GigpoCLI(LightningCLI):
 
         Raises:
             ValueError: If there are checkpoints and no ``--ckpt_path`` says to go on from one, or there is none and
-                it says ``last``.
+                it says ``last``; if another run is at work there.
         """
-        found = sorted(path for folder in self._checkpoint_folders() for path in folder.glob("*.ckpt"))
+        folders = self._checkpoint_folders()
+        found = sorted(path for folder in folders for path in folder.glob("*.ckpt"))
         if self.config["fit"].get("ckpt_path") is None and found:
             raise ValueError(
                 f"the run folder must be empty for a new run, but has checkpoints such as {found[0]}; go on from one "
@@ -160,6 +163,9 @@ class GigpoCLI(LightningCLI):
             )
         self._find_checkpoint()
         self._compare_configurations()
+        if self.trainer.is_global_zero and not self._is_dry_run():
+            numbered = [claim.folder for claim in self._claims]
+            hold(folder for folder in folders if folder.parent not in numbered)
 
     def before_validate(self) -> None:
         """Find the checkpoint that ``last`` means."""

@@ -1,8 +1,9 @@
 """The folder that a run writes into, which is made when its number is chosen, so that no other run gets it."""
 
 import contextlib
+import fcntl
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -50,6 +51,29 @@ def follow(trainer: Trainer) -> None:
         logger._version = version
 
 
+def hold(folders: Iterable[Path]) -> None:
+    """Keep other runs out of folders that were not claimed, until this process ends, by a file beside each.
+
+    Raises:
+        ValueError: If another process holds one of them.
+    """
+    for folder in folders:
+        if folder.parts[0].endswith(":"):
+            continue  # of a store
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder.with_name(f".{folder.name}.lock"), os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # a process's own: its workers do not inherit it
+        except (BlockingIOError, PermissionError) as error:
+            os.close(descriptor)
+            raise ValueError(
+                f"a run's folder must be one run's at a time, but another is at work in {folder}; choose another "
+                "folder with --trainer.default_root_dir"
+            ) from error
+        except OSError:
+            os.close(descriptor)  # a file system without locks
+
+
 def withdraw(claims: Sequence[Claim]) -> None:
     """Remove the folders in which nothing was written."""
     for each in claims:
@@ -83,11 +107,11 @@ class RunFolder(Callback):
 
 
 @contextlib.contextmanager
-def claimed(trainer: Trainer) -> Iterator[None]:
+def claimed(trainer: Trainer) -> Iterator[tuple[Claim, ...]]:
     """Claim the run's folders, and remove them if an error ends the run before it asks for its first data."""
     claims = claim(trainer)
     try:
-        yield
+        yield claims
     except BaseException:
         if not _has_begun(trainer):
             for each in claims:

@@ -1,5 +1,7 @@
 """No two runs write into one folder: it is made when its number is chosen, and one that is refused leaves none."""
 
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -115,6 +117,34 @@ def test_a_run_that_never_begins_leaves_nothing(tmp_path, wrong):
         with pytest.raises(ValueError, match=r"ckpt_path 'last' needs|tasks_per_epoch must be"):
             build_cli(["fit", "--config", GRIDWORLD, *root, *wrong])
     assert list(tmp_path.iterdir()) == []
+
+
+AT_WORK = """
+import fcntl, sys
+held = open(sys.argv[1], "ab")
+fcntl.lockf(held, fcntl.LOCK_EX)
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("options", [["--trainer.logger", "false"], ["--trainer.logger.version", "7"]])
+def test_where_a_run_is_at_work_in_a_folder_without_a_choice_no_other_begins(tmp_path, options):
+    if "false" not in options:
+        options = ["--trainer.logger", "CSVLogger", "--trainer.logger.save_dir", str(tmp_path), *options]
+    folder = tmp_path if "false" in options else tmp_path / "lightning_logs" / "version_7"
+    folder.mkdir(parents=True, exist_ok=True)
+    words = ["fit", "--config", GRIDWORLD, "--trainer.default_root_dir", str(tmp_path), *options]
+    lock = str(folder / ".checkpoints.lock")
+    with subprocess.Popen(
+        [sys.executable, "-c", AT_WORK, lock], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as other:
+        assert other.stdout.readline() == b"held\n"
+        with pytest.raises(ValueError, match=f"another is at work in {folder / 'checkpoints'}; choose another"):
+            build_cli(words)
+        other.stdin.close()
+    with pytest.raises(ValueError, match="tasks_per_epoch"):  # it is free, so that the run gets further
+        build_cli([*words, "--data.init_args.tasks_per_epoch", "100000"])
 
 
 def test_a_run_that_has_begun_keeps_its_folder_when_it_fails(tmp_path):

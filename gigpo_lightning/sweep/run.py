@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import IO, Any
+from uuid import uuid4
 
 import yaml
 from hydra.core.hydra_config import HydraConfig
@@ -79,7 +80,7 @@ class Run:
 
     def write(self, record: Record) -> None:
         """Replace what is known of it, whole or not at all."""
-        _write(self.folder / "run.json", json.dumps(asdict(record)) + "\n")
+        write_whole(self.folder / "run.json", json.dumps(asdict(record)) + "\n")
 
     def has_checkpoint(self) -> bool:
         """Whether there is something to go on from."""
@@ -222,10 +223,14 @@ def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
         yield from _leaves(each, f"{key}.{name}" if key else str(name))
 
 
-def _write(path: Path, text: str) -> None:
-    partial = path.with_suffix(".partial")
-    partial.write_text(text)
-    partial.replace(path)
+def write_whole(path: Path, text: str) -> None:
+    """Replace a file, whole or not at all, whoever else does at the same time."""
+    partial = path.with_name(f".{path.name}.{uuid4().hex}.partial")
+    try:
+        partial.write_text(text)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def begin(run: Run, text: str) -> None:
@@ -237,7 +242,7 @@ def begin(run: Run, text: str) -> None:
     """
     run.folder.mkdir(parents=True, exist_ok=True)
     if run.difference(text):
-        _write(run.config, text)
+        write_whole(run.config, text)
         run.write(Record())
     elif run.record.state == State.RUNNING:  # nobody holds the folder: it was killed
         run.write(replace(run.record, state=State.STOPPED))

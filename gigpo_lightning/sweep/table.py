@@ -1,6 +1,7 @@
 """What a sweep's runs were worth: a row a run, and a row a cell, which is the runs that differ by their seed alone."""
 
 import csv
+import io
 import json
 import re
 import statistics
@@ -14,9 +15,10 @@ import pyarrow.parquet as pq
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from gigpo_lightning.sweep.run import Record, Run, State
+from gigpo_lightning.sweep.run import Record, Run, State, write_whole
 
 SEED = "seed_everything"
+_VERSION = re.compile(r"version_(\d+)")
 _EPOCH = re.compile(r"epoch_(\d+)(?:\.\d+)?")
 
 
@@ -112,19 +114,18 @@ def write_csv(path: Path, rows: Sequence[Row]) -> None:
     """
     splits, keys = _splits(rows), _keys(rows)
     figures = [f"{split}_{when}" for split in splits for when in ("before", "after")]
-    partial = path.with_suffix(".partial")
-    with partial.open("w", newline="") as file:
-        lines = csv.writer(file, lineterminator="\n")
-        lines.writerow(["run", *keys, "state", "exit_code", *figures, "train_success", "seconds", "log"])
-        for each in rows:
-            success = [_exact(when.get(split)) for split in splits for when in (each.before, each.after)]
-            record = each.record
-            code = "" if record.exit_code is None else record.exit_code
-            given = [each.overrides.get(key, "") for key in keys]
-            seconds = f"{record.seconds:.1f}"
-            name, train = each.run.folder.name, _exact(each.train)
-            lines.writerow([name, *given, record.state, code, *success, train, seconds, each.run.log])
-    partial.replace(path)
+    text = io.StringIO()
+    lines = csv.writer(text, lineterminator="\n")
+    lines.writerow(["run", *keys, "state", "exit_code", *figures, "train_success", "seconds", "log"])
+    for each in rows:
+        success = [_exact(when.get(split)) for split in splits for when in (each.before, each.after)]
+        record = each.record
+        code = "" if record.exit_code is None else record.exit_code
+        given = [each.overrides.get(key, "") for key in keys]
+        seconds = f"{record.seconds:.1f}"
+        name, train = each.run.folder.name, _exact(each.train)
+        lines.writerow([name, *given, record.state, code, *success, train, seconds, each.run.log])
+    write_whole(path, text.getvalue())
 
 
 def runs_table(rows: Sequence[Row]) -> Table:
@@ -192,9 +193,15 @@ def _keys(rows: Sequence[Row]) -> list[str]:
 
 
 def _files(run: Run, pattern: str, begun: float) -> list[Path]:
-    """A run's files of a name, the newest last."""
+    """A run's files of a name, those of its last version last; file times decide among equal ones."""
     times = {path: path.stat().st_mtime for path in run.folder.rglob(pattern)}
-    return sorted((path for path in times if times[path] >= begun - 1), key=lambda path: (times[path], str(path)))
+    kept = (path for path in times if times[path] >= begun - 1)
+    return sorted(kept, key=lambda path: (_version(path), times[path], str(path)))
+
+
+def _version(path: Path) -> int:
+    """The number of the run's folder that a file lies in, which rises whatever the clock does."""
+    return max((int(found[1]) for part in path.parts if (found := _VERSION.fullmatch(part))), default=-1)
 
 
 def whole_lines(path: Path) -> Iterable[dict[str, Any]]:
