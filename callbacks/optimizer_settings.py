@@ -76,7 +76,7 @@ class OptimizerSettings(Callback):
         for index, (theirs, ours) in enumerate(zip(optimizer.param_groups, groups, strict=True)):
             names = [name for name in ours if name != "lr" or "initial_lr" not in ours]
             for name in names:
-                if name in theirs and theirs[name] != ours[name]:
+                if name in theirs and _plain(theirs[name]) != _plain(ours[name]):
                     used = theirs[name] if kept else ours[name]
                     _logger.info(
                         "optimizer, group %d: %s was %s in the checkpoint and is %s in the configuration; %s is used",
@@ -86,6 +86,11 @@ class OptimizerSettings(Callback):
 
 def _settings(group: dict[str, Any]) -> dict[str, Any]:
     return copy.deepcopy({name: value for name, value in group.items() if name != "params"})
+
+
+def _plain(value: Any) -> Any:
+    """The same for a tuple and the list that a checkpoint or a YAML file makes of it."""
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _schedulers(trainer: Trainer) -> list[Any]:
