@@ -394,7 +394,7 @@ class VLLMServerEngine:
 def _give_up_calls(server: VLLMServer) -> list[str]:
     """Break off all that a server has been asked for; the names of the requests."""
     names = list(server.running)
-    for call in server.running.values():
+    for call in reversed(server.running.values()):  # a connection that is freed early would carry one that waits
         call.cancel()
     server.running.clear()
     return names

@@ -4,9 +4,9 @@ import multiprocessing
 import pickle
 import socket
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 
@@ -110,21 +110,17 @@ def test_a_server_that_is_too_slow_once_is_asked_again(serve, ask) -> None:
     assert len(server.asked) >= 2  # more where the machine is slower still
 
 
-@pytest.mark.parametrize("fault", [5.0, "trickle"])
+@pytest.mark.parametrize("fault", [1000.0, "trickle"])
 def test_the_deadline_ends_a_search_however_slowly_it_is_answered(serve, ask, fault) -> None:
-    retriever = ask(serve(lambda count: fault), deadline=0.3, timeout=30.0)
-    started = time.monotonic()
+    retriever = ask(serve(lambda count: fault), deadline=0.3, timeout=1000.0)
     with pytest.raises(RunError, match=r"has not answered within 0\.\d+ s; given up after 1 of at most 10 attempts"):
         retriever.search(["a"], 1)
-    assert time.monotonic() - started < 4  # the server would have taken 5, or for ever
 
 
 def test_the_deadline_holds_for_those_that_wait_for_their_turn(serve, ask) -> None:
-    retriever = ask(serve(lambda count: 5.0), max_requests=1, form="query", deadline=0.3)
-    started = time.monotonic()
+    retriever = ask(serve(lambda count: 1000.0), max_requests=1, form="query", deadline=0.3, timeout=1000.0)
     with pytest.raises(RunError, match="given up"):
         retriever.search(list("abcdef"), 1)
-    assert time.monotonic() - started < 4
 
 
 def test_no_more_requests_are_under_way_than_allowed(serve, ask) -> None:
@@ -208,15 +204,18 @@ def test_servers_are_asked_in_turn(serve, ask) -> None:
     assert [len(server.asked) for server in servers] == [2, 2, 2]
 
 
-def test_a_failed_server_is_left_out_for_a_while_and_then_asked_again(serve, ask) -> None:
+def test_a_failed_server_is_left_out_for_a_while_and_then_asked_again(serve, ask, monkeypatch) -> None:
+    now = 0.0
+    clock = SimpleNamespace(monotonic=lambda: now)
+    monkeypatch.setattr("gigpo_lightning.retrieval.http_retriever.time", clock)
     bad, good = serve(first(1, 500)), serve()
-    retriever = ask(bad, good, pause=0.3)
+    retriever = ask(bad, good, pause=30.0)
     while not bad.asked:
         retriever.search(["a"], 1)
     for _ in range(4):
         retriever.search(["a"], 1)
     assert len(bad.asked) == 1
-    time.sleep(0.35)
+    now = 30.0
     for _ in range(2):
         retriever.search(["a"], 1)
     assert len(bad.asked) == 2

@@ -1,7 +1,6 @@
 """Slots keep their environments apart, and what goes wrong in one is told, not swallowed."""
 
 import os
-import time
 
 import pytest
 
@@ -165,8 +164,8 @@ def test_what_a_worker_said_before_it_died_is_heard_though_a_command_finds_it_de
         pool.reset(slot, task)
     settle(pool, 2)
     pool.step(slots[0], "on")
-    time.sleep(1)  # it answers, and nobody listens
-    (process,) = pool.processes
+    (worker,), (process,) = pool._workers, pool.processes
+    assert worker.connection.poll(600)  # it has answered, and nobody listens
     process.kill()
     process.join()
     pool.step(slots[1], "on")

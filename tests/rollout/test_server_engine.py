@@ -143,23 +143,21 @@ def test_a_connection_that_breaks_once_costs_nothing(serve, engine_for):
 def test_a_server_that_hangs_costs_one_time_limit_however_much_it_was_asked_for(serve, engine_for):
     good, bad = serve(nothing, at("/inference/v1/generate", 30.0))
     engine = engine_for([good, bad], max_connections=1, timeouts=IMPATIENT)
-    started = time.monotonic()
     assert len(play(engine, 40)) == 40
-    assert time.monotonic() - started < 20 * 0.5 / 2  # 20 of them went to the one that hangs, at half a second each
+    assert bad.asked["/inference/v1/generate"] < 10  # twice at most, as a rule; 20 were its share
 
 
 def test_what_is_cancelled_is_not_asked_for_and_new_weights_do_not_wait_for_it(serve, engine_for):
-    (server,) = serve(at("/inference/v1/generate", 0.4))
+    (server,) = serve(at("/inference/v1/generate", 1000.0, last=2))
     engine = engine_for([server], max_connections=2)
     for index in range(20):
         engine.submit(request(index))
-    time.sleep(0.2)
+    while server.asked["/inference/v1/generate"] < 2:
+        time.sleep(0.01)
     engine.cancel()
-    started = time.monotonic()
     engine.load_weights(WEIGHTS.items(), 8)
-    assert time.monotonic() - started < 2
     assert engine.poll() == []
-    assert server.asked["/inference/v1/generate"] <= 4
+    assert server.asked["/inference/v1/generate"] == 2
     assert len(play(engine, 2)) == 2
 
 
