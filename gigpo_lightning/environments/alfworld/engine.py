@@ -10,6 +10,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from gigpo_lightning.environments.alfworld.expressions import value_of
+
 _ELF_64_LITTLE = b"\x7fELF\x02\x01"
 
 
@@ -24,12 +26,22 @@ def import_engine() -> None:
     try:
         for module in ("textworld", "fast_downward.translate.translate", "alfworld.agents.environment.alfred_tw_env"):
             importlib.import_module(module)
+        textgen = importlib.import_module("textworld.envs.pddl.textgen")
+        textgen.EvalSymbol.derive = _derive
     except ImportError as error:
         raise ImportError(
             f"ALFWorld needs the packages of the extra 'alfworld' ({error}); make install brings them"
         ) from error
     finally:
         sys.argv = arguments
+
+
+def _derive(symbol: Any, context: Any = None) -> list[Any]:
+    """In place of textworld's own, which hands an expression of the game's file to ``eval``."""
+    variables = (context or symbol.context)["variables"]
+    return [
+        importlib.import_module("textworld.envs.pddl.textgen").TerminalSymbol(value_of(symbol.expression, variables))
+    ]
 
 
 class EngineSlot:

@@ -17,7 +17,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from types import CodeType
 from typing import Any
 
 import fast_downward
@@ -27,6 +26,7 @@ from textworld.envs.pddl import textgen
 from textworld.envs.pddl.pddl import PddlEnv
 from textworld.logic import Action, Placeholder, Proposition, Rule, Type, Variable
 
+from gigpo_lightning.environments.alfworld.expressions import value_of
 from gigpo_lightning.environments.alfworld.translation import Translation, pddl2sas, translate
 
 _GAMES_KEPT = 64  # what their commands come to; 0.3 MiB each
@@ -248,7 +248,7 @@ class FastGrammar(textgen.ContextSensitiveGrammar):  # type: ignore[misc]
             contexts = _query(symbol.given, context) if symbol.given else [context]
             return [(symbol.expression, each) for each in contexts]
         if isinstance(symbol, textgen.EvalSymbol):
-            value = eval(_code(symbol.expression), vars(textgen), dict(context["variables"]))
+            value = value_of(symbol.expression, context["variables"])
             return [(textgen.TerminalSymbol(value), context)]
         if isinstance(symbol, textgen.ListSymbol):
             return _listed(self._expand(symbol.symbol, context), context)
@@ -309,11 +309,6 @@ def _symbols(template: str) -> tuple[Any, ...]:
 @lru_cache(_EXPRESSIONS_KEPT)
 def _rule_of(expression: str) -> Any:
     return Rule.parse_conjunctive_query(expression)
-
-
-@lru_cache(_EXPRESSIONS_KEPT)
-def _code(expression: str) -> CodeType:
-    return compile(expression.strip(), "<grammar>", "eval")
 
 
 def _game_logic(domain: str, grammar: str) -> Any:
