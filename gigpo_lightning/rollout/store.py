@@ -10,6 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gigpo_lightning.algorithm import Credit
+from gigpo_lightning.disk import whole_file
+from gigpo_lightning.rollout.seal import check_seal, seal
 from gigpo_lightning.rollout.stored_rows import SCHEMA, PolicyLimits, StoredRows
 from gigpo_lightning.trajectory import Step, StopReason, Trajectory, TrajectoryGroup
 
@@ -32,6 +34,9 @@ def write_trajectories(
         credit: Adds the advantage's parts; its rows are those of ``StepTable.from_groups(groups)``.
         temperature: That replies were drawn at.
         prompt_text: Adds the prompts as text; makes it of their token ids.
+
+    Raises:
+        FullDiskError: If there is no room; the former file is still there.
     """
     table = pa.Table.from_pylist(list(_rows(groups, temperature)), schema=SCHEMA)
     if credit is not None:
@@ -40,10 +45,9 @@ def write_trajectories(
     if prompt_text is not None:
         prompts = [_text(prompt_text(step.prompt_ids)) for g in groups for t in g.trajectories for step in t.steps]
         table = table.append_column("prompt", pa.array(prompts))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    pq.write_table(table, partial, compression="zstd")
-    partial.replace(path)
+    with whole_file(path) as partial:
+        pq.write_table(table, partial, compression="zstd", write_page_checksum=True)
+        seal(partial)
 
 
 def _rows(groups: Sequence[TrajectoryGroup], temperature: float) -> Iterator[dict[str, object]]:
@@ -101,8 +105,9 @@ def read_trajectories(path: Path) -> tuple[list[TrajectoryGroup], float]:
         The groups, and the temperature that their replies were drawn at.
 
     Raises:
-        ValueError: If the file is not there, is no Parquet file, or does not hold a whole rollout, each of its steps
-            once, with values that can be; the message names the file, and where it can the row and the column.
+        ValueError: If the file is not there, is no Parquet file, is damaged, or does not hold a whole rollout, each of
+            its steps once, with values that can be; the message names the file, and where it can the row and the
+            column.
     """
     rows, temperature = _checked(path)
     groups = [
@@ -135,7 +140,8 @@ def _checked(path: Path) -> tuple[StoredRows, float]:
         ValueError: If the file cannot be read, or breaks a rule.
     """
     try:
-        table = pq.ParquetFile(path).read()
+        check_seal(path)
+        table = pq.ParquetFile(path, page_checksum_verification=True).read()
     except (OSError, pa.ArrowException) as error:
         raise ValueError(f"{path} must be a Parquet file of trajectories, but cannot be read: {error}") from error
     rows = StoredRows(table, path)

@@ -14,6 +14,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from safetensors.torch import save_file
 
+from gigpo_lightning.disk import room_for
 from gigpo_lightning.rollout.vllm_client import ServerClient, ServerError
 from gigpo_lightning.rollout.vllm_plugin import PREFIX
 
@@ -70,6 +71,7 @@ class FolderTransfer:
 
         Raises:
             ServerError: If a server fails.
+            FullDiskError: If there is no room for a part.
         """
         control = _Control(self._client, urls, label)
         try:
@@ -82,7 +84,8 @@ class FolderTransfer:
                 self._parts += 1
                 file = self._folder / f"part-{self._parts}.safetensors"  # a name that no file system remembers
                 try:
-                    save_file(part, file)
+                    with room_for(file):
+                        save_file(part, file)
                     control.update_weights({"file": str(file)})
                 finally:
                     file.unlink(missing_ok=True)
