@@ -3,7 +3,7 @@
 import contextlib
 import subprocess
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
 import torch.distributed
@@ -23,6 +23,31 @@ def gather(value: T) -> list[T]:
     values: list[T | None] = [None] * torch.distributed.get_world_size()
     torch.distributed.all_gather_object(values, value)
     return values  # type: ignore[return-value]  # every place has been filled
+
+
+def place() -> tuple[int, int]:
+    """This process's rank, and the number of ranks; alone, 0 of 1."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return 0, 1
+    return torch.distributed.get_rank(), torch.distributed.get_world_size()
+
+
+def together(action: Callable[[], T]) -> T:
+    """What an action gives; what it raises on one process, it raises on all, so that none waits for another.
+
+    Raises:
+        Exception: An ``OSError``, ``RuntimeError`` or ``ValueError`` of the action: this process's own, or the first's.
+    """
+    values: list[T] = []
+    error: Exception | None = None
+    try:
+        values.append(action())
+    except (OSError, RuntimeError, ValueError) as raised:
+        error = raised
+    errors = [each for each in gather(error) if each is not None]
+    if errors:
+        raise error or errors[0]
+    return values[0]
 
 
 def dealt_back(by_rank: Sequence[Sequence[T]]) -> list[T]:

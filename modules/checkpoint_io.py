@@ -1,7 +1,6 @@
 """How checkpoints reach the disk, and how one that cannot be used is refused."""
 
 import logging
-import os
 import pickle
 import zipfile
 from collections.abc import Callable
@@ -12,6 +11,9 @@ import torch
 from lightning.fabric.utilities.types import _PATH
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
+from gigpo_lightning.disk import whole_file
+from modules.archive import damage
+
 _logger = logging.getLogger(__name__)
 
 
@@ -21,33 +23,61 @@ def check_whole(path: _PATH) -> None:
     Raises:
         ValueError: If there is no such file, it was cut short, or it is something else.
     """
-    if ":" in str(path).partition("/")[0]:
-        return  # of a store or a registry
+    if _is_remote(path):
+        return
     if not Path(path).is_file():
-        raise ValueError(f"{_rule(path)}, which is no file")
+        raise ValueError(f"{rule(path)}, which is no file")
     if not zipfile.is_zipfile(path):
-        raise ValueError(f"{_rule(path)}, which was cut short or is something else")
+        raise ValueError(f"{rule(path)}, which was cut short or is something else")
 
 
-def _rule(path: _PATH) -> str:
+def _is_remote(path: _PATH) -> bool:
+    return ":" in str(path).partition("/")[0]  # of a store or a registry
+
+
+def rule(path: _PATH) -> str:
+    """How the refusal of a checkpoint begins."""
     return f"ckpt_path must name a whole checkpoint that a Trainer wrote, got {str(path)!r}"
 
 
 def read_checkpoint(path: _PATH, load: Callable[[], Any]) -> dict[str, Any]:
-    """Read a file that a Trainer wrote, with whatever reads it.
+    """Read a file that a Trainer wrote, with whatever reads it; of a local file, every byte is looked at first.
 
     Raises:
         ValueError: If there is no such file, it is not whole, or something else wrote it.
     """
     check_whole(path)
+    if not _is_remote(path) and (found := damage(path)):
+        raise ValueError(f"{rule(path)}, which is damaged: {found}")
     try:
         checkpoint = load()
     except (RuntimeError, EOFError, KeyError, ValueError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
         _logger.debug("the whole story:", exc_info=True)
-        raise ValueError(f"{_rule(path)}, which cannot be read: {str(error).splitlines()[0]}") from error
+        raise ValueError(f"{rule(path)}, which cannot be read: {str(error).splitlines()[0]}") from error
     if not isinstance(checkpoint, dict) or "pytorch-lightning_version" not in checkpoint:
-        raise ValueError(f"{_rule(path)}, which something else wrote")
+        raise ValueError(f"{rule(path)}, which something else wrote")
     return checkpoint
+
+
+def refuse_to_run(weights_only: bool | None) -> None:
+    """Refuse to read a checkpoint in the way that runs the code in it.
+
+    Raises:
+        ValueError: If ``weights_only`` is ``False``.
+    """
+    if weights_only is False:
+        raise ValueError("weights_only must not be False: what is in a checkpoint is read, and never run")
+
+
+def check_for_another_reader(path: _PATH) -> None:
+    """Look at a checkpoint that Lightning's first FSDP will read, which runs what is in it.
+
+    Raises:
+        ValueError: If it is a folder, is not whole, or holds anything but tensors and plain data.
+    """
+    if Path(path).is_dir():
+        raise ValueError(f"{rule(path)}, which is a folder: only trainer.strategy fsdp2 reads one")
+    read_checkpoint(path, lambda: torch.load(path, map_location="cpu", weights_only=True, mmap=True))
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -63,28 +93,14 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """Write the file, or leave the one that is there.
 
         Raises:
-            OSError: If it cannot be written.
+            FullDiskError: If there is no room for it.
+            OSError: If it cannot be written for another reason.
         """
         if "://" in str(path) or storage_options is not None:
             super().save_checkpoint(checkpoint, path, storage_options)  # a store that has no files to rename
             return
-        target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_name(f"{target.name}.partial")
-        try:
-            with partial.open("wb") as file:
-                torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(target)
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise
-        folder = os.open(target.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)  # the name, too, outlasts a machine that loses its power
-        finally:
-            os.close(folder)
+        with whole_file(Path(path)) as partial, partial.open("wb") as file:
+            torch.save(checkpoint, file)
 
     def load_checkpoint(
         self,
@@ -92,11 +108,11 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         map_location: Callable[..., Any] | None = lambda storage, location: storage,
         weights_only: bool | None = None,
     ) -> dict[str, Any]:
-        """Read a file that a Trainer wrote.
+        """Read a file that a Trainer wrote, once every byte of it has been looked at; nothing in it is run.
 
         Raises:
-            ValueError: If there is no such file, it is not whole, or something else wrote it.
+            ValueError: If there is no such file, it is not whole, something else wrote it, or ``weights_only`` is
+                ``False``.
         """
-        return read_checkpoint(
-            path, lambda: super(AtomicCheckpointIO, self).load_checkpoint(path, map_location, weights_only)
-        )
+        refuse_to_run(weights_only)
+        return read_checkpoint(path, lambda: super(AtomicCheckpointIO, self).load_checkpoint(path, map_location, True))

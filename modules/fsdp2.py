@@ -7,15 +7,23 @@ from typing import Any
 
 import torch
 from lightning.fabric.utilities.types import _PATH
-from lightning.pytorch import Trainer
-from lightning.pytorch.strategies import ModelParallelStrategy, StrategyRegistry
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.strategies import ModelParallelStrategy, ParallelStrategy, StrategyRegistry
 from torch import nn
-from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict, set_optimizer_state_dict
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
 from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
 from gigpo_lightning.errors import check_range
-from modules.checkpoint_io import read_checkpoint
+from gigpo_lightning.ranks import together
+from modules.checkpoint_folder import contents, open_folder, read_folder, write_folder
+from modules.checkpoint_io import read_checkpoint, refuse_to_run
 from modules.policy import Policy
 
 _MINUTES_OF_A_YEAR = 365 * 24 * 60.0  # torch counts the time in integers, and refuses what they cannot hold
@@ -92,32 +100,72 @@ class FSDP2Strategy(ModelParallelStrategy):
                 f"{type(module).__name__}; use ddp"
             )
 
+    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: _PATH, storage_options: Any = None) -> None:
+        """Write one file, or a folder with a file a rank; either is whole, or what was there before.
+
+        Raises:
+            FullDiskError: If there is no room for it.
+        """
+        path = Path(self.broadcast(filepath))
+        if not self._save_distributed_checkpoint:
+            ParallelStrategy.save_checkpoint(self, checkpoint, path, storage_options)
+            return
+        rest = dict(checkpoint)
+        state = {"state_dict": rest.pop("state_dict")}
+        state |= {f"optimizer_{index}": each for index, each in enumerate(rest.pop("optimizer_states", []))}
+        write_folder(path, state, rest)
+
     def load_checkpoint(self, checkpoint_path: _PATH, weights_only: bool | None = None) -> dict[str, Any]:
         """Load a checkpoint, after a look at what it holds: what is loaded here is loaded in place.
 
         Differs from Lightning, which takes the numbers that an optimizer gives its parameters for places among all of
-        the module's: beside frozen ones, as with LoRA, they are not.
+        the module's: beside frozen ones, as with LoRA, they are not; and which runs what a folder's metadata ask for.
 
         Raises:
-            ValueError: If it is not whole, or not of this run.
+            ValueError: If it is not whole, not of this run, or ``weights_only`` is ``False``.
         """
+        refuse_to_run(weights_only)
         path = Path(self.broadcast(checkpoint_path))
         if path.is_dir():
-            return super().load_checkpoint(path, weights_only)
+            return self._load_folder(path)
 
         def load() -> Any:
             return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
 
-        checkpoint, module = read_checkpoint(path, load), self.lightning_module
+        checkpoint = together(lambda: read_checkpoint(path, load))
+        module = self._checked(checkpoint)
+        options = StateDictOptions(full_state_dict=True, strict=module.strict_loading, cpu_offload=self.cpu_offload)
+        set_model_state_dict(module, dict(checkpoint["state_dict"]), options=options)  # it adds to what it is given
+        for optimizer, state in zip(self.optimizers, checkpoint.get("optimizer_states", []), strict=False):
+            set_optimizer_state_dict(module, optimizer, _by_name(state, optimizer, module), options=options)
+        return checkpoint
+
+    def _load_folder(self, path: Path) -> dict[str, Any]:
+        """Load a folder that ranks have written together, whatever their number was."""
+        rest, metadata = open_folder(path)
+        module = self._checked(rest | contents(path, metadata))
+        weights = get_model_state_dict(module)
+        known = metadata.state_dict_metadata.keys()
+        state: dict[str, Any] = {
+            "state_dict": {name: each for name, each in weights.items() if f"state_dict.{name}" in known}
+        }
+        for index, optimizer in enumerate(self.optimizers):
+            state[f"optimizer_{index}"] = get_optimizer_state_dict(module, optimizer)
+        read_folder(path, state, metadata)
+        options = StateDictOptions(strict=module.strict_loading, cpu_offload=self.cpu_offload)
+        set_model_state_dict(module, state["state_dict"], options=options)
+        for index, optimizer in enumerate(self.optimizers):
+            set_optimizer_state_dict(module, optimizer, state[f"optimizer_{index}"], options=options)
+        return rest
+
+    def _checked(self, checkpoint: dict[str, Any]) -> LightningModule:
+        """The module, if it has nothing to say against a checkpoint."""
+        module = self.lightning_module
         assert module is not None
         check: Callable[[dict[str, Any]], Any] | None = getattr(module, "check_checkpoint", None)
         if check is not None:
             check(checkpoint)
-        options = StateDictOptions(full_state_dict=True, strict=module.strict_loading, cpu_offload=self.cpu_offload)
-        set_model_state_dict(module, dict(checkpoint["state_dict"]), options=options)  # it adds to what it is given
-        for optimizer, state in zip(self.optimizers, checkpoint["optimizer_states"], strict=False):
-            set_optimizer_state_dict(module, optimizer, _by_name(state, optimizer, module), options=options)
-        return checkpoint
+        return module
 
     def model_to_device(self) -> None:
         """Move what is not sharded; what is offloaded stays."""

@@ -109,7 +109,9 @@ def main() -> None:
         *(TensorBoardLayout(), AnchorStats(), GroupFigure(every_n_epochs=1), Transcripts()),
         logger=TensorBoardLogger(arguments.folder, name="", version=""),
         devices=arguments.devices,
-        strategy=arguments.strategy,
+        strategy=modules.FSDP2Strategy(save_distributed_checkpoint=True)
+        if arguments.strategy == "fsdp2_folder"
+        else arguments.strategy,
         max_epochs=arguments.epochs,
         limit_val_batches=0,
     )

@@ -93,6 +93,25 @@ def test_sharded_ranks_and_one_process_go_on_from_what_the_other_has_kept_and_an
 
 
 @pytest.mark.slow
+def test_two_ranks_write_a_folder_that_one_goes_on_from_and_a_damaged_one_is_refused(
+    tmp_path: Path, alone: dict[str, Any]
+):
+    kept = tmp_path / "kept.ckpt"
+    run(tmp_path / "first", 2, "fsdp2_folder", "--epochs", "1", "--checkpoint", str(kept))
+    files = sorted(path.name for path in kept.iterdir())
+    assert files == [".metadata", "__0_0.distcp", "__1_0.distcp", "meta.pt"]
+    rest = run(tmp_path / "rest", 1, "fsdp2_folder", "--resume", str(kept))
+    torch.testing.assert_close(rest["weights"], alone["weights"], **TOLERANCE)
+    content = bytearray((kept / "__1_0.distcp").read_bytes())  # the second rank's share to look at
+    content[len(content) // 2] ^= 1
+    (kept / "__1_0.distcp").write_bytes(content)
+    process = start(tmp_path / "damaged", 2, "fsdp2_folder", "--resume", str(kept))
+    _, errors = process.communicate(timeout=240)
+    assert process.returncode != 0
+    assert "in which __1_0.distcp is damaged" in errors
+
+
+@pytest.mark.slow
 def test_lightning_s_first_fsdp_gives_its_blocks_weights_and_norm():
     command = [sys.executable, "-m", *TORCHRUN, "tests.fsdp_run"]
     result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=1200, cwd=ROOT)

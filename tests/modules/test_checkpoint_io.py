@@ -6,6 +6,7 @@ import pickle
 import pytest
 import torch
 
+from gigpo_lightning.disk import FullDiskError
 from modules import AtomicCheckpointIO
 
 CHECKPOINT = {"pytorch-lightning_version": "2.6.0", "state_dict": {"weight": torch.arange(1000.0)}, "epoch": 3}
@@ -33,7 +34,9 @@ def test_a_disk_that_is_full_leaves_the_checkpoint_that_was_there(last, monkeypa
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(
+        FullDiskError, match=r"last.ckpt cannot be written: the disk is full; what had that name .* unharmed"
+    ):
         AtomicCheckpointIO().save_checkpoint(CHECKPOINT, last)
     monkeypatch.setattr(torch, "save", save)
     assert last.read_bytes() == before
