@@ -8,7 +8,9 @@ from typing import cast
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from gigpo_lightning.disk import whole_folder
 from modules import GiGPOModule, Policy
+from modules.finite_weights import check_finite_weights
 
 _logger = logging.getLogger(__name__)
 
@@ -26,6 +28,8 @@ class Export(Callback):
 
     Raises:
         ValueError: If a number is not positive; before the first epoch, if the module has no policy.
+        FloatingPointError: Before a folder is written, if a weight is not finite.
+        FullDiskError: If there is no room for a folder; the others are still there.
     """
 
     def __init__(self, every_n_epochs: int = 1, folder: str = "exports", keep: int | None = None) -> None:
@@ -60,6 +64,7 @@ class Export(Callback):
 
     def _export(self, trainer: Trainer, pl_module: LightningModule, epoch: int) -> None:
         """Collect the weights, which every rank takes part in; one writes."""
+        check_finite_weights(pl_module, epoch)
         policy = cast("Policy", pl_module.policy)
         folder = Path(trainer.log_dir or trainer.default_root_dir) / self.folder  # asking for log_dir takes every rank
         weights: dict[str, Tensor] = {}
@@ -70,17 +75,9 @@ class Export(Callback):
         self._due = None
         if not trainer.is_global_zero:
             return
-        path = folder / f"epoch_{epoch}"
-        unfinished = folder / f".{path.name}"
-        shutil.rmtree(unfinished, ignore_errors=True)
-        try:
-            unfinished.mkdir(parents=True)
+        path = folder / f"epoch_{epoch}"  # there may be one of a run before this one
+        with whole_folder(path) as unfinished:
             policy.save_pretrained(unfinished, weights)
-            _remove(path)  # of a run before this one
-            unfinished.rename(path)
-        except BaseException:
-            shutil.rmtree(unfinished, ignore_errors=True)
-            raise
         _logger.info("policy written to %s", path)
         self._written = [*(each for each in self._written if each != path), path]
         while self.keep is not None and len(self._written) > self.keep:

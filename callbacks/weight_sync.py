@@ -86,10 +86,13 @@ class WeightSync(Callback):
 
         Raises:
             Preempted: If a process of the job was asked to stop meanwhile.
+            FloatingPointError: If a weight is not finite; the engine is left as it is.
+            RunError: If trainer and engine differ afterwards.
         """
         policy = module.policy
         if engine.policy_version == module.policy_version:
             return
+        module.check_finite_weights()
         # vLLM seeds every generator of the process when it starts: a resumed run would draw other numbers.
         with tempfile.TemporaryDirectory(prefix="gigpo-engine-") as folder, keep_random_states():
             policy.model.config.save_pretrained(folder)

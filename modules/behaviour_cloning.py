@@ -10,7 +10,9 @@ from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
+from gigpo_lightning.disk import whole_folder
 from gigpo_lightning.token_batch import TokenBatch
+from modules.finite_weights import check_finite_weights, way_back
 from modules.policy import Policy, PolicySource
 from modules.run_folder import RunFolder
 
@@ -89,13 +91,14 @@ class BehaviourCloningModule(LightningModule):
         """Mean negative log-likelihood of the replies' tokens, in nats.
 
         Raises:
-            FloatingPointError: If it is not finite; the weights are as they were before.
+            FloatingPointError: If it is not finite; this batch has changed no weight.
         """
         logprobs = self._logprobs(batch)
         loss = -logprobs.sum() / batch.action_mask.sum()
         if not torch.isfinite(loss):
             raise FloatingPointError(
-                f"the loss must be finite, got {loss.item()} in epoch {self.current_epoch}, batch {batch_idx}"
+                f"the loss must be finite, got {loss.item()} in epoch {self.current_epoch}, batch {batch_idx}; no "
+                f"checkpoint was replaced. Lower learning_rate, and {way_back(self._trainer)}"
             )
         self.log("cloning/loss", loss, prog_bar=True, on_step=True, on_epoch=False)
         return loss
@@ -118,11 +121,25 @@ class BehaviourCloningModule(LightningModule):
                 metrics["cloning/held_out_command_probability"],
             )
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep nothing more, and no weights that an update has ruined.
+
+        Raises:
+            FloatingPointError: If a weight is not finite; no checkpoint is replaced by it.
+        """
+        check_finite_weights(self, self.current_epoch)
+
     def on_fit_end(self) -> None:
-        """Write the policy's folder."""
+        """Write the policy's folder, each of its files whole or as it was.
+
+        Raises:
+            FloatingPointError: If a weight is not finite.
+            FullDiskError: If there is no room for it.
+        """
         if self.output_folder is not None and self.trainer.is_global_zero:
-            Path(self.output_folder).mkdir(parents=True, exist_ok=True)
-            self.policy.save_pretrained(self.output_folder)
+            check_finite_weights(self, self.current_epoch)
+            with whole_folder(Path(self.output_folder), keep_others=True) as unfinished:
+                self.policy.save_pretrained(unfinished)
             _logger.info("policy written to %s", self.output_folder)
 
     def _logprobs(self, batch: TokenBatch) -> Float[Tensor, "S R"]:

@@ -13,6 +13,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.core.optimizer import LightningOptimizer
+from lightning.pytorch.strategies import FSDPStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
@@ -25,6 +26,7 @@ from gigpo_lightning.batch import Minibatch, StepBatch
 from gigpo_lightning.random_states import random_states, restore_random_states
 from gigpo_lightning.ranks import gather
 from gigpo_lightning.token_batch import TokenBatch
+from modules.checkpoint_io import check_for_another_reader
 from modules.checkpoint_state import (
     check_kept,
     check_training_state,
@@ -34,6 +36,7 @@ from modules.checkpoint_state import (
     storable,
     unlogged_metrics,
 )
+from modules.finite_weights import check_finite_weights, way_back
 from modules.fsdp2 import FSDP2Strategy
 from modules.lora import AdaptedPolicy
 from modules.policy import Policy, PolicySource
@@ -88,17 +91,21 @@ class GiGPOModule(LightningModule):
         self._policy: Policy | None = None
         self.reference: Policy | None = None
         self._update_seconds = 0.0
+        self._updated_epoch: int | None = None
         self._logged = ["policy", "kl", "entropy", "clip_fraction", "approximate_kl"]
         if loss.importance_correction is not None:
             self._logged += ["engine_kl", "correction_weight", "corrected_fraction"]
 
     def setup(self, stage: str) -> None:
-        """Refuse what would train something else than was asked for.
+        """Refuse what would train something else than was asked for, or run what is in a checkpoint.
 
         Raises:
-            ValueError: If ``trainer.precision`` is one that converts every tensor or scales gradients, or several ranks
-                would each see a part of what the estimator must see whole.
+            ValueError: If the strategy would run what is in the checkpoint, ``trainer.precision`` is one that converts
+                every tensor or scales gradients, or several ranks would each see a part of what the estimator must see
+                whole.
         """
+        if isinstance(self.trainer.strategy, FSDPStrategy) and self.trainer.ckpt_path is not None:
+            check_for_another_reader(self.trainer.ckpt_path)
         precision, ranks = str(self.trainer.precision), self.trainer.world_size
         if precision in ("bf16-true", "16-true", "64-true"):
             raise ValueError(
@@ -173,6 +180,14 @@ class GiGPOModule(LightningModule):
         root = self.trainer.strategy.model if self._trainer is not None else None
         return named_weights(self.policy, root)
 
+    def check_finite_weights(self) -> None:
+        """Refuse to keep, or to sample from, weights that an update has ruined; for all ranks together.
+
+        Raises:
+            FloatingPointError: If one is not finite; the message names it, the epoch, and the checkpoint to go on from.
+        """
+        check_finite_weights(self, self._updated_epoch)
+
     def configure_model(self) -> None:
         """Build the policy and, where a KL coefficient asks for one, its frozen reference; shard them if wanted.
 
@@ -202,7 +217,7 @@ class GiGPOModule(LightningModule):
         """Accumulate the micro-batches' gradients, then take one optimizer step.
 
         Raises:
-            FloatingPointError: If the loss or the gradient is not finite; the weights are as they were before.
+            FloatingPointError: If the loss or the gradient is not finite; this minibatch has changed no weight.
         """
         started = time.perf_counter()
         optimizer = cast("LightningOptimizer", self.optimizers())
@@ -220,6 +235,7 @@ class GiGPOModule(LightningModule):
         self._check_finite("gradient norm", norm, batch, batch_idx)
         optimizer.step()
         self.policy_version += 1
+        self._updated_epoch = self.current_epoch
         totals = cast("Tensor", self.trainer.strategy.reduce(totals, reduce_op="sum"))
         named = {f"loss/{name}": value for name, value in zip(self._logged, totals.cpu(), strict=True)}
         named["loss/gradient_norm"] = norm.detach().cpu()
@@ -268,7 +284,11 @@ class GiGPOModule(LightningModule):
         """Keep the version, the number of epochs done, what the estimator remembers, and every rank's random states.
 
         What is never trained is left out: a reference, and the weights beside adapters, come from where they came from.
+
+        Raises:
+            FloatingPointError: If a weight is not finite; no checkpoint is replaced by it.
         """
+        self.check_finite_weights()
         frozen = self._frozen()
         for name in frozen & checkpoint.get("state_dict", {}).keys():
             del checkpoint["state_dict"][name]
@@ -363,5 +383,7 @@ class GiGPOModule(LightningModule):
         rows = sorted(int(row) for micro_batch in batch.micro_batches for row in micro_batch.row)
         raise FloatingPointError(
             f"the {what} must be finite, got {value.item()} in epoch {self.current_epoch}, minibatch {batch_idx}, rows "
-            f"{rows[0]} to {rows[-1]} of the rollout's table; the weights and the last checkpoint are unharmed"
+            f"{rows[0]} to {rows[-1]} of the rollout's table; updates of this epoch before it: "
+            f"{batch_idx}; no checkpoint was replaced. Lower the learning rate or max_grad_norm, and "
+            f"{way_back(self.trainer)}"
         )

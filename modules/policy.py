@@ -4,12 +4,14 @@ Shape letters: S = replies of a micro-batch, R = tokens of the longest, A = toke
 length; H = width of the hidden states.
 """
 
+import pickle
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal, Protocol, cast, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
+from safetensors import SafetensorError
 from tokenizers import Tokenizer as WordTokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
@@ -28,6 +30,7 @@ from transformers import (
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
 from gigpo_lightning.token_batch import Layout, TokenBatch
+from modules.finite import first_not_finite
 from modules.token_logprobs import token_logprobs
 from modules.tokenizer import TransformersTokenizer
 
@@ -165,7 +168,7 @@ class PretrainedPolicy:
         trust_remote_code: Run code that the checkpoint brings along. Never unless you ask for it.
 
     Raises:
-        ValueError: If ``model`` cannot be loaded, or its tokenizer lacks an end token.
+        ValueError: If ``model`` cannot be loaded, a weight is not finite, or its tokenizer lacks an end token.
     """
 
     def __init__(
@@ -192,10 +195,14 @@ class PretrainedPolicy:
                 trust_remote_code=self.trust_remote_code,
             )
             tokenizer = _load_tokenizer(self.model, self.trust_remote_code)
-        except OSError as error:
+        except (OSError, SafetensorError, pickle.UnpicklingError) as error:
             raise ValueError(
                 f"model must be a checkpoint folder or a hub name that can be loaded, got {self.model!r}: {error}"
             ) from error
+        if name := first_not_finite(model.named_parameters()):  # a safetensors file has no checksum
+            raise ValueError(
+                f"model must be a checkpoint of finite weights, got {self.model!r}, in which {name} is not"
+            )
         if self.gradient_checkpointing:
             model.gradient_checkpointing_enable()
         ends = model.generation_config.eos_token_id

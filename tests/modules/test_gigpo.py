@@ -196,9 +196,23 @@ def test_the_scheduler_goes_one_step_an_epoch(tmp_path):
 class TestALossThatIsNotFinite:
     def test_it_stops_the_run_and_names_the_batch(self, tmp_path):
         with pytest.raises(
-            FloatingPointError, match=r"loss must be finite, got nan in epoch 1, minibatch 0, rows 0 to"
+            FloatingPointError,
+            match=r"loss must be finite, got nan in epoch 1, minibatch 0, rows 0 to .*; updates of this epoch before "
+            r"it: 0; .* and begin anew: there is no checkpoint yet",
         ):
             fit(make_module(BrokenGiGPO()), tmp_path, max_epochs=3)
+
+    def test_the_updates_that_went_before_in_its_epoch_are_counted(self, tmp_path):
+        module, done = make_module(BrokenGiGPO()), []
+
+        class Count(Callback):
+            def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+                done.append(trainer.current_epoch)
+
+        with pytest.raises(FloatingPointError) as error:
+            fit(module, tmp_path, Count(), max_epochs=3, data={"minibatch_size": 4})
+        assert f"updates of this epoch before it: {done.count(1)}; no checkpoint was replaced" in str(error.value)
+        assert done.count(1) > 0
 
     def test_the_weights_and_the_last_checkpoint_are_unharmed(self, tmp_path):
         module = make_module(BrokenGiGPO())
