@@ -1,6 +1,7 @@
 """The callback that gives the engine the trainer's weights, and proves that it has them."""
 
 import logging
+import math
 import tempfile
 import time
 from collections.abc import Callable
@@ -53,7 +54,7 @@ class WeightSync(Callback):
         sleep: bool = False,
         adapters: bool = False,
     ) -> None:
-        if tolerance is not None and not tolerance > 0:
+        if tolerance is not None and not 0 < tolerance < math.inf:
             raise ValueError(f"tolerance must be > 0, got {tolerance}")
         if num_probes < 1 or probe_tokens < 2:
             raise ValueError(f"num_probes must be >= 1 and probe_tokens >= 2, got {num_probes} and {probe_tokens}")

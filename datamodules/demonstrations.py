@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from gigpo_lightning.environments.base import TaskPanel, TaskSource
 from gigpo_lightning.environments.demonstrations import Demonstration, Expert, demonstrate
 from gigpo_lightning.environments.splits import check_apart, check_split_names, read_panel
+from gigpo_lightning.errors import check_count, check_seed
 from gigpo_lightning.prompts.base import NoRoomError, Prompt, ReplyWriter
 from gigpo_lightning.token_batch import TokenBatch, make_token_batch
 from modules import Policy
@@ -67,8 +68,8 @@ class DemonstrationDataModule(LightningDataModule):
         super().__init__()
         least = {"episodes_per_task": episodes_per_task, "held_out_tasks": held_out_tasks, "max_steps": max_steps}
         for name, value in (least | {"max_prompt_tokens": max_prompt_tokens, "batch_size": batch_size}).items():
-            if value < 1:
-                raise ValueError(f"{name} must be >= 1, got {value}")
+            check_count(name, value)
+        check_seed(seed)
         for name, share in (("detour_probability", detour_probability), ("slip_probability", slip_probability)):
             if not 0 <= share <= 1:
                 raise ValueError(f"{name} must be in [0, 1], got {share}")

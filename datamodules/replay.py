@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 
 from datamodules.stream import stream
 from gigpo_lightning.batch import Minibatch, make_minibatches
+from gigpo_lightning.errors import check_count, check_seed
 from gigpo_lightning.ranks import end_processes
 from gigpo_lightning.rollout.episode import noise_seed
 from gigpo_lightning.rollout.progress import RolloutProgress
@@ -44,13 +45,17 @@ class ReplayDataModule(LightningDataModule):
         seed: Of the minibatches.
 
     Raises:
-        ValueError: If the folder holds no epoch, or lacks the file of a rank.
+        ValueError: If a number is out of its range, or the folder holds no epoch, or lacks the file of a rank.
     """
 
     def __init__(
         self, folder: str, minibatch_size: int | None = None, micro_batch_tokens: int = 16384, seed: int = 0
     ) -> None:
         super().__init__()
+        if minibatch_size is not None:
+            check_count("minibatch_size", minibatch_size)
+        check_count("micro_batch_tokens", micro_batch_tokens)
+        check_seed(seed)
         self.folder = Path(folder)
         self.minibatch_size = minibatch_size
         self.micro_batch_tokens = micro_batch_tokens

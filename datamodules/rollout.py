@@ -14,7 +14,7 @@ from datamodules.stream import stream
 from gigpo_lightning.batch import Minibatch, make_minibatches
 from gigpo_lightning.environments.base import Task, TaskPanel, TaskSource
 from gigpo_lightning.environments.splits import check_apart, check_split_names, read_panel, with_training_panel
-from gigpo_lightning.errors import RunError
+from gigpo_lightning.errors import RunError, check_count, check_seed
 from gigpo_lightning.prompts.base import Prompt
 from gigpo_lightning.prompts.markers import check_markers
 from gigpo_lightning.ranks import end_processes
@@ -144,14 +144,15 @@ class RolloutDataModule(LightningDataModule):
         self._pools, self._carried = dict[str, EnvironmentPool](), CarriedState()
 
     def _check_arguments(self) -> None:
-        _check_at_least("group_size", self.group_size, 2, "a group of one has nothing to be compared with")
+        check_count("group_size", self.group_size, 2, why="a group of one has nothing to be compared with")
         for name in ("tasks_per_epoch", "max_steps", "micro_batch_tokens", "held_out_repeats"):
-            _check_at_least(name, getattr(self, name), 1)
+            check_count(name, getattr(self, name), 1)
         for name in ("minibatch_size", "held_out_tasks", "num_slots"):
             if getattr(self, name) is not None:
-                _check_at_least(name, getattr(self, name), 1)
+                check_count(name, getattr(self, name), 1)
         for name in ("workers", "max_retries"):
-            _check_at_least(name, getattr(self, name), 0)
+            check_count(name, getattr(self, name), 0)
+        check_seed(self.seed)
         if self.carry_over is not None and self.carry_over.extra_groups > self.tasks_per_epoch:
             raise ValueError(
                 f"carry_over.extra_groups must be <= tasks_per_epoch {self.tasks_per_epoch}, got "
@@ -382,8 +383,3 @@ class RolloutDataModule(LightningDataModule):
 
     def _module(self) -> GiGPOModule:
         return cast("GiGPOModule", self._trainer().lightning_module)
-
-
-def _check_at_least(name: str, value: int, least: int, why: str = "") -> None:
-    if value < least:
-        raise ValueError(f"{name} must be >= {least}, got {value}" + (f": {why}" if why else ""))

@@ -9,38 +9,35 @@ from argparse import ArgumentError
 from pathlib import Path
 from typing import Any, Literal, cast
 
-import jsonargparse
 import torch
 import yaml
 from jsonargparse import dict_to_namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.plugins.io import CheckpointIO
 from lightning.pytorch.utilities import rank_zero_only
 
 from callbacks import OptimizerSettings, Preemption
 from callbacks.kept_configuration import KeptConfiguration
 from gigpo_lightning.changed_configuration import changes, check_classes
+from gigpo_lightning.complaints import constructor_complaint, parser_complaint, with_section
 from gigpo_lightning.disk import no_room
-from gigpo_lightning.errors import Preempted, RunError, no_exit
+from gigpo_lightning.errors import Preempted, RunError, check_seed, no_exit
 from gigpo_lightning.last_checkpoint import last_checkpoint, read_progress
 from gigpo_lightning.plan import plan
+from gigpo_lightning.prompts.markers import check_markers
 from gigpo_lightning.ranks import leave_job
+from gigpo_lightning.strict_cli import MENDABLE, REFUSED, StrictCLI
+from gigpo_lightning.trainer_settings import check_trainer
 from modules import AtomicCheckpointIO
 from modules.checkpoint_io import check_whole
 from modules.run_folder import Claim, chosen_folder, claimed, hold
 
+__all__ = ["MENDABLE", "GigpoCLI", "build_cli", "main", "share_the_machine", "what_is_wrong"]
+
 _logger = logging.getLogger(__name__)
-
-jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
-
-# What jsonargparse says around the one thing that is wrong: it lists every type that a value might have had.
-_AROUND = ("Does not validate", "Subtypes:", "Errors:", "Expected a <class 'NoneType'>", "Given value")
-
-# What a user can mend; anything else is a defect of ours, and its traceback is wanted.
-MENDABLE = (ValueError, ImportError, OSError, FloatingPointError, ArgumentError, MisconfigurationException, RunError)
 
 _DESCRIPTION = "Trains and evaluates LLM agents with GiGPO (arXiv:2505.10978) on Lightning, configured by YAML."
 _MORE_HELP = (
@@ -60,14 +57,10 @@ _KNOWN_WARNINGS = (
 )
 
 
-class GigpoCLI(LightningCLI):
+class GigpoCLI(StrictCLI):
     """LightningCLI with what every run of ours wants checked before it starts."""
 
     _claims: tuple[Claim, ...] = ()
-
-    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
-        """Have mistakes raised, not answered with two screens of usage before the one line that says what is wrong."""
-        return super().init_parser(**{"exit_on_error": False} | kwargs)
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
@@ -86,7 +79,7 @@ class GigpoCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Let ``--seed_everything`` seed the tasks, the sampling noise and the minibatches too."""
-        parser.link_arguments("seed_everything", "data.init_args.seed", compute_fn=int)
+        parser.link_arguments("seed_everything", "data.init_args.seed", compute_fn=_seed)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Have every run's checkpoints written whole or not at all, and SIGTERM end it in good order.
@@ -94,6 +87,7 @@ class GigpoCLI(LightningCLI):
         A CheckpointIO or a ``callbacks.Preemption`` of the user's own takes the place of ours.
         """
         given = self._get(self.config_init, "trainer", default={})
+        check_trainer(vars(given))
         plugins, callbacks = _as_list(given.get("plugins")), _as_list(given.get("callbacks"))
         if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
             plugins.append(AtomicCheckpointIO())
@@ -105,12 +99,12 @@ class GigpoCLI(LightningCLI):
             kwargs |= {"strategy": "ddp"} if given.get("strategy") == "fsdp" else {}
         try:
             return super().instantiate_trainer(plugins=plugins, callbacks=callbacks, **kwargs)
-        except (ValueError, MisconfigurationException) as error:
+        except REFUSED as error:
             if "`fsdp`" in str(error) and "GPU" in str(error):
                 raise ValueError(
                     "trainer.strategy 'fsdp' needs GPUs; on CPUs use 'fsdp2', which shards there as well as on GPUs"
                 ) from error
-            raise
+            raise ValueError(constructor_complaint(error, Trainer, vars(given), "trainer")) from error
 
     def _is_dry_run(self) -> bool:
         return bool(self._get(self.config_init, "dry_run", default=False))
@@ -130,7 +124,8 @@ class GigpoCLI(LightningCLI):
         """Train, or only say what would be done."""
         if self._is_dry_run():
             given = self._get(self.config_init, "trainer", default={})
-            for line in plan(self.trainer, model, self.datamodule, given.get("accelerator"), given.get("strategy")):
+            lines = plan(self.trainer, model, self.datamodule, given.get("accelerator"), given.get("strategy"))
+            for line in (*lines[:2], *self._said, *lines[2:]):
                 _logger.info(line)
             return
         self.trainer.fit(model, **kwargs)
@@ -163,10 +158,26 @@ class GigpoCLI(LightningCLI):
                 "with --ckpt_path, or choose another folder with --trainer.default_root_dir"
             )
         self._find_checkpoint()
+        self._rehearse()
         self._compare_configurations()
         if self.trainer.is_global_zero and not self._is_dry_run():
             numbered = [claim.folder for claim in self._claims]
             hold(folder for folder in folders if folder.parent not in numbered)
+
+    def _rehearse(self) -> None:
+        """Try out what can be tried without weights and engines, and remember what came of it.
+
+        Raises:
+            ValueError: If a part of the run could not work.
+        """
+        try:
+            rehearsal = self.model.rehearse(self.trainer) if hasattr(self.model, "rehearse") else None
+        except ValueError as error:
+            raise ValueError(with_section(str(error), type(self.model), "model.init_args")) from error
+        prompt = getattr(self.datamodule, "prompt", None)
+        if rehearsal is not None and rehearsal.policy is not None and prompt is not None:
+            check_markers(prompt, rehearsal.policy.tokenizer.is_unknown)
+        self._said = [rehearsal.said] if rehearsal is not None else []
 
     def before_validate(self) -> None:
         """Find the checkpoint that ``last`` means."""
@@ -326,6 +337,18 @@ def _check_file(path: Path) -> None:
         check_whole(path)
 
 
+def _seed(value: Any) -> int:
+    """The seed of everything, for the data.
+
+    Raises:
+        ValueError: If it is none.
+    """
+    if value is None:
+        raise ValueError("seed_everything must be a whole number, got nothing")
+    check_seed(int(value), "seed_everything")
+    return int(value)
+
+
 def _as_list(value: Any) -> list[Any]:
     if value is None:
         return []
@@ -336,7 +359,7 @@ def what_is_wrong(error: BaseException) -> str:
     """The message in one line, without what jsonargparse says around it; an environment's own traceback as it is."""
     if isinstance(error, RunError):
         return str(error)
-    lines = (line.strip().removeprefix("- ") for line in str(error).splitlines())
-    message = " ".join(line for line in lines if line and not line.startswith(_AROUND))
+    parsed = isinstance(error, ArgumentError | MisconfigurationException) or "Does not validate" in str(error)
+    message = parser_complaint(str(error)) if parsed else " ".join(str(error).split())
     reason = no_room(error) if isinstance(error, OSError) else ""
     return f"{message}: {reason}; make room, and go on with --ckpt_path last" if reason else message

@@ -15,6 +15,10 @@ class RunError(RuntimeError):
     """
 
 
+class ShapeUnknownError(RuntimeError):
+    """A policy cannot be made without its weights, as what describes it is not on this machine."""
+
+
 class NothingPlayedError(RunError):
     """The environment failed on every task of a rollout; engine and pool are as they should be."""
 
@@ -53,7 +57,9 @@ def no_exit() -> Iterator[None]:
         ) from error
 
 
-def check_range(name: str, value: float, low: float = 0.0, high: float = math.inf, *, why: str = "") -> None:
+def check_range(
+    name: str, value: float | int, low: float | int = 0.0, high: float | int = math.inf, *, why: str = ""
+) -> None:
     """Refuse a number that is not finite or not within its bounds, both included.
 
     Args:
@@ -71,8 +77,45 @@ def check_range(name: str, value: float, low: float = 0.0, high: float = math.in
         Traceback (most recent call last):
         ValueError: discount must be in [0, 1], got 1.5
     """
-    if isinstance(value, int | float) and math.isfinite(value) and low <= value <= high:
+    if isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high and value < math.inf:
         return
     finite = " and finite" if value == math.inf else ""  # which is >= any number
     rule = f">= {low:g}{finite}" if math.isinf(high) else f"in [{low:g}, {high:g}]"
     raise ValueError(f"{name} must be {rule}{f' ({why})' if why else ''}, got {value}")
+
+
+def check_count(name: str, value: int, least: int = 1, most: float | int = math.inf, *, why: str = "") -> None:
+    """Refuse what is no whole number, or not within its bounds, both included.
+
+    Args:
+        name: The argument's, for the message.
+        value: What was given.
+        least: Smallest number that is allowed.
+        most: Largest number that is allowed.
+        why: Added to the message, after the value.
+
+    Raises:
+        ValueError: If it is so; the message names the argument, the rule and the value.
+
+    Example:
+        >>> check_count("max_steps", 0)
+        Traceback (most recent call last):
+        ValueError: max_steps must be >= 1, got 0
+    """
+    if isinstance(value, int) and not isinstance(value, bool) and least <= value <= most:
+        return
+    rule = f">= {least}" if math.isinf(most) else f"in [{least}, {most:g}]"
+    raise ValueError(f"{name} must be {rule}, got {value}" + (f": {why}" if why else ""))
+
+
+LARGEST_SEED = 2**32 - 1
+"""The largest seed that every generator takes: NumPy's and Lightning's go no further."""
+
+
+def check_seed(value: int, name: str = "seed") -> None:
+    """Refuse a seed that some generator would not take.
+
+    Raises:
+        ValueError: If it is negative or too large.
+    """
+    check_count(name, value, 0, LARGEST_SEED)

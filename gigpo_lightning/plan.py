@@ -24,9 +24,6 @@ def plan(trainer: Any, module: Any, data: Any, accelerator: Any = None, strategy
         f"{_count(ranks, 'rank')}: {_count(trainer.num_nodes, 'machine')} with {trainer.num_devices} each, "
         f"accelerator {accelerator or 'auto'}, strategy {_name(strategy or 'auto')}, precision {trainer.precision}",
     ]
-    policy = getattr(module, "policy_source", None)
-    if policy is not None:
-        lines.append(f"policy: {type(policy).__name__} {getattr(policy, 'model', '')}".rstrip())
     if hasattr(data, "group_size"):
         lines += _of_rollouts(data, ranks)
     return lines

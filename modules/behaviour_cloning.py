@@ -1,6 +1,7 @@
 """The LightningModule that copies an expert, so that reinforcement learning starts neither hopeless nor perfect."""
 
 import logging
+import math
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,9 +12,11 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
 from gigpo_lightning.disk import whole_folder
+from gigpo_lightning.errors import check_count, check_range
 from gigpo_lightning.token_batch import TokenBatch
 from modules.finite_weights import check_finite_weights, way_back
 from modules.policy import Policy, PolicySource
+from modules.rehearsal import Rehearsal, rehearse_policy
 from modules.run_folder import RunFolder
 
 _logger = logging.getLogger(__name__)
@@ -45,11 +48,10 @@ class BehaviourCloningModule(LightningModule):
         output_folder: str | None = None,
     ) -> None:
         super().__init__()
-        if not learning_rate > 0:
-            raise ValueError(f"learning_rate must be > 0, got {learning_rate}")
-        for name, value in (("warm_up_steps", warm_up_steps), ("weight_decay", weight_decay)):
-            if value < 0:
-                raise ValueError(f"{name} must be >= 0, got {value}")
+        if not 0 < learning_rate < math.inf:
+            raise ValueError(f"learning_rate must be > 0 and finite, got {learning_rate}")
+        check_count("warm_up_steps", warm_up_steps, 0)
+        check_range("weight_decay", weight_decay)
         self.policy_source = policy
         self.learning_rate = learning_rate
         self.warm_up_steps = warm_up_steps
@@ -72,6 +74,14 @@ class BehaviourCloningModule(LightningModule):
         """Build the policy."""
         if self._policy is None:
             self._policy = self.policy_source.build()
+
+    def rehearse(self, trainer: Any) -> Rehearsal:
+        """Try out the policy without its weights, before anything is played.
+
+        Raises:
+            ValueError: If it cannot be made.
+        """
+        return rehearse_policy(self.policy_source)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW with warm-up and cosine."""

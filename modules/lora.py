@@ -2,13 +2,14 @@
 
 import contextlib
 import importlib
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from gigpo_lightning.errors import check_range
+from gigpo_lightning.errors import ShapeUnknownError, check_count, check_range
 from modules.policy import Policy, PolicySource, whole
 
 _NAME = "default"  # PEFT's own name for the only adapter
@@ -96,25 +97,40 @@ class LoraPolicy:
         dropout: float = 0.0,
         targets: Sequence[str] | None = None,
     ) -> None:
-        check_range("rank", float(rank), 1.0)
+        check_count("rank", rank)
         check_range("dropout", dropout, 0.0, 1.0)
-        if not alpha > 0:
-            raise ValueError(f"alpha must be > 0, got {alpha}")
+        if not 0 < alpha < math.inf:
+            raise ValueError(f"alpha must be > 0 and finite, got {alpha}")
         self.base = base
         self.rank = rank
         self.alpha = alpha
         self.dropout = dropout
         self.targets = None if targets is None else list(targets)
 
+    def skeleton(self) -> Policy:
+        """The policy with its adapters and without its weights, on the meta device.
+
+        Raises:
+            ShapeUnknownError: If the policy's shape is not known.
+        """
+        make = getattr(self.base, "skeleton", None)
+        if make is None:
+            raise ShapeUnknownError(f"{type(self.base).__name__} has no skeleton")
+        policy = make()
+        with torch.device("meta"):
+            return self._adapted(policy)
+
     def build(self) -> Policy:
         """Make the policy and put fresh adapters in: they change nothing yet."""
+        return self._adapted(self.base.build())
+
+    def _adapted(self, policy: Policy) -> Policy:
         try:
             peft = importlib.import_module("peft")
         except ImportError as error:
             raise ImportError(
                 f"LoraPolicy needs PEFT, which could not be imported ({error}). Install the extra 'lora'"
             ) from error
-        policy = self.base.build()
         head = policy.model.get_output_embeddings()
         linear = {
             name.rpartition(".")[2]

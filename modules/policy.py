@@ -7,9 +7,11 @@ length; H = width of the hidden states.
 import pickle
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Literal, Protocol, cast, runtime_checkable
+from typing import Any, Literal, Protocol, cast, runtime_checkable
 
 import torch
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils._validators import validate_repo_id
 from jaxtyping import Bool, Float
 from safetensors import SafetensorError
 from tokenizers import Tokenizer as WordTokenizer
@@ -18,6 +20,7 @@ from tokenizers.pre_tokenizers import WhitespaceSplit
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     PretrainedConfig,
@@ -29,11 +32,13 @@ from transformers import (
 )
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
+from gigpo_lightning.errors import ShapeUnknownError, check_count, check_seed
 from gigpo_lightning.token_batch import Layout, TokenBatch
 from modules.finite import first_not_finite
 from modules.token_logprobs import token_logprobs
 from modules.tokenizer import TransformersTokenizer
 
+_WIDEST = 1 << 16
 PAD, UNKNOWN, END = "<pad>", "<unk>", "<end>"
 
 
@@ -185,6 +190,32 @@ class PretrainedPolicy:
         self.gradient_checkpointing = gradient_checkpointing
         self.trust_remote_code = trust_remote_code
 
+    def skeleton(self) -> Policy:
+        """The policy without its weights, on the meta device, from what is on disk; nothing is fetched.
+
+        Raises:
+            ShapeUnknownError: If it is on the hub, and not on disk yet.
+            ValueError: If it cannot be loaded.
+        """
+        here: dict[str, Any] = {"trust_remote_code": self.trust_remote_code, "local_files_only": True}
+        try:
+            config = AutoConfig.from_pretrained(self.model, **here)
+            tokenizer = _load_tokenizer(self.model, **here)
+        except (OSError, ValueError) as error:
+            if _may_be_on_hub(self.model):
+                raise ShapeUnknownError(f"{self.model} is not on this disk") from error
+            why = error if Path(self.model).exists() else "there is no such folder"
+            raise ValueError(
+                f"model must be a checkpoint folder or a hub name that can be loaded, got {self.model!r}: {why}"
+            ) from error
+        # What attends quickly may be missing where a run is planned, and changes no shape.
+        attention = "sdpa" if self.attention.startswith("flash") else self.attention
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(
+                config, attn_implementation=attention, trust_remote_code=self.trust_remote_code
+            )
+        return Policy(model, TransformersTokenizer(tokenizer))
+
     def build(self) -> Policy:
         """Load the checkpoint and its tokenizer."""
         try:
@@ -210,16 +241,26 @@ class PretrainedPolicy:
         return Policy(model, TransformersTokenizer(tokenizer, more))
 
 
-def _load_tokenizer(model: str, trust_remote_code: bool) -> PreTrainedTokenizerBase:
+def _may_be_on_hub(model: str) -> bool:
+    """Whether a name that is no folder could be a model's on the hub."""
+    try:
+        validate_repo_id(model)
+    except HFValidationError:
+        return False
+    return not Path(model).exists()
+
+
+def _load_tokenizer(model: str, trust_remote_code: bool, local_files_only: bool = False) -> PreTrainedTokenizerBase:
     """Load a checkpoint's tokenizer by the class that it names.
 
     AutoTokenizer goes by the architecture for some models: a Qwen2 with any other tokenizer would get Qwen's rules on
     the wrong vocabulary, and encode everything as nothing. A generic class means that tokenizer.json says it all.
     """
-    named = get_tokenizer_config(model, trust_remote_code=trust_remote_code).get("tokenizer_class")
+    options: dict[str, Any] = {"trust_remote_code": trust_remote_code, "local_files_only": local_files_only}
+    named = get_tokenizer_config(model, **options).get("tokenizer_class")
     generic = named in ("TokenizersBackend", "PreTrainedTokenizerFast")
     loader = PreTrainedTokenizerFast if generic else AutoTokenizer
-    tokenizer = loader.from_pretrained(model, trust_remote_code=trust_remote_code)
+    tokenizer = loader.from_pretrained(model, **options)
     return cast("PreTrainedTokenizerBase", tokenizer)
 
 
@@ -235,6 +276,9 @@ class TinyPolicy:
         max_length: Longest prompt plus reply, in tokens.
         tie_embeddings: Whether the output layer is the input embedding.
         seed: Seed of the weights.
+
+    Raises:
+        ValueError: If a number is out of its range.
     """
 
     def __init__(
@@ -248,6 +292,20 @@ class TinyPolicy:
         tie_embeddings: bool = True,
         seed: int = 0,
     ) -> None:
+        for name, size in {
+            "hidden_size": hidden_size,
+            "num_layers": num_layers,
+            "num_heads": num_heads,
+            "intermediate_size": intermediate_size,
+        }.items():
+            check_count(name, size, 1, _WIDEST)
+        check_count("max_length", max_length, 2, why="a token of the prompt, and one of the reply")
+        check_seed(seed)
+        if hidden_size % (2 * num_heads):
+            raise ValueError(
+                f"hidden_size must be a multiple of twice num_heads {num_heads}, got {hidden_size}: rotary embeddings "
+                "turn pairs of a head's dimensions"
+            )
         self.words = tuple(dict.fromkeys(word for list_words in vocabulary for word in list_words()))
         self.hidden_size = hidden_size
         self.num_layers = num_layers
@@ -257,8 +315,18 @@ class TinyPolicy:
         self.tie_embeddings = tie_embeddings
         self.seed = seed
 
+    def skeleton(self) -> Policy:
+        """The policy without its weights, on the meta device."""
+        with torch.device("meta"):
+            return self._make()
+
     def build(self) -> Policy:
         """Make the model and its tokenizer."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            return self._make()
+
+    def _make(self) -> Policy:
         tokenizer = word_tokenizer(self.words)
         config = Qwen2Config(
             vocab_size=len(tokenizer),
@@ -273,10 +341,7 @@ class TinyPolicy:
             pad_token_id=tokenizer.pad_token_id,
             bos_token_id=None,
         )
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)
-            model = Qwen2ForCausalLM(config)
-        return Policy(model, TransformersTokenizer(tokenizer))
+        return Policy(Qwen2ForCausalLM(config), TransformersTokenizer(tokenizer))
 
 
 def word_tokenizer(words: Sequence[str]) -> PreTrainedTokenizerFast:

@@ -90,7 +90,9 @@ class TestAlfworldsData:
 def test_a_model_that_is_not_there_is_named(complaint, tmp_path):
     policy = (MODEL + "policy", "modules.PretrainedPolicy", MODEL + "policy.init_args.model", str(tmp_path / "nowhere"))
     message = complaint("fit", "--config", GRIDWORLD, *policy)
-    assert message.startswith("model must be a checkpoint folder or a hub name that can be loaded")
+    assert message.startswith(
+        "model.init_args.policy.init_args.model must be a checkpoint folder or a hub name that can be loaded"
+    )
     assert "nowhere" in message
 
 

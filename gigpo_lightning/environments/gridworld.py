@@ -1,5 +1,6 @@
 """A small gridworld in text, without dependencies: for tests, examples, and learning from scratch in a minute."""
 
+import math
 from collections import deque
 from collections.abc import Sequence
 from typing import Any
@@ -8,6 +9,7 @@ import gymnasium
 import numpy as np
 
 from gigpo_lightning.environments.base import Task, TaskPanel
+from gigpo_lightning.errors import check_count, check_range, check_seed
 
 Cell = tuple[int, int]
 
@@ -30,6 +32,7 @@ class GridworldEnvironment(gymnasium.Env[str, str]):
     """
 
     def __init__(self, success_reward: float = 10.0) -> None:
+        check_range("success_reward", success_reward, -math.inf)
         self.success_reward = success_reward
         self.observation_space = gymnasium.spaces.Text(min_length=0, max_length=256)
         self.action_space = gymnasium.spaces.Text(min_length=0, max_length=1 << 12)
@@ -92,6 +95,9 @@ class GridworldTasks:
     """
 
     def __init__(self, size: int = 5, num_walls: int = 3, seed: int = 0, kinds: list[str] | None = None) -> None:
+        check_count("size", size, 2)
+        check_count("num_walls", num_walls, 0, size * size - 2, why="two cells are for the start and the goal")
+        check_seed(seed)
         self.size = size
         self.num_walls = num_walls
         self.seed = seed

@@ -9,6 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from gigpo_lightning.errors import check_count
 from gigpo_lightning.retrieval.base import Passage, PerProcess, check_at_least_one
 from gigpo_lightning.retrieval.corpus import Corpus
 
@@ -34,6 +35,7 @@ class SentenceEncoder:
     def __init__(
         self, model: str, *, device: str | None = None, half_precision: bool = False, batch_size: int = 64
     ) -> None:
+        check_count("batch_size", batch_size)
         self.model = model
         self.device = device
         self.half_precision = half_precision

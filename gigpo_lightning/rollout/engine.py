@@ -6,6 +6,8 @@ from typing import Protocol, runtime_checkable
 
 import torch
 
+from gigpo_lightning.errors import check_count, check_range
+
 
 @dataclass(frozen=True, kw_only=True)  # no slots: the command line reads defaults with vars()
 class SamplingParameters:
@@ -20,10 +22,8 @@ class SamplingParameters:
     max_tokens: int = 512
 
     def __post_init__(self) -> None:
-        if self.temperature < 0:
-            raise ValueError(f"temperature must be >= 0, got {self.temperature}")
-        if self.max_tokens < 1:
-            raise ValueError(f"max_tokens must be >= 1, got {self.max_tokens}")
+        check_range("temperature", self.temperature)
+        check_count("max_tokens", self.max_tokens)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import torch
 
+from gigpo_lightning.errors import check_count
 from gigpo_lightning.rollout.engine import Completion, GenerationRequest
 
 Script = Callable[[GenerationRequest], Sequence[int]]
@@ -19,6 +20,7 @@ class ScriptedEngine:
     """
 
     def __init__(self, script: Script, completions_per_poll: int = 4) -> None:
+        check_count("completions_per_poll", completions_per_poll)
         self.script = script
         self.completions_per_poll = completions_per_poll
         self.requests: list[GenerationRequest] = []

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 import torch._dynamo
 
+from gigpo_lightning.errors import check_count, check_range
 from gigpo_lightning.rollout.adapter import Adapter
 from gigpo_lightning.rollout.engine import Completion, GenerationRequest
 
@@ -62,6 +63,16 @@ class VLLMEngine:
         max_lora_rank: int = 0,
         options: dict[str, Any] | None = None,
     ) -> None:
+        for name, count in {
+            "max_model_len": 1 if max_model_len is None else max_model_len,
+            "max_num_seqs": max_num_seqs,
+            "max_num_batched_tokens": max_num_batched_tokens,
+            "tensor_parallel_size": tensor_parallel_size,
+        }.items():
+            check_count(name, count)
+        check_count("max_lora_rank", max_lora_rank, 0)
+        check_range("gpu_memory_utilization", gpu_memory_utilization, 1e-6, 1.0)
+        check_range("kv_cache_gib", kv_cache_gib, 1e-6)
         self._model = model
         self._options: dict[str, Any] = {
             "dtype": dtype,

@@ -27,6 +27,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from gigpo_lightning.yaml_files import load_yaml_file
+
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 PRIMARIES = "sweep"  # the folder of Hydra's own
 _PRESETS = ("credit",)
@@ -136,6 +138,7 @@ def compose(config_name: str, folders: Sequence[Path], words: Sequence[str], mul
     for folder in trees:
         if not folder.is_dir():
             raise ValueError(f"--config-dir must be a folder, and configs/ lie beside the package; {folder} is none")
+    load_yaml_file(source.folders[0] / f"{primary}.yaml") if (source.folders[0] / f"{primary}.yaml").is_file() else None
     with source.open() as loader:
         parser = OverridesParser.create(config_loader=loader)
         given = parser.parse_overrides(list(words))
@@ -207,7 +210,7 @@ def _run(source: Source, loader: ConfigLoader, parser: OverridesParser, words: S
 def _as_option(file: Any, folders: Sequence[Path]) -> list[str]:
     """A file of the list as ``--config``: its path, or, of Hydra's own, what it holds besides Hydra's keys."""
     path = _path(file.config_path, folders)
-    held = yaml.safe_load(path.read_text()) or {}
+    held = load_yaml_file(path) or {}
     mapped = isinstance(held, dict)
     kept = {key: value for key, value in held.items() if key not in ("defaults", "hydra")} if mapped else held
     package = str(file.package or "")
@@ -285,6 +288,8 @@ def _resolving(configuration: DictConfig) -> Iterator[None]:
 def _in_one_line() -> Iterator[None]:
     try:
         yield
+    except yaml.YAMLError as error:
+        raise ValueError(" ".join(str(error).split())) from error
     except (HydraException, OmegaConfBaseException) as error:
         said = str(error) or str(error.__cause__)
         wanted = said.partition("Config search path:")[0].partition("See https:")[0]

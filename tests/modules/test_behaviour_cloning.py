@@ -116,7 +116,7 @@ def test_a_loss_that_is_not_finite_stops_the_run() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"learning_rate": 0.0}, "learning_rate must be > 0, got 0.0"),
+        ({"learning_rate": 0.0}, "learning_rate must be > 0 and finite, got 0.0"),
         ({"warm_up_steps": -1}, "warm_up_steps must be >= 0, got -1"),
         ({"weight_decay": -0.1}, "weight_decay must be >= 0, got -0.1"),
     ],

@@ -115,7 +115,7 @@ def test_adapters_beside_the_weights_need_a_policy_with_adapters(tmp_path):
     ("options", "message"),
     [
         ({"rank": 0}, "rank must be >= 1, got 0"),
-        ({"alpha": 0.0}, "alpha must be > 0, got 0.0"),
+        ({"alpha": 0.0}, "alpha must be > 0 and finite, got 0.0"),
         ({"dropout": 1.5}, r"dropout must be in \[0, 1\], got 1.5"),
         ({"targets": ["lm_head"]}, r"targets must be among the linear layers \['down_proj', .*, got \['lm_head'\]"),
     ],

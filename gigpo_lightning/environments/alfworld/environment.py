@@ -1,6 +1,7 @@
 """ALFWorld's text games as a Gymnasium environment."""
 
 import hashlib
+import math
 import re
 from typing import Any, Literal
 
@@ -8,6 +9,7 @@ import gymnasium
 
 from gigpo_lightning.environments.alfworld.engine import EngineSlot, close_slot, open_slot
 from gigpo_lightning.environments.base import Task
+from gigpo_lightning.errors import check_range
 
 _INSTRUCTION = re.compile(r"Your task is to: (.*?)\.?\s*$", re.DOTALL)
 # The engine's bookkeeping: what has been looked at, negated facts that pile up, and the planner's own predicates.
@@ -40,6 +42,7 @@ class AlfworldEnvironment(gymnasium.Env[str, str]):
     ) -> None:
         if anchor not in ("observation", "state"):
             raise ValueError(f"anchor must be 'observation' or 'state', got {anchor!r}")
+        check_range("success_reward", success_reward, -math.inf)
         self.fast = fast
         self.anchor = anchor
         self.success_reward = success_reward

@@ -2,6 +2,7 @@
 
 import copy
 import logging
+import math
 import reprlib
 import time
 from typing import Any
@@ -18,7 +19,7 @@ from gigpo_lightning.environments.search_qa.information import (
 )
 from gigpo_lightning.environments.search_qa.scoring import exact_match, normalize_answer
 from gigpo_lightning.environments.search_qa.tags import ANSWER, SEARCH, blocks
-from gigpo_lightning.errors import RunError
+from gigpo_lightning.errors import RunError, check_range
 from gigpo_lightning.retrieval.base import Passage, Retriever
 
 _logger = logging.getLogger(__name__)
@@ -77,6 +78,7 @@ class SearchQAEnvironment(gymnasium.Env[str, str]):
             raise ValueError(f"max_failures must be >= 0, got {max_failures}")
         if information_format not in FORMATS:
             raise ValueError(f"information_format must be one of {FORMATS}, got {information_format!r}")
+        check_range("success_reward", success_reward, -math.inf)
         self.retriever = retriever
         self.max_turns = max_turns
         self.top_k = top_k

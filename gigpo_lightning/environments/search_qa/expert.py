@@ -4,6 +4,8 @@ import random
 import re
 from collections.abc import Sequence
 
+from gigpo_lightning.errors import check_seed
+
 _BIRTHPLACE, _REGION, _TRADE, _AUTHOR = "birthplace", "region", "trade", "author"
 
 # What is asked for, last relation first applied: the answer to each is what the next is asked about.
@@ -39,6 +41,7 @@ class ReadingExpert:
     def __init__(self, haste: float = 0.0, seed: int = 0) -> None:
         if not 0 <= haste <= 1:
             raise ValueError(f"haste must be in [0, 1], got {haste}")
+        check_seed(seed)
         self.haste = haste
         self._rng = random.Random(seed)
         self._name = ""

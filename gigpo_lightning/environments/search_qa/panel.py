@@ -13,6 +13,7 @@ import pyarrow.parquet
 from gigpo_lightning.environments.base import Task, TaskPanel
 from gigpo_lightning.environments.search_qa.generator import World, prepare_world
 from gigpo_lightning.environments.search_qa.scoring import normalize_answer
+from gigpo_lightning.errors import check_count
 
 _logger = logging.getLogger(__name__)
 _COLUMNS = ("data_source", "question", "golden_answers", "reward_model", "env_kwargs", "prompt", "split")
@@ -104,6 +105,8 @@ class SearchQATasks:
         unknown = sorted(set(per_source or {}) - set(files))
         if unknown:
             raise ValueError(f"per_source must name splits among {sorted(files)}, got {unknown}")
+        for split, number in (per_source or {}).items():
+            check_count(f"per_source.{split}", number)
         self.data_dir = data_dir
         self.files = files
         self.data_sources = data_sources

@@ -1,6 +1,7 @@
 """WebShop as a Gymnasium environment: the state machine of the original's text mode."""
 
 import json
+import math
 import re
 from typing import Any, Literal
 
@@ -13,6 +14,7 @@ from gigpo_lightning.environments.webshop.entities import Goal
 from gigpo_lightning.environments.webshop.nouns import Nouns, default_nouns
 from gigpo_lightning.environments.webshop.pages import Page
 from gigpo_lightning.environments.webshop.reward import shopping_reward
+from gigpo_lightning.errors import check_range
 
 NUM_RESULTS = 50
 SEARCH = "search[<your query>]"
@@ -55,6 +57,7 @@ class WebShopEnvironment(gymnasium.Env[str, str]):
     ) -> None:
         if anchor not in ("observation", "state"):
             raise ValueError(f"anchor must be 'observation' or 'state', got {anchor!r}")
+        check_range("success_reward", success_reward, -math.inf)
         self.catalogue = catalogue
         self.anchor = anchor
         # Found here, not where the first purchase is: it says once, in the run's own process, which nouns count.

@@ -14,6 +14,7 @@ from gigpo_lightning.environments.webshop.entities import Goal
 from gigpo_lightning.environments.webshop.generator import ShopSettings, catalogue_files, generate_catalogue
 from gigpo_lightning.environments.webshop.nouns import PlainNouns
 from gigpo_lightning.environments.webshop.reward import shopping_reward
+from gigpo_lightning.errors import check_count, check_seed
 
 Split = Literal["train", "valid", "test"]
 Scheme = Literal["by_product", "verl_agent"]
@@ -109,6 +110,9 @@ class WebShopTasks:
         reachable_only: bool = False,
         generated: ShopSettings | None = None,
     ) -> None:
+        check_seed(seed)
+        if max_goals_per_product is not None:
+            check_count("max_goals_per_product", max_goals_per_product)
         folder = catalogue.files[0].parent
         if generated is not None and catalogue.files != catalogue_files(folder):
             wanted = " and ".join(map(str, catalogue_files(folder)))

@@ -1,0 +1,104 @@
+"""How the command line reads what ``--config`` names: strictly, and with the file's name in what it refuses."""
+
+import dataclasses
+import inspect
+from argparse import ArgumentError
+from pathlib import Path
+from pydoc import locate
+from typing import Any
+
+import jsonargparse
+from jsonargparse import Namespace
+from jsonargparse._actions import ActionConfigFile
+
+from gigpo_lightning.complaints import config_nodes, parser_complaint, shortened
+from gigpo_lightning.yaml_files import check_yaml, load_yaml_file
+
+_load = jsonargparse.get_loader("yaml")
+
+
+def strict_load(text: str) -> Any:
+    """What jsonargparse's own loader makes of a text, unless a key in it stands twice or a value holds itself.
+
+    Raises:
+        yaml.YAMLError: If it is so.
+    """
+    if ":" in text or "&" in text:
+        check_yaml(text)
+    return _load(text)
+
+
+class StrictConfigFile(ActionConfigFile):
+    """``--config``, of which a file is looked at before the parser reads it."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        """Add what the file holds to the configuration.
+
+        Raises:
+            ValueError: If the file is not what the parser can read, or holds no settings; the message names it.
+        """
+        inline = (
+            not isinstance(values, str) or any(each in values for each in ("\n", "{", ": ", "://")) or values == "-"
+        )
+        path = None if inline else Path(values)  # else they are settings, standard input or an address
+        if path is not None:
+            _check_file(path)
+        try:
+            self.apply_config(parser, namespace, self.dest, values)
+        except (TypeError, KeyError, ArgumentError) as error:
+            name = path if path is not None else shortened(values)
+            raise ValueError(f"{name}: {parser_complaint(str(error))}") from error
+
+
+def _check_file(path: Path) -> None:
+    if path.is_dir():
+        raise ValueError(f"--config must name a YAML file, got the folder {str(path)!r}")
+    if not path.exists():
+        raise ValueError(f"--config must name a YAML file, got {str(path)!r}, which is not there")
+    held = load_yaml_file(path)
+    if not isinstance(held, dict):
+        raise ValueError(no_section(str(path), held))
+    for section in ("trainer", "model", "data"):
+        if section in held and not isinstance(held[section], dict | str):
+            raise ValueError(f"{path}: {no_section(section, held[section])}")
+
+
+def no_section(key: str, value: Any) -> str:
+    """What is said where a key such as ``trainer`` holds no settings."""
+    given = "nothing" if value is None else f"{type(value).__name__} {shortened(value)}"
+    rest = "; leave the key out for its defaults" if key == "trainer" else ""
+    return f"{key} must hold settings, each with its key, got {given}{rest}"
+
+
+def refuse_nothing(parser: Any, config: Namespace) -> None:
+    """Refuse keys that are left empty although nothing is no value that they may have.
+
+    A parser cannot tell such a key from one that was not given, unless it is told to.
+
+    Args:
+        parser: Of the configuration.
+        config: What it has read.
+
+    Raises:
+        ValueError: If there is one; the message names it.
+    """
+    jsonargparse.set_parsing_settings(unset_sentinel=True)
+    try:
+        parser.validate(config)
+    except (TypeError, KeyError, ArgumentError) as error:
+        raise ValueError(parser_complaint(str(error))) from error
+    finally:
+        jsonargparse.set_parsing_settings(unset_sentinel=False)
+    for key, node in config_nodes(config):
+        _check_groups(key, node)
+
+
+def _check_groups(key: str, node: Namespace) -> None:
+    """Refuse a list or a word where a class wants a group of settings: the parser leaves that to the constructor."""
+    made, given = locate(str(node.get("class_path"))), node.get("init_args")
+    if not callable(made) or not isinstance(given, Namespace):
+        return
+    for name, parameter in inspect.signature(made).parameters.items():
+        grouped = dataclasses.is_dataclass(parameter.default)
+        if grouped and name in given and not isinstance(given[name], Namespace):
+            raise ValueError(no_section(f"{key.partition('.')[2]}.init_args.{name}", given[name]))

@@ -1,0 +1,81 @@
+"""A LightningCLI that reads strictly, and names the full key of what it refuses."""
+
+from argparse import ArgumentError
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jsonargparse
+import yaml
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import LightningDataModule, LightningModule
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, _InstantiatorFn
+
+from gigpo_lightning.complaints import constructor_complaint, find_key
+from gigpo_lightning.config_action import StrictConfigFile, no_section, refuse_nothing, strict_load
+from gigpo_lightning.errors import RunError
+
+jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
+jsonargparse.set_loader("yaml", strict_load, (yaml.YAMLError,))
+
+# What a user can mend; anything else is a defect of ours, and its traceback is wanted.
+MENDABLE = (ValueError, ImportError, OSError, FloatingPointError, ArgumentError, MisconfigurationException, RunError)
+
+# What a constructor may raise where its arguments are to blame.
+REFUSED = (TypeError, ArithmeticError, LookupError, AttributeError, RuntimeError, AssertionError, *MENDABLE)
+
+
+class StrictCLI(LightningCLI):
+    """LightningCLI whose mistakes end in one line."""
+
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        """Have mistakes raised, not answered with two screens of usage before the one line that says what is wrong."""
+        parser = LightningArgumentParser(**{"exit_on_error": False} | kwargs)
+        parser.add_argument("-c", "--config", action=StrictConfigFile, help="A YAML file; a later one goes on top.")
+        return parser
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse them, and refuse keys that are left empty.
+
+        Raises:
+            ValueError: If there are some.
+        """
+        super().parse_arguments(parser, args)
+        settings = self.config.get(self.config.get("subcommand"), self.config)
+        for section in ("trainer", "model", "data"):
+            if not hasattr(settings.get(section), "keys"):
+                raise ValueError(no_section(section, settings.get(section)))
+        refuse_nothing(parser, self.config)
+
+    def _add_instantiators(self) -> None:
+        """Have what a constructor refuses named with its full key."""
+        bases = {LightningModule: _InstantiatorFn(self, "model"), LightningDataModule: _InstantiatorFn(self, "data")}
+        for base, make in bases.items():
+            self.parser.add_instantiator(partial(self._make, make), base)
+        self.parser.add_instantiator(partial(self._make, None), object)
+
+    def _make(
+        self,
+        make: Callable[..., Any] | None,
+        class_type: type,
+        *args: Any,
+        applied_instantiation_links: dict[str, Any],
+        **kwargs: Any,
+    ) -> Any:
+        """Make an object of the configuration.
+
+        Raises:
+            ValueError: If its constructor refuses an argument.
+        """
+        try:
+            if make is None:
+                return class_type(*args, **kwargs)
+            return make(class_type, *args, applied_instantiation_links=applied_instantiation_links, **kwargs)
+        except RunError:
+            raise
+        except REFUSED as error:
+            settings = self.config.get(self.config.get("subcommand"), self.config)
+            key = find_key(settings, class_type, kwargs)
+            if not key:
+                raise
+            raise ValueError(constructor_complaint(error, class_type, kwargs, key)) from error

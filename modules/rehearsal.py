@@ -1,0 +1,153 @@
+"""A training tried out on a policy without weights: what cannot work is refused before an engine starts."""
+
+import inspect
+import math
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import nn
+
+from gigpo_lightning.errors import ShapeUnknownError
+from modules.policy import Policy, PolicySource
+
+_LONGEST = 10_000  # epochs of a run that are gone through
+_NO_END = 1_000  # epochs of a run without an end
+_REFUSED = (TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RuntimeError, NotImplementedError)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rehearsal:
+    """What came of it.
+
+    Attributes:
+        policy: The policy on the meta device, with its tokenizer; None if its shape is not known here.
+        said: A line for a plan.
+    """
+
+    policy: Policy | None
+    said: str
+
+
+def rehearse_policy(source: PolicySource) -> Rehearsal:
+    """Make a policy without its weights: on the meta device, from its configuration.
+
+    Args:
+        source: Where the policy comes from; one without ``skeleton`` is not made.
+
+    Raises:
+        ValueError: If it could not be made; the message begins with ``policy.init_args``.
+    """
+    make: Callable[[], Policy] | None = getattr(source, "skeleton", None)
+    if make is None:
+        return Rehearsal(policy=None, said=f"policy: {type(source).__name__}, whose shape cannot be checked")
+    try:
+        policy = make()
+    except ShapeUnknownError as error:
+        return Rehearsal(policy=None, said=f"policy: {type(source).__name__}; its shape could not be checked: {error}")
+    except _REFUSED as error:
+        said = " ".join(str(error).split())
+        named = said.split(maxsplit=1)[0].partition(".")[0].rstrip(":") if said else ""
+        own = named in inspect.signature(type(source)).parameters
+        raise ValueError(f"policy.init_args{'.' if own else ': '}{said}") from error
+    sizes = [(each.numel(), each.requires_grad) for each in policy.parameters()]
+    trained = sum(size for size, learns in sizes if learns)
+    said = (
+        f"policy: {type(source).__name__}, {sum(size for size, _ in sizes):,} parameters, {trained:,} of them trained"
+    )
+    return Rehearsal(policy=policy, said=said)
+
+
+def rehearse_optimization(
+    policy: Policy | None,
+    make_optimizer: OptimizerCallable,
+    make_lr_scheduler: LRSchedulerCallable | None,
+    max_epochs: int | None,
+) -> None:
+    """Make the optimizer of a policy, take a step with it, and step the scheduler through the whole run.
+
+    Args:
+        policy: Without its weights; None leaves out what only its shape could show.
+        make_optimizer: Makes the optimizer.
+        make_lr_scheduler: Makes the scheduler, which is stepped once an epoch.
+        max_epochs: Of the run; -1 or None is a run without an end.
+
+    Raises:
+        ValueError: If one of them cannot train here; the message begins with ``optimizer`` or ``lr_scheduler``.
+    """
+    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+        warnings.simplefilter("ignore")
+        if policy is not None:
+            make_optimizer([each for each in policy.parameters() if each.requires_grad])
+        weight = nn.Parameter(torch.ones(4, 4))
+        optimizer = make_optimizer([weight])
+        _check_numbers("optimizer", optimizer.defaults, type(optimizer))
+        weight.grad = torch.ones_like(weight)
+        _take_step(optimizer)
+        if not torch.isfinite(weight).all():
+            raise ValueError(f"optimizer must leave the weights finite, but a step of {_name(optimizer)} ruins them")
+        if make_lr_scheduler is not None:
+            scheduler: Any = make_lr_scheduler(optimizer)
+            epochs = _NO_END if max_epochs is None or max_epochs < 0 else min(max_epochs, _LONGEST)
+            _go_through(scheduler, optimizer, epochs)
+            held = {key: value for key, value in vars(scheduler).items() if key != "last_epoch"}
+            _check_numbers("lr_scheduler", held, type(scheduler))
+
+
+def _take_step(optimizer: torch.optim.Optimizer) -> None:
+    try:
+        optimizer.step()
+    except _REFUSED as error:
+        raise ValueError(
+            "optimizer must take a step on dense gradients and without a closure, as every minibatch asks for one, but "
+            f"{_name(optimizer)} cannot: {error}"
+        ) from error
+
+
+def _go_through(scheduler: Any, optimizer: torch.optim.Optimizer, epochs: int) -> None:
+    for epoch in range(1, epochs + 1):
+        try:
+            scheduler.step()
+        except _REFUSED as error:
+            raise ValueError(
+                "lr_scheduler must be one that is stepped once an epoch and without a metric, but "
+                f"{_name(scheduler)} cannot go on to epoch {epoch}: {error}"
+            ) from error
+        for group in optimizer.param_groups:
+            if not 0 <= float(group["lr"]) < math.inf:
+                raise ValueError(
+                    "lr_scheduler.init_args must keep the learning rate >= 0 and finite, but "
+                    f"{_name(scheduler)} makes it {float(group['lr']):g} in epoch {epoch}"
+                )
+
+
+def _check_numbers(what: str, held: Mapping[str, Any], made: type) -> None:
+    """Refuse numbers that are not finite, or negative where the class's own default is not."""
+    parameters = inspect.signature(made).parameters
+    for name, value in held.items():
+        if name.startswith("_"):
+            continue
+        default = parameters[name].default if name in parameters else 0
+        may_fall = any(number < 0 for number in _numbers(default))
+        for number in _numbers(value):
+            if not math.isfinite(number) or (number < 0 and not may_fall):
+                raise ValueError(f"{what}.init_args.{name} must be >= 0 and finite, got {value}")
+        if name == "momentum" and any(number > 1 for number in _numbers(value)):
+            raise ValueError(f"{what}.init_args.{name} must be in [0, 1], got {value}")
+
+
+def _numbers(value: Any) -> Iterator[float]:
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        yield value
+    elif isinstance(value, torch.Tensor) and value.numel() == 1:
+        yield float(value)
+    elif isinstance(value, list | tuple | dict):
+        for each in value:
+            yield from _numbers(each)
+
+
+def _name(made: object) -> str:
+    return type(made).__name__
