@@ -15,6 +15,7 @@ _ARGUMENT = re.compile(r"^'?([A-Za-z_]\w*)((?:\.\w+)*)'?(?=[\s=:,])")
 _UNKNOWN = re.compile(r"^(?:Option '([^']+)' is not accepted|Group '(.*)' does not accept option '(.+)')$")
 _MISSING = re.compile(r"^the following arguments are required: (.+)$")
 _CLASS_PATH = re.compile(r"class_path'?[=:] ?'([^']*)'")
+_NO_CLASS = re.compile(r"^(?:\{(?!'class_path')|Namespace\((?!class_path))")
 _LINK = re.compile(r"^Call to compute_fn of link '.*?' with args .* failed: ")
 # Of the class itself, not of its arguments.
 _OF_CLASS = ("module ", "No module named", "Import path ", "cannot import name", "Not a valid subclass")
@@ -127,6 +128,8 @@ class _Findings:
         if kinds := [match[1] for each in leaves if (match := _EXPECTED.match(each))]:
             kinds = [each for each in kinds if each != "NoneType"] or kinds
             return f"{key} must be {' or '.join(dict.fromkeys(kinds))}, got {shortened(self.value)}"
+        if first.startswith("Not a valid subclass") and _NO_CLASS.match(self.value):
+            return f"{key} must have a class_path: {first}, got {shortened(self.value)}"
         if first.startswith(_OF_CLASS):
             named = _CLASS_PATH.search(self.value)
             value = shortened(self._class or (named[1] if named else self.value))

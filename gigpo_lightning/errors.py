@@ -77,10 +77,12 @@ def check_range(
         Traceback (most recent call last):
         ValueError: discount must be in [0, 1], got 1.5
     """
-    if isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high and value < math.inf:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if number and low <= value <= high and -math.inf < value < math.inf:
         return
     finite = " and finite" if value == math.inf else ""  # which is >= any number
-    rule = f">= {low:g}{finite}" if math.isinf(high) else f"in [{low:g}, {high:g}]"
+    least = "finite" if math.isinf(low) else f">= {low:g}{finite}"
+    rule = least if math.isinf(high) else f"in [{low:g}, {high:g}]"
     raise ValueError(f"{name} must be {rule}{f' ({why})' if why else ''}, got {value}")
 
 

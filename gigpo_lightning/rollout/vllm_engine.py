@@ -72,7 +72,7 @@ class VLLMEngine:
             check_count(name, count)
         check_count("max_lora_rank", max_lora_rank, 0)
         check_range("gpu_memory_utilization", gpu_memory_utilization, 1e-6, 1.0)
-        check_range("kv_cache_gib", kv_cache_gib, 1e-6)
+        check_range("kv_cache_gib", kv_cache_gib, 1e-6, 1 << 20)
         self._model = model
         self._options: dict[str, Any] = {
             "dtype": dtype,

@@ -292,5 +292,6 @@ def _in_one_line() -> Iterator[None]:
         raise ValueError(" ".join(str(error).split())) from error
     except (HydraException, OmegaConfBaseException) as error:
         said = str(error) or str(error.__cause__)
+        said = re.sub(r"^In '([^']+)': ", r"\1.yaml, defaults: ", said)
         wanted = said.partition("Config search path:")[0].partition("See https:")[0]
         raise ValueError(" ".join(wanted.replace("\n\t", ", ").replace(":,", ":").split())) from error
