@@ -27,7 +27,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from gigpo_lightning.yaml_files import load_yaml_file
+from gigpo_lightning.yaml_files import load_yaml_file, read_text_file
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 PRIMARIES = "sweep"  # the folder of Hydra's own
@@ -139,7 +139,7 @@ def compose(config_name: str, folders: Sequence[Path], words: Sequence[str], mul
         if not folder.is_dir():
             raise ValueError(f"--config-dir must be a folder, and configs/ lie beside the package; {folder} is none")
     load_yaml_file(source.folders[0] / f"{primary}.yaml") if (source.folders[0] / f"{primary}.yaml").is_file() else None
-    with source.open() as loader:
+    with _naming_files(source.folders), source.open() as loader:
         parser = OverridesParser.create(config_loader=loader)
         given = parser.parse_overrides(list(words))
         ours = tuple(str(each.input_line) for each in given if each.is_hydra_override())
@@ -282,6 +282,17 @@ def _resolving(configuration: DictConfig) -> Iterator[None]:
         yield
     finally:
         instance.cfg = before
+
+
+@contextlib.contextmanager
+def _naming_files(folders: Sequence[Path]) -> Iterator[None]:
+    """Have a file in another encoding named, which Hydra does not."""
+    try:
+        yield
+    except UnicodeDecodeError:
+        for path in (path for folder in folders for path in folder.rglob("*.yaml")):
+            read_text_file(path)
+        raise
 
 
 @contextlib.contextmanager

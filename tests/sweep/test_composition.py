@@ -104,3 +104,28 @@ class TestAFoldersName:
         names = [folder_name(long | {"seed": "3", "key_0": value}) for value in ("x" * 40, "y" * 40)]
         assert names[0] != names[1]
         assert all(len(name) <= 150 and ",seed=3," in name for name in names)
+
+
+class TestAFile:
+    """Of a user's own folder, damaged."""
+
+    @pytest.mark.parametrize(
+        ("name", "content", "expected"),
+        [
+            ("sweep/mine.yaml", b"defaults: [default]\ndefaults: [default]\n", "the key 'defaults' stands twice"),
+            ("sweep/mine.yaml", "defaults: [default] # é".encode("utf-16"), "is in UTF-16"),
+            ("run/mine.yaml", b"trainer: {max_epochs: 1, max_epochs: 2}\n", "max_epochs"),
+            ("run/mine.yaml", b"trainer: [\n", "run/mine.yaml"),
+            ("run/mine.yaml", b"a: \xe9\n", "run/mine.yaml must be a text file in UTF-8, but line 1"),
+        ],
+    )
+    def test_that_cannot_be_read_is_named(self, tmp_path, name, content, expected):
+        (tmp_path / "sweep").mkdir()
+        (tmp_path / "run").mkdir()
+        (tmp_path / name).write_bytes(content)
+        primary = "mine" if name.startswith("sweep") else "default"
+        words = ["run=mine"] if name.startswith("run") else ["run=gridworld_cpu"]
+        with pytest.raises(ValueError, match="mine") as error:
+            compose(primary, [tmp_path], words, multirun=False)
+        assert expected in str(error.value)
+        assert "\n" not in str(error.value)
