@@ -41,6 +41,7 @@ ROOT = Path(__file__).resolve().parents[1]
 OUT = Console()
 GOAL = 0.97
 SECTIONS = ("trainer", "model", "data")
+PACKAGE = "# @package _global_\n"
 WORD = "?\u00e9\u4e2d\u05d0\U0001f600\u202e\u0301"
 Path_ = tuple[str | int, ...]
 
@@ -171,8 +172,9 @@ class Mutator:
     ) -> Case:
         """A mutant, as long as nobody has numbered it."""
         words = [str(each) for each in path if isinstance(each, str)]
-        raw = content if isinstance(content, bytes) else dumped(content)
-        last = words[-1:] if words[-1:] != ["class_path"] else words[-2:]
+        package = PACKAGE if self.text.startswith(PACKAGE) else ""  # a comment that Hydra reads
+        raw = content if isinstance(content, bytes) else package.encode() + dumped(content)
+        last = words[-2:] if words[-1:] == ["class_path"] or words[:1] == ["defaults"] else words[-1:]
         return Case(
             number=-1,
             source=self.source,
@@ -295,7 +297,7 @@ class Mutator:
             return None
         path = self.draw.choice(self.named)
         old = str(at(self.tree, path))
-        new = self.draw.choice([f"{old}x", old.partition(".")[2] or "x", "no.such.Class", "os.system", "3", f"{old}."])
+        new = self.draw.choice([f"{old}x", f"nowhere.{old}", "no.such.Class", "os.system", "3", f"{old}."])
         return self.case(path, self.changed(path, new), "refuse")
 
     def swapped(self) -> Case | None:

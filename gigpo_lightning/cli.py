@@ -14,6 +14,7 @@ import yaml
 from jsonargparse import dict_to_namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.accelerators import AcceleratorRegistry
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.plugins.io import CheckpointIO
@@ -88,6 +89,9 @@ class GigpoCLI(StrictCLI):
         """
         given = self._get(self.config_init, "trainer", default={})
         check_trainer(vars(given))
+        known = ("auto", "gpu", *AcceleratorRegistry.available_accelerators())
+        if isinstance(given.get("accelerator"), str) and given["accelerator"] not in known:
+            raise ValueError(f"trainer.accelerator must be one of {', '.join(known)}, got {given['accelerator']!r}")
         plugins, callbacks = _as_list(given.get("plugins")), _as_list(given.get("callbacks"))
         if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
             plugins.append(AtomicCheckpointIO())

@@ -175,7 +175,17 @@ def constructor_complaint(error: BaseException, made: Callable[..., Any], given:
         mentioned = [name for name, value in given.items() if any(_mentions(said, each) for each in _flat(value))]
     if len(mentioned) == 1:
         return f"{key}.{mentioned[0]}: {said}"
-    return f"{key} of {getattr(made, '__name__', made)}: {said}"
+    settings = ", ".join(f"{name} {shortened(value)}" for name, value in _set(made, given))
+    return f"{key} of {getattr(made, '__name__', made)}{f' ({settings})' if settings else ''}: {said}"
+
+
+def _set(made: Callable[..., Any], given: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """The numbers and words that are not a class's own."""
+    parameters = inspect.signature(made).parameters
+    for name, value in given.items():
+        own = name in parameters and repr(parameters[name].default) == repr(value)
+        if isinstance(value, bool | int | float | str) and not own:
+            yield name, value
 
 
 def _mentions(said: str, value: Any) -> bool:

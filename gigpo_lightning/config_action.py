@@ -14,6 +14,7 @@ from jsonargparse._actions import ActionConfigFile
 from gigpo_lightning.complaints import config_nodes, parser_complaint, shortened
 from gigpo_lightning.yaml_files import check_yaml, load_yaml_file
 
+_OF_CLASS = ("class_path", "init_args", "dict_kwargs")
 _load = jsonargparse.get_loader("yaml")
 
 
@@ -58,6 +59,10 @@ def _check_file(path: Path) -> None:
     held = load_yaml_file(path)
     if not isinstance(held, dict):
         raise ValueError(no_section(str(path), held))
+    for key, node in config_nodes(held):
+        if "class_path" in node and (beside := [each for each in node if each not in _OF_CLASS]):
+            allowed = "what stands beside a class_path is init_args"
+            raise ValueError(f"{path}: {key}.{beside[0]} is no setting: {allowed}")
     for section in ("trainer", "model", "data"):
         if section in held and not isinstance(held[section], dict | str):
             raise ValueError(f"{path}: {no_section(section, held[section])}")

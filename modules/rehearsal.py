@@ -88,13 +88,17 @@ def rehearse_optimization(
         weight.grad = torch.ones_like(weight)
         _take_step(optimizer)
         if not torch.isfinite(weight).all():
-            raise ValueError(f"optimizer must leave the weights finite, but a step of {_name(optimizer)} ruins them")
+            said = _settings(optimizer.defaults, type(optimizer))
+            raise ValueError(
+                f"optimizer must leave the weights finite, but a step of {_name(optimizer)} ruins them{said}"
+            )
         if make_lr_scheduler is not None:
             scheduler: Any = make_lr_scheduler(optimizer)
             epochs = _NO_END if max_epochs is None or max_epochs < 0 else min(max_epochs, _LONGEST)
-            _go_through(scheduler, optimizer, epochs)
-            held = {key: value for key, value in vars(scheduler).items() if key != "last_epoch"}
+            own = inspect.signature(type(scheduler)).parameters
+            held = {key: value for key, value in vars(scheduler).items() if key in own and key != "last_epoch"}
             _check_numbers("lr_scheduler", held, type(scheduler))
+            _go_through(scheduler, optimizer, epochs)
 
 
 def _take_step(optimizer: torch.optim.Optimizer) -> None:
@@ -118,9 +122,10 @@ def _go_through(scheduler: Any, optimizer: torch.optim.Optimizer, epochs: int) -
             ) from error
         for group in optimizer.param_groups:
             if not 0 <= float(group["lr"]) < math.inf:
+                settings = _settings(vars(scheduler), type(scheduler))
                 raise ValueError(
                     "lr_scheduler.init_args must keep the learning rate >= 0 and finite, but "
-                    f"{_name(scheduler)} makes it {float(group['lr']):g} in epoch {epoch}"
+                    f"{_name(scheduler)} makes it {float(group['lr']):g} in epoch {epoch}{settings}"
                 )
 
 
@@ -147,6 +152,14 @@ def _numbers(value: Any) -> Iterator[float]:
     elif isinstance(value, list | tuple | dict):
         for each in value:
             yield from _numbers(each)
+
+
+def _settings(held: Mapping[str, Any], made: type) -> str:
+    """The numbers that were given, as far as they have been kept under their names."""
+    own = inspect.signature(made).parameters
+    given = {key: value for key, value in held.items() if key in own and value != own[key].default}
+    said = [f"{key} {value:g}" for key, value in given.items() if isinstance(value, int | float)]
+    return f" with {', '.join(said)}" if said else ""
 
 
 def _name(made: object) -> str:

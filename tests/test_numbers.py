@@ -25,7 +25,16 @@ for package in (gigpo_lightning.environments, gigpo_lightning.prompts):
 
 # What is made while a run plays or trains; no configuration names it.
 RECORDS = {
-    *("Completion", "GenerationRequest", "HeldOutEpisodes", "Rollout", "RetrievalStats", "Passage", "EnvironmentEvent"),
+    *(
+        "Completion",
+        "GenerationRequest",
+        "HeldOutEpisodes",
+        "Rollout",
+        "RetrievalStats",
+        "Passage",
+        "EnvironmentEvent",
+        "Answer",
+    ),
     *("Goal", "Product", "Page", "EncodedPrompt", "Credit", "Collector", "Bm25Index"),
 }
 SIGNED = {"success_reward", "exponent", "final_exponent"}

@@ -99,7 +99,7 @@ class Source:
             group, _, option = f"run/{name}".rpartition("/")
             ConfigStore.instance().store(option, {}, group=group, package="_global_", provider="gigpo-sweep")
         with (
-            _in_one_line(),
+            _in_one_line(self.config_name),
             initialize_config_dir(config_dir=str(self.folders[0]), version_base="1.3", job_name="gigpo-sweep"),
         ):
             yield GlobalHydra.instance().config_loader()
@@ -296,13 +296,15 @@ def _naming_files(folders: Sequence[Path]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _in_one_line() -> Iterator[None]:
+def _in_one_line(primary: str) -> Iterator[None]:
     try:
         yield
     except yaml.YAMLError as error:
         raise ValueError(" ".join(str(error).split())) from error
     except (HydraException, OmegaConfBaseException) as error:
         said = str(error) or str(error.__cause__)
+        if said.startswith("Could not override"):
+            said = f"{primary}.yaml, defaults: {said}"
         said = re.sub(r"^In '([^']+)': ", r"\1.yaml, defaults: ", said)
         wanted = said.partition("Config search path:")[0].partition("See https:")[0]
         raise ValueError(" ".join(wanted.replace("\n\t", ", ").replace(":,", ":").split())) from error

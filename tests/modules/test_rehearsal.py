@@ -62,10 +62,16 @@ class TestAScheduler:
             (partial(schedulers.CosineAnnealingLR, T_max=0), "but CosineAnnealingLR cannot go on to epoch 1"),
             (partial(schedulers.StepLR, step_size=0), "but StepLR cannot go on to epoch 1"),
             (partial(schedulers.StepLR, step_size=-3), "^lr_scheduler.init_args.step_size must be >= 0"),
-            (partial(schedulers.ExponentialLR, gamma=-1.0), "ExponentialLR makes it -0.01 in epoch 1"),
-            (partial(schedulers.ExponentialLR, gamma=float("nan")), "ExponentialLR makes it nan in epoch 1"),
-            (partial(schedulers.ExponentialLR, gamma=1e30), "ExponentialLR makes it inf in epoch 11"),
-            (partial(schedulers.CosineAnnealingLR, T_max=10, eta_min=-1.0), "CosineAnnealingLR makes it -"),
+            (partial(schedulers.ExponentialLR, gamma=-1.0), r"^lr_scheduler\.init_args\.gamma must be >= 0"),
+            (
+                partial(schedulers.ExponentialLR, gamma=float("nan")),
+                r"^lr_scheduler\.init_args\.gamma must be >= 0 and finite, got nan",
+            ),
+            (partial(schedulers.ExponentialLR, gamma=1e30), "ExponentialLR makes it inf in epoch 11 with gamma 1e.30"),
+            (
+                partial(schedulers.CosineAnnealingLR, T_max=10, eta_min=-1.0),
+                r"^lr_scheduler\.init_args\.eta_min must be >= 0",
+            ),
         ],
     )
     def test_that_cannot_be_stepped_once_an_epoch_is_refused(self, scheduler, expected):
