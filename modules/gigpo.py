@@ -40,7 +40,7 @@ from modules.finite_weights import check_finite_weights, way_back
 from modules.fsdp2 import FSDP2Strategy
 from modules.lora import AdaptedPolicy
 from modules.policy import Policy, PolicySource
-from modules.rehearsal import Rehearsal, rehearse_optimization, rehearse_policy
+from modules.rehearsal import Rehearsal, check_trainer, rehearse_optimization, rehearse_policy
 from modules.run_folder import RunFolder
 from modules.sharding import PREFIX, named_weights, wrap_blocks
 
@@ -107,7 +107,7 @@ class GiGPOModule(LightningModule):
         """
         if isinstance(self.trainer.strategy, FSDPStrategy) and self.trainer.ckpt_path is not None:
             check_for_another_reader(self.trainer.ckpt_path)
-        self._check_trainer(self.trainer)
+        check_trainer(self.trainer, self.credit)
 
     def rehearse(self, trainer: Any) -> Rehearsal:
         """Try out the policy without its weights, the optimizer and the scheduler, before anything is started.
@@ -115,34 +115,10 @@ class GiGPOModule(LightningModule):
         Raises:
             ValueError: If a part of it could not train.
         """
-        self._check_trainer(trainer)
+        check_trainer(trainer, self.credit)
         rehearsal = rehearse_policy(self.policy_source)
         rehearse_optimization(rehearsal.policy, self.make_optimizer, self.make_lr_scheduler, trainer.max_epochs)
         return rehearsal
-
-    def _check_trainer(self, trainer: Any) -> None:
-        precision, ranks = str(trainer.precision), trainer.world_size
-        if precision in ("bf16-true", "16-true", "64-true"):
-            raise ValueError(
-                f"trainer.precision must be 32-true or bf16-mixed, got {precision}: it would convert the batches as "
-                "well; the type of the weights is policy.init_args.dtype"
-            )
-        if precision == "16-mixed":
-            raise ValueError(
-                "trainer.precision must be 32-true or bf16-mixed, got 16-mixed: it scales gradients, and max_grad_norm "
-                "would be of the scaled ones"
-            )
-        for name, neutral in (("gradient_clip_val", None), ("accumulate_grad_batches", 1)):
-            if getattr(trainer, name, neutral) != neutral:
-                raise ValueError(
-                    f"trainer.{name} must be left out, got {getattr(trainer, name)}: max_grad_norm and the "
-                    "data's minibatch_size are in its place"
-                )
-        if ranks > 1 and (getattr(self.credit, "whole_batch", False) or self.credit.state_dict()):
-            raise ValueError(
-                f"trainer.devices times trainer.num_nodes must be 1 with {type(self.credit).__name__}, got {ranks}: it "
-                "compares or remembers all episodes of an epoch, and a rank knows only its own"
-            )
 
     def configure_callbacks(self) -> list[Callback]:
         """Claim the run's folder, before any process makes data or logs; a subclass's own should keep this one."""

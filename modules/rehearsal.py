@@ -11,6 +11,7 @@ import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import nn
 
+from gigpo_lightning.algorithm import CreditEstimator
 from gigpo_lightning.errors import ShapeUnknownError
 from modules.policy import Policy, PolicySource
 
@@ -30,6 +31,41 @@ class Rehearsal:
 
     policy: Policy | None
     said: str
+
+
+def check_trainer(trainer: Any, credit: CreditEstimator) -> None:
+    """Refuse a Trainer that would train something else than was asked for.
+
+    Args:
+        trainer: Lightning's.
+        credit: Assigns the advantage of every step.
+
+    Raises:
+        ValueError: If its precision converts every tensor or scales gradients, it clips or accumulates gradients of its
+            own, or several ranks would each see a part of what the estimator must see whole.
+    """
+    precision, ranks = str(trainer.precision), trainer.world_size
+    if precision in ("bf16-true", "16-true", "64-true"):
+        raise ValueError(
+            f"trainer.precision must be 32-true or bf16-mixed, got {precision}: it would convert the batches as "
+            "well; the type of the weights is policy.init_args.dtype"
+        )
+    if precision == "16-mixed":
+        raise ValueError(
+            "trainer.precision must be 32-true or bf16-mixed, got 16-mixed: it scales gradients, and max_grad_norm "
+            "would be of the scaled ones"
+        )
+    for name, neutral in (("gradient_clip_val", None), ("accumulate_grad_batches", 1)):
+        if getattr(trainer, name, neutral) != neutral:
+            raise ValueError(
+                f"trainer.{name} must be left out, got {getattr(trainer, name)}: max_grad_norm and the "
+                "data's minibatch_size are in its place"
+            )
+    if ranks > 1 and (getattr(credit, "whole_batch", False) or credit.state_dict()):
+        raise ValueError(
+            f"trainer.devices times trainer.num_nodes must be 1 with {type(credit).__name__}, got {ranks}: it "
+            "compares or remembers all episodes of an epoch, and a rank knows only its own"
+        )
 
 
 def rehearse_policy(source: PolicySource) -> Rehearsal:

@@ -81,6 +81,7 @@ def test_a_mutant_of_a_key_differs_from_its_source_there_alone(fuzz):
         assert changed == {case.key}
 
 
+@pytest.mark.slow
 def test_a_few_mutants_end_as_they_should(fuzz):
     with fuzz.quiet():
         texts = fuzz.warm_up({SOURCE: fuzz.corpus()[SOURCE]})
