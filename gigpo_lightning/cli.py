@@ -33,6 +33,7 @@ from gigpo_lightning.ranks import leave_job
 from gigpo_lightning.strict_cli import MENDABLE, REFUSED, StrictCLI
 from gigpo_lightning.trainer_settings import check_trainer
 from modules import AtomicCheckpointIO
+from modules.archive import damage
 from modules.checkpoint_io import check_whole
 from modules.run_folder import Claim, chosen_folder, claimed, hold
 
@@ -339,6 +340,8 @@ def _anything(path: Path) -> None:
 def _check_file(path: Path) -> None:
     if not path.is_dir():
         check_whole(path)
+        if wrong := damage(path):
+            raise ValueError(f"{path} is damaged: {wrong}")
 
 
 def _seed(value: Any) -> int:

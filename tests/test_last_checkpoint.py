@@ -178,6 +178,17 @@ def test_every_subcommand_gets_the_path_that_last_means(taken, tmp_path, subcomm
     assert taken(tmp_path, "last", subcommand=subcommand) == str(path)
 
 
+def test_one_with_a_flipped_byte_is_passed_over_though_it_can_be_read(taken, tmp_path, caplog):
+    usable = write(tmp_path / "lightning_logs/version_0/checkpoints/last.ckpt", 3)
+    flipped = write(tmp_path / "lightning_logs/version_1/checkpoints/last.ckpt", 4, weights=torch.zeros(1000))
+    content = bytearray(flipped.read_bytes())
+    content[content.index(bytes(4000)) + 2000] = 1
+    flipped.write_bytes(content)
+    assert read_progress(flipped).epochs == 4
+    assert taken(tmp_path, "last") == str(usable)
+    assert f"ckpt_path 'last' passes over a checkpoint: {flipped} is damaged" in caplog.text
+
+
 def test_a_logger_and_checkpoints_elsewhere_are_searched_too(taken, tmp_path):
     logger = ["--trainer.logger", "CSVLogger", "--trainer.logger.save_dir", str(tmp_path / "logs")]
     path = write(tmp_path / "logs/lightning_logs/version_4/checkpoints/last.ckpt", 3)
