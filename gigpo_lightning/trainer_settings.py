@@ -18,6 +18,7 @@ _LEAST: Mapping[str, float] = {
     "fast_dev_run": 0,
     "gradient_clip_val": 0,
 }
+_MOST = 1 << 14  # devices of a machine, and machines
 _SHARES = ("limit_train_batches", "limit_val_batches", "limit_test_batches", "limit_predict_batches", "overfit_batches")
 
 
@@ -39,6 +40,8 @@ def check_trainer(given: Mapping[str, Any]) -> None:
         value = given.get(name)
         if value is not None and value != -1 and value < 1:
             raise ValueError(f"trainer.{name} must be >= 1, or -1 for no end, got {value}")
+    if given.get("num_nodes", 1) > _MOST:
+        raise ValueError(f"trainer.num_nodes must be at most {_MOST}, got {given['num_nodes']}")
     _check_shares(given)
     if "\0" in str(given.get("default_root_dir")):
         raise ValueError(f"trainer.default_root_dir must be a path, got {given['default_root_dir']!r}")
@@ -76,6 +79,8 @@ def _check_devices(devices: Any, accelerator: Any) -> None:
     if accelerator == "cpu" and devices != "auto" and (not isinstance(devices, int) or devices < 1):
         raise ValueError(rule.format("a number >= 1 with trainer.accelerator 'cpu', or auto"))
     if isinstance(devices, int):
+        if devices > _MOST:
+            raise ValueError(rule.format(f"at most {_MOST}"))
         if devices < 1 and devices != -1:
             raise ValueError(rule.format("a number >= 1, -1 for all, a list of indices, or auto"))
         return

@@ -10,7 +10,7 @@ def test_devices_that_a_machine_may_have_are_taken(devices):
     check_trainer({"devices": devices, "accelerator": "gpu"})
 
 
-@pytest.mark.parametrize("devices", [-3, 0, "-3", "two", [0, 0], [], [-1], "", "1,1", "null", None])
+@pytest.mark.parametrize("devices", [-3, 0, 10**18, "-3", "two", [0, 0], [], [-1], "", "1,1", "null", None])
 def test_devices_that_no_machine_has_are_refused_with_their_value(devices):
     with pytest.raises(ValueError, match=r"^trainer\.devices must be ") as error:
         check_trainer({"devices": devices, "accelerator": "gpu"})
@@ -30,6 +30,7 @@ def test_devices_of_cpus_are_a_number(devices):
         ("max_epochs", -2),
         ("max_steps", -5),
         ("num_nodes", 0),
+        ("num_nodes", 10**18),
         ("check_val_every_n_epoch", 0),
         ("num_sanity_val_steps", -2),
         ("log_every_n_steps", -1),

@@ -138,7 +138,7 @@ def compose(config_name: str, folders: Sequence[Path], words: Sequence[str], mul
     for folder in trees:
         if not folder.is_dir():
             raise ValueError(f"--config-dir must be a folder, and configs/ lie beside the package; {folder} is none")
-    load_yaml_file(source.folders[0] / f"{primary}.yaml") if (source.folders[0] / f"{primary}.yaml").is_file() else None
+    _check_defaults(trees[0] / f"{primary}.yaml", trees)
     with _naming_files(source.folders), source.open() as loader:
         parser = OverridesParser.create(config_loader=loader)
         given = parser.parse_overrides(list(words))
@@ -284,6 +284,26 @@ def _resolving(configuration: DictConfig) -> Iterator[None]:
         instance.cfg = before
 
 
+def _check_defaults(path: Path, folders: Sequence[Path]) -> None:
+    """Refuse a group that is nowhere; with no option Hydra takes it for one that is left out.
+
+    Raises:
+        ValueError: If there is one, or the file cannot be read.
+    """
+    held = load_yaml_file(path) if path.is_file() else None
+    listed = held.get("defaults") if isinstance(held, dict) else None
+    for entry in listed if isinstance(listed, list) else ():
+        for key in entry if isinstance(entry, dict) else ():
+            group = str(key).split()[-1].partition("@")[0].strip("/")
+            places = [path.parent, *folders]
+            if (
+                group != "run"
+                and not group.startswith("hydra/")
+                and not any((each / group).is_dir() for each in places)
+            ):
+                raise ValueError(f"{path}, defaults: {key} must name a folder of configs, and none is called {group!r}")
+
+
 @contextlib.contextmanager
 def _naming_files(folders: Sequence[Path]) -> Iterator[None]:
     """Have a file in another encoding named, which Hydra does not."""
@@ -305,6 +325,6 @@ def _in_one_line(primary: str) -> Iterator[None]:
         said = str(error) or str(error.__cause__)
         if said.startswith("Could not override"):
             said = f"{primary}.yaml, defaults: {said}"
-        said = re.sub(r"^In '([^']+)': ", r"\1.yaml, defaults: ", said)
+        said = re.sub(r"^In '?([\w/.-]+)'?: ", r"\1.yaml, defaults: ", said)
         wanted = said.partition("Config search path:")[0].partition("See https:")[0]
         raise ValueError(" ".join(wanted.replace("\n\t", ", ").replace(":,", ":").split())) from error
