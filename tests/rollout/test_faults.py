@@ -230,6 +230,7 @@ class Babbler:
         player = make_collector("up", pool=make_pool(FaultyEnvironment(), 6, 0), max_steps=3)
         player.engine.script = lambda request: self.token_ids
         player.player.tokenizer.decode = lambda ids: self.text
+        player.engine.load_weights([], 0)  # a stored step says whose it is
         return player
 
 
