@@ -69,8 +69,8 @@ class RolloutDataModule(LightningDataModule):
         workers: Processes of a rank that step environments; 0 steps them in the rank's own.
         deadlines: How long an environment in a worker may take before the process is replaced.
         max_retries: Times that an episode is begun again after its environment has failed, before its group is dropped.
-        deterministic: Make two runs with one seed equal to the last bit, however quick the workers are; environments
-            and engine then take turns.
+        deterministic: Make two rollouts with one seed on equal weights equal to the last bit, however quick the workers
+            are; environments and engine then take turns.
         seed: Of the tasks' order, the sampling noise and the minibatches.
         allow_shared_tasks: Let held-out and test splits share tasks with each other and with the training split.
 
