@@ -36,7 +36,10 @@ class TestConfiguration:
 
     def test_a_value_that_no_run_could_have_is_refused_before_any_has_begun(self, tmp_path):
         words = ["-m", f"{CREDIT}discount=0.9,1.5", f"hydra.sweep.dir={tmp_path / 'sweep'}"]
-        with pytest.raises(ValueError, match=r"^discount=1\.5: discount must be in \[0, 1\], got 1\.5$"):
+        with pytest.raises(
+            ValueError,
+            match=r"^discount=1\.5: model\.init_args\.credit\.init_args\.discount must be in \[0, 1\], got 1\.5$",
+        ):
             command.carry_out(words, PROGRAM)
         assert not any(tmp_path.iterdir())
 
