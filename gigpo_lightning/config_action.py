@@ -59,13 +59,25 @@ def _check_file(path: Path) -> None:
     held = load_yaml_file(path)
     if not isinstance(held, dict):
         raise ValueError(no_section(str(path), held))
-    for key, node in config_nodes(held):
-        if "class_path" in node and (beside := [each for each in node if each not in _OF_CLASS]):
-            allowed = "what stands beside a class_path is init_args"
-            raise ValueError(f"{path}: {key}.{beside[0]} is no setting: {allowed}")
+    _check_classes(path, held)
     for section in ("trainer", "model", "data"):
         if section in held and not isinstance(held[section], dict | str):
             raise ValueError(f"{path}: {no_section(section, held[section])}")
+
+
+def _check_classes(path: Path, held: dict[str, Any]) -> None:
+    """Refuse what no class takes, which the parser would call a class of another kind.
+
+    Raises:
+        ValueError: If something stands beside a ``class_path`` and its ``init_args``, or these are no settings.
+    """
+    for key, node in config_nodes(held):
+        if "class_path" not in node:
+            continue
+        if beside := [each for each in node if each not in _OF_CLASS]:
+            raise ValueError(f"{path}: {key}.{beside[0]} is no setting: beside a class_path stand its init_args alone")
+        if not isinstance(node.get("init_args"), dict | None):
+            raise ValueError(f"{path}: {no_section(f'{key}.init_args', node['init_args'])}")
 
 
 def no_section(key: str, value: Any) -> str:

@@ -44,6 +44,16 @@ def refused(tmp_path, monkeypatch):
         ("data:.*", "data: [1, 2]\n", r"data must hold settings, each with its key, got list [1, 2]"),
         ("loss: {.*?}", "loss: [1]", "model.init_args.loss must hold settings, each with its key, got list [1]"),
         ("seed_everything: 0", "seed_everything:", "seed_everything must be a whole number, got nothing"),
+        (
+            "class_path: callbacks.RunManifest",
+            "class_path: callbacks.RunManifest\n      init_args: true",
+            "trainer.callbacks[0].init_args must hold settings, each with its key, got bool True",
+        ),
+        (
+            "class_path: callbacks.RunManifest",
+            "class_path: callbacks.RunManifest\n      heat: 1",
+            "trainer.callbacks[0].heat is no setting: beside a class_path",
+        ),
         ("group_size", "groupsize", "data.init_args.groupsize is no setting of datamodules.RolloutDataModule"),
         ("every_n_epochs: 20", "every_n_epochs: x", "trainer.callbacks.init_args.every_n_epochs must be int, got x"),
         (

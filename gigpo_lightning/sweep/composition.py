@@ -291,6 +291,8 @@ def _check_defaults(path: Path, folders: Sequence[Path]) -> None:
         ValueError: If there is one, or the file cannot be read.
     """
     held = load_yaml_file(path) if path.is_file() else None
+    if not isinstance(held, dict | None):
+        raise ValueError(f"{path} must hold settings, each with its key, got {type(held).__name__} {held!r}")
     listed = held.get("defaults") if isinstance(held, dict) else None
     for entry in listed if isinstance(listed, list) else ():
         for key in entry if isinstance(entry, dict) else ():

@@ -113,6 +113,7 @@ class TestAFile:
         ("name", "content", "expected"),
         [
             ("sweep/mine.yaml", b"defaults: [default]\ndefaults: [default]\n", "the key 'defaults' stands twice"),
+            ("sweep/mine.yaml", b"- 1\n", "must hold settings, each with its key, got list [1]"),
             ("sweep/mine.yaml", b"defaults: [/creit: null]\n", "/creit must name a folder of configs"),
             ("sweep/mine.yaml", "defaults: [default] # é".encode("utf-16"), "is in UTF-16"),
             ("run/mine.yaml", b"trainer: {max_epochs: 1, max_epochs: 2}\n", "max_epochs"),

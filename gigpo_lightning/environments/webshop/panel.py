@@ -6,6 +6,7 @@ import random
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import astuple
+from pathlib import Path
 from typing import Literal
 
 from gigpo_lightning.environments.base import Task, TaskPanel
@@ -115,10 +116,8 @@ class WebShopTasks:
             check_count("max_goals_per_product", max_goals_per_product)
         folder = catalogue.files[0].parent
         if generated is not None and catalogue.files != catalogue_files(folder):
-            wanted = " and ".join(map(str, catalogue_files(folder)))
-            raise ValueError(
-                f"catalogue must name {wanted} to be generated, got {' and '.join(map(str, catalogue.files))}"
-            )
+            wanted = _named(catalogue_files(folder))
+            raise ValueError(f"catalogue must name {wanted} to be generated, got {_named(catalogue.files)}")
         self.catalogue = catalogue
         self.scheme = scheme
         self.seed = seed
@@ -170,3 +169,8 @@ def _at_most(numbered: Iterable[tuple[int, Goal]], limit: int) -> list[tuple[int
 def _digest(goal: Goal) -> str:
     """Of all that makes a goal what it is."""
     return hashlib.sha256(json.dumps(astuple(goal)).encode()).hexdigest()
+
+
+def _named(files: tuple[Path, Path]) -> str:
+    """The files of a catalogue, each with the argument that names it."""
+    return f"products {files[0]} and attributes {files[1]}"
