@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.fabric.utilities.device_dtype_mixin import _update_properties
 from lightning.fabric.utilities.types import _PATH
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.strategies import ModelParallelStrategy, ParallelStrategy, StrategyRegistry
@@ -79,7 +80,7 @@ class FSDP2Strategy(ModelParallelStrategy):
         options: dict[str, Any] = {
             "mesh": self.device_mesh["data_parallel"],
             "mp_policy": self._mixed_precision(),
-            "offload_policy": CPUOffloadPolicy() if self.cpu_offload else OffloadPolicy(),
+            "offload_policy": self._offload_policy(),
         }
         for block in policy.blocks:
             fully_shard(block, reshard_after_forward=self.reshard_after_forward, **options)
@@ -88,9 +89,14 @@ class FSDP2Strategy(ModelParallelStrategy):
     def setup(self, trainer: Trainer) -> None:
         """Refuse a module that leaves its weights whole: nobody would add up its gradients.
 
+        Evaluation runs under ``no_grad`` and never under ``inference_mode``, whatever ``trainer.inference_mode`` says:
+        a sharded weight that is gathered there could not be gathered again. Lightning does so for its own FSDP alone.
+
         Raises:
             ValueError: If nothing has been sharded.
         """
+        for loop in (trainer.validate_loop, trainer.test_loop, trainer.predict_loop):
+            loop.inference_mode = False
         super().setup(trainer)
         module = self.lightning_module
         assert module is not None
@@ -168,9 +174,20 @@ class FSDP2Strategy(ModelParallelStrategy):
         return module
 
     def model_to_device(self) -> None:
-        """Move what is not sharded; what is offloaded stays."""
+        """Move what is not sharded; shares that are offloaded stay, though the module computes on the device."""
         if not self.cpu_offload:
             super().model_to_device()
+            return
+        assert self.model is not None
+        for module in self.model.modules():
+            for name, buffer in module.named_buffers(recurse=False):
+                module._buffers[name] = buffer.to(self.root_device)
+        _update_properties(self.model, device=self.root_device)  # where batches, sums and logged numbers go
+
+    def _offload_policy(self) -> OffloadPolicy:
+        if not self.cpu_offload:
+            return OffloadPolicy()
+        return CPUOffloadPolicy(pin_memory=self.root_device.type != "cpu")
 
     def _mixed_precision(self) -> MixedPrecisionPolicy:
         compute = torch.bfloat16 if self.precision_plugin.precision == "bf16-mixed" else None

@@ -234,8 +234,9 @@ class GiGPOModule(LightningModule):
         self.policy_version += 1
         self._updated_epoch = self.current_epoch
         totals = cast("Tensor", self.trainer.strategy.reduce(totals, reduce_op="sum"))
-        named = {f"loss/{name}": value for name, value in zip(self._logged, totals.cpu(), strict=True)}
-        named["loss/gradient_norm"] = norm.detach().cpu()
+        # Numbers, and no tensors: a tensor is reduced where it lies, and NCCL takes none that lies on a CPU.
+        named = {f"loss/{name}": value for name, value in zip(self._logged, totals.tolist(), strict=True)}
+        named["loss/gradient_norm"] = norm.item()
         self.log_dict(named, on_step=False, on_epoch=True, batch_size=batch.counts.num_rows, sync_dist=True)
         self._update_seconds += time.perf_counter() - started
 

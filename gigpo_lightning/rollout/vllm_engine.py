@@ -14,6 +14,7 @@ import torch._dynamo
 from gigpo_lightning.errors import check_count, check_range
 from gigpo_lightning.rollout.adapter import Adapter
 from gigpo_lightning.rollout.engine import Completion, GenerationRequest
+from gigpo_lightning.rollout.vllm_device import alone, check_one_device, on_this_device
 
 _ENVIRONMENT = {
     # The engine shares this process, so that weights are handed over and not copied through a pipe.
@@ -39,7 +40,7 @@ class VLLMEngine:
         max_num_batched_tokens: Tokens of one forward pass; at least ``max_model_len``.
         gpu_memory_utilization: Share of the device's visible memory that vLLM may plan with.
         kv_cache_gib: Size of the key-value cache on a CPU, in GiB.
-        tensor_parallel_size: Devices that share one engine.
+        tensor_parallel_size: Must be 1: weights are handed over within this process. ``gigpo-server`` takes more.
         enforce_eager: Leave out compilation and CUDA graphs: a quicker start, slower tokens on a GPU.
         trust_remote_code: Run code that the checkpoint brings along. Never unless you ask for it.
         allow_sleep: Let ``sleep`` free a GPU's memory; vLLM must know from the start.
@@ -70,6 +71,7 @@ class VLLMEngine:
             "tensor_parallel_size": tensor_parallel_size,
         }.items():
             check_count(name, count)
+        check_one_device({"tensor_parallel_size": tensor_parallel_size} | (options or {}))
         check_count("max_lora_rank", max_lora_rank, 0)
         check_range("gpu_memory_utilization", gpu_memory_utilization, 1e-6, 1.0)
         check_range("kv_cache_gib", kv_cache_gib, 1e-6, 1 << 20)
@@ -116,7 +118,7 @@ class VLLMEngine:
 
         Raises:
             ImportError: If vLLM is not installed.
-            RuntimeError: If the engine was closed.
+            RuntimeError: If the engine was closed, or the only process of a job computes on another GPU than the first.
         """
         if self._closed:
             raise RuntimeError("this VLLMEngine was closed; make a new one")
@@ -134,20 +136,21 @@ class VLLMEngine:
                 "async_scheduling": False,
                 "enforce_eager": True,
             }
-        self._llm = self._vllm.LLM(
-            self._model or model_folder,
-            **{
-                "skip_tokenizer_init": True,
-                "load_format": "dummy",
-                "logprobs_mode": "processed_logprobs",
-                "generation_config": "vllm",
-                "disable_log_stats": True,
-                "enable_prefix_caching": True,
-                **_among_ranks(),
-                **self._options,
-                **device_options,
-            },
-        )
+        with on_this_device():
+            self._llm = self._vllm.LLM(
+                self._model or model_folder,
+                **{
+                    "skip_tokenizer_init": True,
+                    "load_format": "dummy",
+                    "logprobs_mode": "processed_logprobs",
+                    "generation_config": "vllm",
+                    "disable_log_stats": True,
+                    "enable_prefix_caching": True,
+                    **_among_ranks(),
+                    **self._options,
+                    **device_options,
+                },
+            )
 
     def submit(self, request: GenerationRequest) -> None:
         """Queue a request; returns at once.
@@ -334,14 +337,10 @@ class VLLMEngine:
 
 
 def _among_ranks() -> dict[str, Any]:
-    """What an engine must be told where every rank of a job has one: which device is this rank's."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return {}
-    if torch.distributed.get_world_size() == 1:  # vLLM's own, of an engine before this one
+    """What an engine must be told where every rank of a job has one."""
+    if alone():
         return {}
     os.environ["RANK"] = str(torch.distributed.get_rank())
-    if torch.cuda.is_available():
-        os.environ["LOCAL_RANK"] = str(torch.cuda.current_device())
     os.environ.setdefault("LOCAL_RANK", "0")
     return {"distributed_executor_backend": "external_launcher"}
 

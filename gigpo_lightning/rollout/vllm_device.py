@@ -1,0 +1,76 @@
+"""Which device an engine in the trainer's own process computes on: always that of the trainer."""
+
+import contextlib
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+import torch.distributed
+
+from gigpo_lightning.errors import RunError
+
+_SPREADING = ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size")
+
+
+def check_one_device(options: Mapping[str, Any]) -> None:
+    """Refuse an engine that would be spread over devices: other processes could not be handed the weights.
+
+    Args:
+        options: Arguments of ``vllm.LLM``.
+
+    Raises:
+        ValueError: If it would.
+    """
+    for name in _SPREADING:
+        if options.get(name, 1) != 1:
+            raise ValueError(
+                f"{name} must be 1 for an engine in the trainer's own process, got {options[name]}: weights are handed "
+                "over within it. For a model that one device cannot hold use VLLMServerEngine, and gigpo-server MODEL "
+                "--tensor-parallel-size N"
+            )
+
+
+def alone() -> bool:
+    """Whether no other process has an engine of this job."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return True
+    return torch.distributed.get_world_size() == 1  # it may be vLLM's own group, of an engine before this one
+
+
+@contextlib.contextmanager
+def on_this_device() -> Iterator[None]:
+    """Have an engine that is made meanwhile take this process's GPU, which vLLM finds by ``LOCAL_RANK``.
+
+    The variable is put back: launchers number a machine's processes by it, and process 0 may have device 2.
+
+    Raises:
+        RunError: If this process is alone, when vLLM takes device 0, and computes on another.
+    """
+    if not torch.cuda.is_available():
+        yield
+        return
+    device = torch.cuda.current_device()
+    if alone():
+        if device != 0:
+            raise RunError(
+                f"VLLMEngine runs on device 0 where one process trains, but trainer.devices chose device {device}: set "
+                f"CUDA_VISIBLE_DEVICES={_visible(device)} and --trainer.devices 1"
+            )
+        yield
+        return
+    before = os.environ.get("LOCAL_RANK")
+    os.environ["LOCAL_RANK"] = str(device)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["LOCAL_RANK"]
+        else:
+            os.environ["LOCAL_RANK"] = before
+
+
+def _visible(device: int) -> str:
+    """The name of a device in ``CUDA_VISIBLE_DEVICES``, which may be set already."""
+    names = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    return names[device] if device < len(names) else str(device)
