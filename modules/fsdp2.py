@@ -25,7 +25,8 @@ from gigpo_lightning.errors import check_range
 from gigpo_lightning.ranks import together
 from modules.checkpoint_folder import contents, open_folder, read_folder, write_folder
 from modules.checkpoint_io import read_checkpoint, refuse_to_run
-from modules.policy import Policy
+from modules.policy import Policy, PolicySource
+from modules.sharded_policy import ShareableSource, copy_shares, share_out
 
 _MINUTES_OF_A_YEAR = 365 * 24 * 60.0  # torch counts the time in integers, and refuses what they cannot hold
 
@@ -85,6 +86,34 @@ class FSDP2Strategy(ModelParallelStrategy):
         for block in policy.blocks:
             fully_shard(block, reshard_after_forward=self.reshard_after_forward, **options)
         fully_shard(policy, **options)
+
+    def make(self, source: PolicySource) -> Policy:
+        """Make a policy in shares; all ranks have to do so together.
+
+        No rank ever holds more than its shares and one weight, where the source can be read so; otherwise each makes
+        the whole policy, in the CPU's memory, and gives all but its shares back.
+
+        Raises:
+            ValueError: If the policy cannot be made.
+        """
+        policy = share_out(source, self.shard, self._home) if isinstance(source, ShareableSource) else None
+        if policy is None:
+            policy = source.build()
+            self.shard(policy)
+        return policy
+
+    def make_again(self, policy: Policy, source: PolicySource) -> Policy:
+        """Make a second policy with the weights of a first that ``make`` made of the same source."""
+        unloaded = source.unloaded() if isinstance(source, ShareableSource) else None
+        second = source.build() if unloaded is None else unloaded[0]
+        self.shard(second)
+        copy_shares(policy, second, self._home)
+        return second
+
+    @property
+    def _home(self) -> torch.device:
+        """Where shares are kept."""
+        return torch.device("cpu") if self.cpu_offload else self.root_device
 
     def setup(self, trainer: Trainer) -> None:
         """Refuse a module that leaves its weights whole: nobody would add up its gradients.

@@ -192,15 +192,15 @@ class GiGPOModule(LightningModule):
         """
         if self._policy is not None:
             return
-        self._policy = self.policy_source.build()
-        if self.loss_settings.kl_coefficient > 0 and not isinstance(self._policy, AdaptedPolicy):
-            self.reference = copy.deepcopy(self._policy).eval().requires_grad_(False)
-        self.strict_loading = not self._frozen()
         strategy = self.trainer.strategy if self._trainer is not None else None
+        sharding = strategy if isinstance(strategy, FSDP2Strategy) else None
+        self._policy = sharding.make(self.policy_source) if sharding else self.policy_source.build()
+        if self.loss_settings.kl_coefficient > 0 and not isinstance(self._policy, AdaptedPolicy):
+            again = sharding.make_again(self._policy, self.policy_source) if sharding else copy.deepcopy(self._policy)
+            self.reference = again.eval().requires_grad_(False)
+        self.strict_loading = not self._frozen()
         for policy in (self._policy, self.reference):
-            if policy is not None and isinstance(strategy, FSDP2Strategy):
-                strategy.shard(policy)
-            elif policy is not None:
+            if policy is not None and not sharding:
                 wrap_blocks(policy)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
@@ -278,18 +278,28 @@ class GiGPOModule(LightningModule):
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Nothing: the episodes have been played, and the Transcripts callback writes them down."""
 
+    def state_dict(self, *, destination: Any = None, prefix: str = "", keep_vars: bool = False) -> Any:
+        """The weights that are trained; a reference, and the weights beside adapters, come from where they came from.
+
+        A checkpoint is made of this, so that nothing else is gathered from the ranks for it.
+        """
+        reference = self._modules.pop("reference", None)  # Lightning's FSDP gathers while it walks through the modules
+        try:
+            state = super().state_dict(destination=destination, prefix=prefix, keep_vars=keep_vars)
+        finally:
+            if reference is not None:
+                self._modules["reference"] = reference
+        for name in self._frozen():
+            state.pop(prefix + name, None)
+        return state
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the version, the number of epochs done, what the estimator remembers, and every rank's random states.
-
-        What is never trained is left out: a reference, and the weights beside adapters, come from where they came from.
 
         Raises:
             FloatingPointError: If a weight is not finite; no checkpoint is replaced by it.
         """
         self.check_finite_weights()
-        frozen = self._frozen()
-        for name in frozen & checkpoint.get("state_dict", {}).keys():
-            del checkpoint["state_dict"][name]
         checkpoint["gigpo"] = {
             "policy_version": self.policy_version,
             "iteration": self.iteration,
@@ -331,9 +341,7 @@ class GiGPOModule(LightningModule):
         rule = f"ckpt_path {str(path)!r} must name a checkpoint" if path else "ckpt_path must name a checkpoint"
         kept = check_kept(checkpoint, self.credit, rule)
         if "state_dict" in checkpoint:  # a folder, in which each rank has a file, is loaded in place
-            frozen = self._frozen()
-            ours = {name: weight for name, weight in self.state_dict().items() if name not in frozen}
-            check_weights(checkpoint["state_dict"], ours, rule)
+            check_weights(checkpoint["state_dict"], self.state_dict(), rule)
             if trainer is not None and trainer.state.fn == TrainerFn.FITTING:
                 num_parameters = sum(each.requires_grad for each in self.policy.parameters())
                 check_training_state(checkpoint, num_parameters, self.make_lr_scheduler is not None, rule)

@@ -11,8 +11,11 @@ from torch import Tensor, nn
 
 from gigpo_lightning.errors import ShapeUnknownError, check_count, check_range
 from modules.policy import Policy, PolicySource, whole
+from modules.sharded_policy import ShareableSource
+from modules.stored_weights import StoredWeights
 
 _NAME = "default"  # PEFT's own name for the only adapter
+_SEED = 0
 
 
 class AdaptedPolicy(Policy):
@@ -29,7 +32,7 @@ class AdaptedPolicy(Policy):
 
     def named_weights(self) -> Iterator[tuple[str, Tensor]]:
         """Every weight by the name that its checkpoint gives it, the adapters added to those that they adapt."""
-        adapted = dict(self._adapted())
+        adapted = dict(self.adapted_layers())
         for name, weight in self._base():
             layer = adapted.get(name.removesuffix(".weight"))
             yield name, weight if layer is None else weight + _delta(layer).to(weight.dtype)
@@ -42,14 +45,14 @@ class AdaptedPolicy(Policy):
         """The adapters, by the names that PEFT's folders give them."""
         return {
             f"base_model.model.{name}.{matrix}.weight": whole(getattr(layer, matrix)[_NAME].weight)
-            for name, layer in self._adapted()
+            for name, layer in self.adapted_layers()
             for matrix in ("lora_A", "lora_B")
         }
 
     @contextlib.contextmanager
     def without_adapters(self) -> Iterator[None]:
         """Compute as the policy did before it had learnt anything: what the KL divergence is taken to."""
-        layers = [layer for _, layer in self._adapted()]
+        layers = [layer for _, layer in self.adapted_layers()]
         for layer in layers:
             layer.enable_adapters(False)
         try:
@@ -58,8 +61,8 @@ class AdaptedPolicy(Policy):
             for layer in layers:
                 layer.enable_adapters(True)
 
-    def _adapted(self) -> Iterator[tuple[str, Any]]:
-        """Each layer that has an adapter."""
+    def adapted_layers(self) -> Iterator[tuple[str, Any]]:
+        """Each layer that has an adapter, by its name."""
         for name, module in self.model.named_modules():
             if hasattr(module, "lora_A"):
                 yield name, module
@@ -120,11 +123,36 @@ class LoraPolicy:
         with torch.device("meta"):
             return self._adapted(policy)
 
+    def unloaded(self) -> tuple[Policy, StoredWeights] | None:
+        """The policy with its adapters on the meta device, and its weights; None if they have to be read whole."""
+        unloaded = self.base.unloaded() if isinstance(self.base, ShareableSource) else None
+        if unloaded is None:
+            return None
+        base, weights = unloaded
+        with torch.device("meta"):
+            policy = self._adapted(base)
+        return policy, self._with_adapters(weights, policy)
+
     def build(self) -> Policy:
         """Make the policy and put fresh adapters in: they change nothing yet."""
         return self._adapted(self.base.build())
 
-    def _adapted(self, policy: Policy) -> Policy:
+    def _with_adapters(self, weights: StoredWeights, policy: AdaptedPolicy) -> StoredWeights:
+        """The weights by their names beside adapters, and fresh adapters as PEFT makes them."""
+        adapted = dict(policy.adapted_layers())
+        for name, stored in weights:
+            layer, _, kind = name.rpartition(".")
+            yield (f"{layer}.base_layer.{kind}" if layer in adapted else name), stored
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(_SEED)
+            for name, layer in adapted.items():
+                a = nn.Linear(layer.in_features, self.rank, bias=False)
+                nn.Linear(self.rank, layer.out_features, bias=False)  # PEFT draws numbers for it, then takes zeros
+                nn.init.kaiming_uniform_(a.weight, a=math.sqrt(5))
+                yield f"{name}.lora_A.{_NAME}.weight", a.weight.detach()
+                yield f"{name}.lora_B.{_NAME}.weight", torch.zeros(layer.out_features, self.rank)
+
+    def _adapted(self, policy: Policy) -> AdaptedPolicy:
         try:
             peft = importlib.import_module("peft")
         except ImportError as error:
@@ -148,7 +176,7 @@ class LoraPolicy:
         )
         policy.model.requires_grad_(False)
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)  # the same on every rank, and in every run
+            torch.manual_seed(_SEED)  # the same on every rank, and in every run
             peft.inject_adapter_in_model(config, policy.model, adapter_name=_NAME)
         return AdaptedPolicy(policy, config)
 

@@ -4,6 +4,7 @@ Shape letters: S = replies of a micro-batch, R = tokens of the longest, A = toke
 length; H = width of the hidden states.
 """
 
+import contextlib
 import pickle
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -23,6 +24,7 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    GenerationConfig,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -35,6 +37,7 @@ from transformers.models.auto.tokenization_auto import get_tokenizer_config
 from gigpo_lightning.errors import ShapeUnknownError, check_count, check_seed
 from gigpo_lightning.token_batch import Layout, TokenBatch
 from modules.finite import first_not_finite
+from modules.stored_weights import StoredWeights, stored_weights
 from modules.token_logprobs import token_logprobs
 from modules.tokenizer import TransformersTokenizer
 
@@ -216,24 +219,47 @@ class PretrainedPolicy:
             )
         return Policy(model, TransformersTokenizer(tokenizer))
 
+    def unloaded(self) -> tuple[Policy, StoredWeights] | None:
+        """The policy on the meta device, in all but its weights as ``build`` makes it, and its weights in their files.
+
+        None if they have to be loaded whole.
+        """
+        with self._loading():
+            config = AutoConfig.from_pretrained(self.model, trust_remote_code=self.trust_remote_code)
+            with torch.device("meta"):
+                model = AutoModelForCausalLM.from_config(config, **self._options).eval()
+            with contextlib.suppress(OSError):  # not every checkpoint has one
+                model.generation_config = GenerationConfig.from_pretrained(self.model)
+            weights = stored_weights(self.model, model)
+            tokenizer = _load_tokenizer(self.model, self.trust_remote_code)
+        return None if weights is None else (self._policy(model, tokenizer), weights)
+
     def build(self) -> Policy:
         """Load the checkpoint and its tokenizer."""
-        try:
-            model = AutoModelForCausalLM.from_pretrained(
-                self.model,
-                dtype=getattr(torch, self.dtype),
-                attn_implementation=self.attention,
-                trust_remote_code=self.trust_remote_code,
-            )
+        with self._loading():
+            model = AutoModelForCausalLM.from_pretrained(self.model, **self._options)
             tokenizer = _load_tokenizer(self.model, self.trust_remote_code)
-        except (OSError, SafetensorError, pickle.UnpicklingError) as error:
-            raise ValueError(
-                f"model must be a checkpoint folder or a hub name that can be loaded, got {self.model!r}: {error}"
-            ) from error
         if name := first_not_finite(model.named_parameters()):  # a safetensors file has no checksum
             raise ValueError(
                 f"model must be a checkpoint of finite weights, got {self.model!r}, in which {name} is not"
             )
+        return self._policy(model, tokenizer)
+
+    @property
+    def _options(self) -> dict[str, Any]:
+        dtype = getattr(torch, self.dtype)
+        return {"dtype": dtype, "attn_implementation": self.attention, "trust_remote_code": self.trust_remote_code}
+
+    @contextlib.contextmanager
+    def _loading(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, SafetensorError, pickle.UnpicklingError) as error:
+            raise ValueError(
+                f"model must be a checkpoint folder or a hub name that can be loaded, got {self.model!r}: {error}"
+            ) from error
+
+    def _policy(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Policy:
         if self.gradient_checkpointing:
             model.gradient_checkpointing_enable()
         ends = model.generation_config.eos_token_id
@@ -319,6 +345,10 @@ class TinyPolicy:
         """The policy without its weights, on the meta device."""
         with torch.device("meta"):
             return self._make()
+
+    def unloaded(self) -> tuple[Policy, StoredWeights]:
+        """The policy on the meta device, and its weights, which are few."""
+        return self.skeleton(), iter(self.build().model.state_dict().items())
 
     def build(self) -> Policy:
         """Make the model and its tokenizer."""

@@ -4,6 +4,7 @@ The trajectories do not depend on the number of processes: a reply's noise is it
 """
 
 import argparse
+import os
 from pathlib import Path
 
 import torch
@@ -78,8 +79,11 @@ def main() -> None:
     torch.set_num_threads(1)
     settings = LossSettings(kl_coefficient=0.1, entropy_coefficient=0.01, aggregation="trajectory")
     policy = modules.TinyPolicy([gridworld_words, gridworld_markers], hidden_size=arguments.width, max_length=64)
+    checkpoint = arguments.folder / f"start_{os.getpid()}"  # each rank has its own
+    policy.build().save_pretrained(checkpoint)
+    start = modules.PretrainedPolicy(str(checkpoint))
     module = modules.GiGPOModule(
-        modules.LoraPolicy(policy, rank=4) if arguments.lora else policy,
+        modules.LoraPolicy(start, rank=4) if arguments.lora else start,
         ReinforcePlusPlus() if arguments.whole_batch else GiGPO(),
         settings,
         optimizer=lambda parameters: torch.optim.AdamW(parameters, lr=1e-3, eps=1e-4),

@@ -2,7 +2,12 @@
 
 from gigpo_lightning.algorithm.advantages import Credit, CreditEstimator, OrderedEstimator, group_relative
 from gigpo_lightning.algorithm.conformance import check_estimator
-from gigpo_lightning.algorithm.corrections import ImportanceCorrection, MaskedCorrection, TruncatedCorrection
+from gigpo_lightning.algorithm.corrections import (
+    ImportanceCorrection,
+    MaskedCorrection,
+    NoCorrection,
+    TruncatedCorrection,
+)
 from gigpo_lightning.algorithm.dr_grpo import DrGRPO
 from gigpo_lightning.algorithm.gigpo import GiGPO
 from gigpo_lightning.algorithm.graphgpo import GraphGPO
@@ -32,6 +37,7 @@ __all__ = [
     "ImportanceRatio",
     "LossSettings",
     "MaskedCorrection",
+    "NoCorrection",
     "OrderedEstimator",
     "ReinforcePlusPlus",
     "RewardFlow",

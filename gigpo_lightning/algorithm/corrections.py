@@ -25,6 +25,18 @@ class ImportanceCorrection(Protocol):
         """What a token's surrogate is multiplied by, from its weight π_trainer,old / π_engine, ``(B, T)``."""
 
 
+class NoCorrection:
+    """A token's weight is 1: ratios are taken to the trainer's own probabilities, and the gap to the engine is left.
+
+    So does verl-agent, which computes every log-probability anew before the update. Without any correction the ratio
+    is π / π_engine: on policy not 1 but the noise between two kernels in bfloat16, of which clipping cuts off a part.
+    """
+
+    def bounded(self, weight: Float[Tensor, "B T"]) -> Float[Tensor, "B T"]:
+        """Ones."""
+        return torch.ones_like(weight)
+
+
 class TruncatedCorrection:
     """Truncated importance sampling: a token's weight is min(w, cap) (Ionides 2008, doi:10.1198/106186008X320456).
 

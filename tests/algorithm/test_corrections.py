@@ -4,14 +4,20 @@ import pytest
 import torch
 from torch import Tensor
 
-from gigpo_lightning.algorithm import ImportanceCorrection, LossSettings, MaskedCorrection, TruncatedCorrection
+from gigpo_lightning.algorithm import (
+    ImportanceCorrection,
+    LossSettings,
+    MaskedCorrection,
+    NoCorrection,
+    TruncatedCorrection,
+)
 from gigpo_lightning.algorithm.losses import policy_loss
 from tests.algorithm.test_losses import MASK, batch, gradient
 
 F64 = torch.float64
 WEIGHTS = torch.tensor([[0.1, 0.6, 1.0, 3.0]], dtype=F64)
 CORRECTIONS = pytest.mark.parametrize(
-    "correction", [TruncatedCorrection(), MaskedCorrection()], ids=["truncated", "masked"]
+    "correction", [TruncatedCorrection(), MaskedCorrection(), NoCorrection()], ids=["truncated", "masked", "none"]
 )
 
 
@@ -29,6 +35,12 @@ def test_truncation_by_hand() -> None:
 
 def test_masking_by_hand() -> None:
     assert MaskedCorrection(0.5, 2.0).bounded(WEIGHTS).tolist() == [[0.0, 0.6, 1.0, 0.0]]
+
+
+def test_no_correction_leaves_the_ratio_to_the_trainer_s_own_probabilities() -> None:
+    inputs = mismatched()
+    plain = gradient(LossSettings(), {**inputs, "engine_logprobs": None})
+    torch.testing.assert_close(gradient(LossSettings(importance_correction=NoCorrection()), inputs), plain)
 
 
 def test_a_token_s_gradient_is_multiplied_by_its_bounded_weight() -> None:

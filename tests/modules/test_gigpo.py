@@ -1,10 +1,12 @@
 """One training step is one optimizer step on one minibatch, however it is split, and nothing bad gets through."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
@@ -287,3 +289,23 @@ def test_a_checkpoint_that_one_cannot_go_on_from_is_refused_before_anything_is_t
 def test_a_norm_that_lets_nothing_through_is_refused():
     with pytest.raises(ValueError, match="max_grad_norm must be > 0, got 0"):
         make_module(max_grad_norm=0.0)
+
+
+def test_a_reference_is_not_even_looked_at_for_a_checkpoint():
+    module = make_module(loss=LossSettings(kl_coefficient=0.1))
+    module.configure_model()
+    walked = []
+    for policy in (module.policy, module.reference):
+        policy.register_state_dict_pre_hook(lambda each, prefix, keep_vars: walked.append(each))
+    assert set(module.state_dict(prefix="x.")) == {
+        f"x._policy.{name}" for name, _ in module.policy.named_parameters(remove_duplicate=False)
+    }
+    assert walked == [module.policy]  # Lightning's FSDP gathers whatever it walks through
+    assert module.reference is not None
+
+
+@pytest.mark.parametrize("path", sorted(Path("configs").rglob("*.yaml")), ids=str)
+def test_no_shipped_configuration_writes_a_checkpoint_twice(path):
+    callbacks = (yaml.safe_load(path.read_text()).get("trainer") or {}).get("callbacks") or []
+    checkpoints = [each["init_args"] for each in callbacks if each["class_path"].endswith("ModelCheckpoint")]
+    assert all(each.get("save_last", False) in (False, "link") for each in checkpoints)
