@@ -11,7 +11,7 @@ from tokenizers.pre_tokenizers import ByteLevel
 from tokenizers.trainers import BpeTrainer
 from transformers import PreTrainedTokenizerFast
 
-from gigpo_lightning.token_batch import Layout, make_token_batch
+from gigpo_lightning.token_batch import Layout, TokenBatch, make_token_batch
 from modules import Policy, PretrainedPolicy, TinyPolicy
 from modules.policy import word_tokenizer
 from modules.tokenizer import TransformersTokenizer
@@ -67,6 +67,28 @@ def test_a_prompt_that_is_computed_once_has_the_gradient_of_all_its_replies(grad
     shared, packed, rows = gradients
     torch.testing.assert_close(shared, rows)
     torch.testing.assert_close(packed, rows)
+
+
+def test_gradients_on_two_threads_are_the_same_every_time():
+    policy = TinyPolicy([words], hidden_size=256, num_layers=1).build()
+    prompt = [3 + place % 9 for place in range(400)]
+    tokens = make_token_batch([(prompt, [3 + reply % 9]) for reply in range(400)], policy.tokenizer.pad_token_id)
+    assert len(tokens.input_ids) == 1  # all replies read one state, the prompt's last, whose gradient is their sum
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        gradients = [_gradient(policy, tokens) for _ in range(6)]
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(each, gradients[0]) for each in gradients)
+
+
+def _gradient(policy: Policy, tokens: TokenBatch) -> torch.Tensor:
+    """Of a loss in which no reply is like another."""
+    policy.zero_grad()
+    logprobs, _ = policy(tokens)
+    (logprobs * torch.linspace(-1, 1, logprobs.numel()).view_as(logprobs)).sum().backward()
+    return torch.cat([weight.grad.flatten() for weight in policy.parameters()])
 
 
 @pytest.mark.parametrize(
