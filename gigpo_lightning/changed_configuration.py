@@ -8,6 +8,7 @@ from typing import Any
 _EXPECTED = (
     "ckpt_path",
     "config",
+    "device_gib",
     "dry_run",
     "optimizer_settings",
     "weights_only",

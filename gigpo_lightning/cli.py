@@ -27,7 +27,7 @@ from gigpo_lightning.complaints import constructor_complaint, parser_complaint, 
 from gigpo_lightning.disk import no_room
 from gigpo_lightning.errors import Preempted, RunError, check_seed, no_exit
 from gigpo_lightning.last_checkpoint import last_checkpoint, read_progress
-from gigpo_lightning.plan import plan
+from gigpo_lightning.plan import plan, plan_memory
 from gigpo_lightning.prompts.markers import check_markers
 from gigpo_lightning.ranks import leave_job
 from gigpo_lightning.strict_cli import MENDABLE, REFUSED, StrictCLI
@@ -71,6 +71,13 @@ class GigpoCLI(StrictCLI):
         parser.epilog = _MORE_HELP.format(subcommand=subcommand)
         if subcommand == "fit":
             parser.add_argument("--dry_run", action="store_true", help="Say what would be done, and do none of it.")
+            parser.add_argument(
+                "--device_gib",
+                type=float | None,
+                default=None,
+                help="Memory of each device that --dry_run plans with, in GiB; default: this machine's device's, or a "
+                "GPU's of 80 GB where it has none.",
+            )
             parser.add_argument(
                 "--optimizer_settings",
                 type=Literal["checkpoint", "config"],
@@ -128,12 +135,24 @@ class GigpoCLI(StrictCLI):
     def fit(self, model: LightningModule, **kwargs: Any) -> None:
         """Train, or only say what would be done."""
         if self._is_dry_run():
-            given = self._get(self.config_init, "trainer", default={})
-            lines = plan(self.trainer, model, self.datamodule, given.get("accelerator"), given.get("strategy"))
-            for line in (*lines[:2], *self._said, *lines[2:]):
-                _logger.info(line)
+            self._say_the_plan(model)
             return
         self.trainer.fit(model, **kwargs)
+
+    def _say_the_plan(self, model: LightningModule) -> None:
+        """Say how the work is dealt out and what memory it takes; the last line is JSON."""
+        given = self._get(self.config_init, "trainer", default={})
+        chosen = given.get("accelerator"), given.get("strategy")
+        lines = plan(self.trainer, model, self.datamodule, *chosen)
+        for line in (*lines[:2], *self._said, *lines[2:]):
+            _logger.info(line)
+        policy, device_gib = self._skeleton, self.config_init["fit"]["device_gib"]
+        memory = plan_memory(self.trainer, model, self.datamodule, *chosen, policy=policy, device_gib=device_gib)
+        for line in memory.lines:
+            _logger.info(line)
+        for line in memory.warnings:
+            _logger.warning("warning: %s", line)
+        _logger.info(memory.numbers)
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Carry the subcommand out in a folder that no other run gets; one that is only planned has none."""
@@ -142,7 +161,8 @@ class GigpoCLI(StrictCLI):
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         kwargs = super()._prepare_subcommand_kwargs(subcommand)
-        kwargs.pop("dry_run", None)
+        for only_planned in ("dry_run", "device_gib"):
+            kwargs.pop(only_planned, None)
         return kwargs
 
     def _parse_ckpt_path(self) -> None:
@@ -183,6 +203,7 @@ class GigpoCLI(StrictCLI):
         if rehearsal is not None and rehearsal.policy is not None and prompt is not None:
             check_markers(prompt, rehearsal.policy.tokenizer.is_unknown)
         self._said = [rehearsal.said] if rehearsal is not None else []
+        self._skeleton = rehearsal.policy if rehearsal is not None else None
 
     def before_validate(self) -> None:
         """Find the checkpoint that ``last`` means."""

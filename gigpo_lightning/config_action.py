@@ -110,7 +110,7 @@ def refuse_nothing(parser: Any, config: Namespace) -> None:
         _check_groups(key, node)
 
 
-def _check_groups(key: str, node: Namespace) -> None:
+def _check_groups(key: str, node: Namespace | dict[str, Any]) -> None:
     """Refuse a list or a word where a class wants a group of settings: the parser leaves that to the constructor."""
     made, given = locate(str(node.get("class_path"))), node.get("init_args")
     if not callable(made) or not isinstance(given, Namespace):

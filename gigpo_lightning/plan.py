@@ -2,7 +2,14 @@
 
 from typing import Any
 
+import psutil
+import torch
+
+from gigpo_lightning.errors import check_range
+from gigpo_lightning.memory import GIB, GPU_80_GIB, MemoryReport, MemoryUnknownError, report, setup_of, unknown
 from gigpo_lightning.rollout.tasks import check_share
+
+_WIDEST = 1 << 20  # GiB
 
 
 def plan(trainer: Any, module: Any, data: Any, accelerator: Any = None, strategy: Any = None) -> list[str]:
@@ -27,6 +34,54 @@ def plan(trainer: Any, module: Any, data: Any, accelerator: Any = None, strategy
     if hasattr(data, "group_size"):
         lines += _of_rollouts(data, ranks)
     return lines
+
+
+def plan_memory(
+    trainer: Any,
+    module: Any,
+    data: Any,
+    accelerator: Any = None,
+    strategy: Any = None,
+    *,
+    policy: Any = None,
+    device_gib: float | None = None,
+) -> MemoryReport:
+    """Say how much memory a run takes of each device; of a CPU, of each rank's part of the machine's.
+
+    Args:
+        trainer: Lightning's, made and not begun.
+        module: The LightningModule.
+        data: The DataModule.
+        accelerator: What was asked for.
+        strategy: The same.
+        policy: The policy without its weights, if it could be made.
+        device_gib: Memory of each device; default: of a GPU of this machine, if there is one, else of one of 80 GB.
+
+    Raises:
+        ValueError: If ``device_gib`` is not above 0 and finite.
+    """
+    if device_gib is not None:
+        check_range("device_gib", device_gib, 1e-3, _WIDEST)
+    name = (
+        "auto" if accelerator is None else accelerator if isinstance(accelerator, str) else type(accelerator).__name__
+    )
+    on_gpu = torch.cuda.is_available() if name == "auto" else not name.lower().startswith("cpu")
+    found, what = _device(on_gpu, trainer.num_devices) if device_gib is None else (device_gib, "--device_gib")
+    try:
+        setup = setup_of(trainer, module, data, strategy=strategy, policy=policy, on_gpu=on_gpu, device_gib=found)
+    except MemoryUnknownError as error:
+        return unknown(str(error), found)
+    return report(setup, what)
+
+
+def _device(on_gpu: bool, devices: int) -> tuple[float, str]:
+    """GiB of a device, and how they are known."""
+    if not on_gpu:
+        return psutil.virtual_memory().total / GIB / devices, "a rank's part of this machine's memory"
+    if torch.cuda.is_available():
+        properties = torch.cuda.get_device_properties(0)
+        return properties.total_memory / GIB, f"this machine's {properties.name}"
+    return GPU_80_GIB, "taken for a GPU of 80 GB (--device_gib says otherwise)"
 
 
 def _of_rollouts(data: Any, ranks: int) -> list[str]:

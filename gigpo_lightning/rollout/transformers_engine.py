@@ -12,6 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from gigpo_lightning.memory.engine import EngineSettings
 from gigpo_lightning.rollout.adapter import Adapter
 from gigpo_lightning.rollout.engine import Completion, GenerationRequest
 
@@ -100,6 +101,17 @@ class TransformersEngine:
         if self._model is None:
             return 0
         return self._asked_length or int(self._model.config.max_position_embeddings)
+
+    def memory_settings(self, on_gpu: bool) -> EngineSettings:
+        """What decides how much it takes: its cache grows with the replies that it writes."""
+        return EngineSettings(
+            kind="growing",
+            weight_type=str(self._dtype).removeprefix("torch."),
+            max_model_len=self._asked_length,
+            max_num_seqs=self._max_num_seqs,
+            max_num_batched_tokens=0,  # it reads the prompts of a cohort at once, however long
+            graphs=False,
+        )
 
     def start(self, model_folder: str) -> None:
         """Start on the architecture that a folder's ``config.json`` describes; a second call does nothing."""

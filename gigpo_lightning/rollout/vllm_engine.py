@@ -12,6 +12,8 @@ import torch
 import torch._dynamo
 
 from gigpo_lightning.errors import check_count, check_range
+from gigpo_lightning.memory.engine import EngineSettings
+from gigpo_lightning.memory.update import GIB
 from gigpo_lightning.rollout.adapter import Adapter
 from gigpo_lightning.rollout.engine import Completion, GenerationRequest
 from gigpo_lightning.rollout.vllm_device import alone, check_one_device, on_this_device
@@ -88,7 +90,7 @@ class VLLMEngine:
             **({"enable_lora": True, "max_lora_rank": max_lora_rank, "max_loras": 1} if max_lora_rank else {}),
             **(options or {}),
         }
-        self._kv_cache_bytes = int(kv_cache_gib * (1 << 30))
+        self._kv_cache_bytes = int(kv_cache_gib * GIB)
         self._allow_sleep = allow_sleep
         self._asleep = False
         self._llm: Any = None
@@ -109,6 +111,22 @@ class VLLMEngine:
     def max_model_len(self) -> int:
         """Longest prompt plus reply, in tokens; 0 before the start."""
         return 0 if self._llm is None else int(self._llm.llm_engine.model_config.max_model_len)
+
+    def memory_settings(self, on_gpu: bool) -> EngineSettings:
+        """What decides how much it takes: of a GPU its share, of a CPU's memory a cache of a fixed size."""
+        options = self._options
+        return EngineSettings(
+            kind="share" if on_gpu else "fixed",
+            weight_type=options["dtype"],
+            max_model_len=options["max_model_len"],
+            max_num_seqs=options["max_num_seqs"],
+            max_num_batched_tokens=options["max_num_batched_tokens"],
+            share=options["gpu_memory_utilization"],
+            cache_gib=self._kv_cache_bytes / GIB,
+            graphs=on_gpu and not options["enforce_eager"],
+            allow_sleep=self._allow_sleep,
+            max_lora_rank=options.get("max_lora_rank", 0),
+        )
 
     def start(self, model_folder: str) -> None:
         """Start on the architecture that a folder's ``config.json`` describes; a second call does nothing.

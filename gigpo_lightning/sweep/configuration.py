@@ -26,7 +26,7 @@ def configured(options: Sequence[str]) -> str:
         except cli.MENDABLE as error:
             raise ValueError(cli.what_is_wrong(error)) from error
         config = made.config["fit"].clone()
-        for key in ("config", "dry_run", "optimizer_settings"):
+        for key in ("config", "device_gib", "dry_run", "optimizer_settings"):
             config.pop(key, None)
         text = made._parser("fit").dump(config, skip_unset=False)
         assert isinstance(text, str)
