@@ -62,8 +62,10 @@ def ways_to_fit(setup: Setup) -> list[Way]:
     found = _fitting(_combined(start, steps), _MOST)
     more = (_combined(_on_devices(start, number), steps) for number in _more_devices(setup))
     found += _fitting(chain.from_iterable(more), 1)
-    if not setup.training.lora_rank:
-        found += _fitting(chain(*(_combined(_adapters(start, kind), steps) for kind in ("", "bfloat16"))), 1)
+    adapted = [] if setup.training.lora_rank else [_adapters(start, kind) for kind in ("", "bfloat16")]
+    found += _fitting(chain.from_iterable(_combined(way, steps) for way in adapted), 1)
+    if not found and setup.engine is not None:
+        found += _fitting(map(_elsewhere, (start, *adapted)), 1)
     return found
 
 
@@ -95,7 +97,8 @@ def _more_devices(setup: Setup) -> list[int]:
     training = setup.training
     if not setup.on_gpu:
         return []
-    return [each for each in (2, 4, 8) if each > training.ranks or (each == training.ranks and not training.sharded)]
+    own = [] if training.strategy == "fsdp2" or training.ranks == 1 else [training.ranks]
+    return own + [each for each in (2, 4, 8) if each > training.ranks]
 
 
 def _fewer_tokens(way: Way) -> Way | None:
@@ -135,6 +138,12 @@ def _sleep(way: Way) -> Way | None:
         return None
     said = (f"{_KEYS['sleep']}: true with callbacks.WeightSync init_args.sleep: true",)
     return Way(said=way.said + said, setup=replace(setup, sleep=True, engine=replace(setup.engine, allow_sleep=True)))
+
+
+def _elsewhere(way: Way) -> Way:
+    """An engine that takes nothing of the trainer's devices."""
+    said = "data.init_args.engine: gigpo_lightning.rollout.VLLMServerEngine, with servers on other devices"
+    return Way(said=(*way.said, said), setup=replace(way.setup, engine=None, sleep=False))
 
 
 def _checkpointing(way: Way) -> Way | None:

@@ -12,6 +12,7 @@ from gigpo_lightning.memory.engine import EngineSettings, longest_reply
 from gigpo_lightning.memory.model_shape import ModelShape, shape_of
 from gigpo_lightning.memory.update import TYPE_BYTES, Strategy, Training
 
+_LONGEST = 4096  # tokens, where no engine of this process says what a row may have
 _NEAR = 0.02  # of the parameters: how far a shape may be from the model that it stands for
 
 
@@ -71,7 +72,7 @@ def setup_of(
         raise MemoryUnknownError(f"weights of type {training.weight_type} are not known here")
     if _layout(base, policy) == "shared":
         # A row with a prompt and several replies may be twice as long; few are.
-        longest = longest_reply(shape, engine) if engine is not None else shape.max_position_embeddings
+        longest = longest_reply(shape, engine) if engine is not None else _LONGEST
         training = replace(training, mask_length=min(longest, training.micro_batch_tokens))
     return Setup(
         shape=shape,

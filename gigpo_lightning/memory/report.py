@@ -69,6 +69,12 @@ def _sum(parts: dict[str, float]) -> str:
 
 def _engine(setup: Setup, memory: EngineMemory) -> str:
     assert setup.engine is not None
+    if not memory.starts:
+        parts = memory.total - memory.cache
+        return (
+            f"  engine: weights {memory.weights:.1f} + workspace {memory.workspace:.1f} + graphs {memory.graphs:.1f} = "
+            f"{parts:.1f}, which leaves no room for a cache in {memory.total:.1f}"
+        )
     held = min(memory.replies, int(max(0.0, memory.cache) / memory.least_cache))
     share = f" (its share: {setup.engine.share:g})" if setup.engine.kind == "share" else ""
     return (
@@ -110,6 +116,6 @@ def _warnings(setup: Setup, memory: EngineMemory | None) -> Iterator[str]:
         yield f"it would fit with {way}"
     if not ways:
         yield (
-            "no change that is known here makes it fit: take a smaller model or larger devices, or give the engine "
-            "devices of its own (docs/engines.md)"
+            "no change that is known here makes it fit: take a smaller model or larger devices, or read "
+            "docs/your_model.md"
         )

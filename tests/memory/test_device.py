@@ -97,6 +97,22 @@ def test_an_engine_whose_share_is_less_than_its_weights_cannot_start() -> None:
     assert any("gpu_memory_utilization" in line for line in said[1:])
 
 
+def test_a_model_whose_two_copies_are_more_than_a_device_gets_an_engine_elsewhere() -> None:
+    (way,) = ways_to_fit(
+        replace(setup("7B", tokens=32768), device_gib=23.6, training=Training(strategy="fsdp2", ranks=8))
+    )
+    assert "VLLMServerEngine" in str(way)
+    assert way.setup.fits
+
+
+def test_fsdp_gathers_all_weights_for_the_engine_and_fsdp2_is_told_instead() -> None:
+    run = setup("7B", tokens=32768, length=4608, episodes=160, strategy="fsdp", ranks=8)
+    run = replace(run, engine=replace(run.engine, share=0.35))
+    assert run.rollout["loading"] > 2 * 4 * run.shape.num_parameters / 2**30  # the policy and the reference, whole
+    ways = ways_to_fit(run)
+    assert ways[0].said == ("trainer.devices: 8 with trainer.strategy: fsdp2",)
+
+
 def test_what_fits_nowhere_is_said_to() -> None:
     said = report(replace(setup("7B"), device_gib=4.0), "a device").warnings
     assert said[-1].startswith("no change that is known here makes it fit")
