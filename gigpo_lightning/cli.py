@@ -34,6 +34,7 @@ from gigpo_lightning.strict_cli import MENDABLE, REFUSED, StrictCLI
 from gigpo_lightning.trainer_settings import check_trainer
 from modules import AtomicCheckpointIO
 from modules.archive import damage
+from modules.checkpoint_folder import META
 from modules.checkpoint_io import check_whole
 from modules.run_folder import Claim, chosen_folder, claimed, hold
 
@@ -217,7 +218,7 @@ class GigpoCLI(StrictCLI):
         if subcommand.get("ckpt_path") == "last":
             subcommand["ckpt_path"] = str(self._last_checkpoint())
         path, ours = subcommand.get("ckpt_path"), isinstance(self.trainer.strategy.checkpoint_io, AtomicCheckpointIO)
-        if ours and path not in (None, "best", "hpc") and not Path(path).is_dir():
+        if ours and path not in (None, "best", "hpc") and not (Path(path) / META).is_file():
             check_whole(path)  # before a model is loaded, and whatever strategy reads it then
 
     def _last_checkpoint(self) -> Path:
