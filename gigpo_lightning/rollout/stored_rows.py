@@ -139,7 +139,9 @@ class StoredRows:
             self._refuse(name, self._column(name) < 0, self._column(name), "must be >= 0")
         reward = self._column("reward")
         self._refuse("reward", ~(np.abs(reward) <= LARGEST_REWARD), reward, "must be in [-1e30, 1e30]")
-        self._refuse("metrics", self._has_strange_metrics(), self._column("metrics"), "must map names to finite numbers")
+        self._refuse(
+            "metrics", self._has_strange_metrics(), self._column("metrics"), "must map names to finite numbers"
+        )
         for name in ("prompt_ids", "completion_ids"):
             ids, rows = self._entries(name)
             self._refuse_entries(name, ids < 0, ids, rows, "must hold token ids >= 0")
