@@ -8,6 +8,7 @@ from pydoc import locate
 from typing import Any
 
 import jsonargparse
+import yaml
 from jsonargparse import Namespace
 from jsonargparse._actions import ActionConfigFile
 
@@ -27,6 +28,9 @@ def strict_load(text: str) -> Any:
     if ":" in text or "&" in text:
         check_yaml(text)
     return _load(text)
+
+
+jsonargparse.set_loader("yaml", strict_load, (yaml.YAMLError, UnicodeDecodeError))
 
 
 class StrictConfigFile(ActionConfigFile):
