@@ -250,16 +250,16 @@ class GigpoCLI(StrictCLI):
         path, callbacks = self.config_init["fit"].get("ckpt_path"), cast("Any", self.trainer).callbacks
         own = [each for each in callbacks if isinstance(each, OptimizerSettings)]
         source = own[0].source if own else self.config_init["fit"]["optimizer_settings"]
-        if path is None or not Path(path).exists():
+        if path is None:
             return
         try:
             then = read_progress(Path(path)).run_configuration()
-        except ValueError:
-            return  # what loads it says what is wrong
+        except (ValueError, OSError):  # in a store, or another CheckpointIO's; what loads it says what is wrong
+            then = None
         if not own and (then is None or source == "config"):
             callbacks.insert(0, OptimizerSettings(source))  # which says what it finds
         if then is None:
-            _logger.info("%s does not hold its run's configuration: what differs from it cannot be said", path)
+            _logger.info("the configuration of the run of %s is not known: what differs from it cannot be said", path)
             return
         config = self.config["fit"]
         now = yaml.safe_load(self._parser("fit").dump(config, skip_unset=False))
