@@ -8,6 +8,7 @@ left there are read. The first iterations hold the engine's start and are left o
 
 import argparse
 import logging
+import re
 import subprocess
 import sys
 import tempfile
@@ -36,8 +37,12 @@ def run(config: str, iterations: int, folder: str) -> None:
 
 
 def read(folder: Path) -> Scalars:
-    """Every scalar of the newest event file under a folder, one value an iteration."""
-    newest = max(folder.rglob("events.out.tfevents.*"), key=lambda path: path.stat().st_mtime)
+    """Every scalar of the last run's event file under a folder, one value an iteration."""
+    number = re.compile(r"version_(\d+)")  # which rises whatever the clock does
+    files = {
+        (path, int(found[-1])) for path in folder.rglob("events.out.tfevents.*") if (found := number.findall(str(path)))
+    }
+    newest, _ = max(files, key=lambda each: each[1])
     events = EventAccumulator(str(newest), size_guidance={"scalars": 0})
     events.Reload()
     return {tag: np.array([event.value for event in events.Scalars(tag)]) for tag in events.Tags()["scalars"]}

@@ -34,6 +34,7 @@ from gigpo_lightning.strict_cli import MENDABLE, REFUSED, StrictCLI
 from gigpo_lightning.trainer_settings import check_trainer
 from modules import AtomicCheckpointIO
 from modules.archive import damage
+from modules.checkpoint_folder import META
 from modules.checkpoint_io import check_whole
 from modules.run_folder import Claim, chosen_folder, claimed, hold
 
@@ -238,7 +239,7 @@ class GigpoCLI(StrictCLI):
         if subcommand.get("ckpt_path") == "last":
             subcommand["ckpt_path"] = str(self._last_checkpoint())
         path, ours = subcommand.get("ckpt_path"), isinstance(self.trainer.strategy.checkpoint_io, AtomicCheckpointIO)
-        if ours and path not in (None, "best", "hpc") and not Path(path).is_dir():
+        if ours and path not in (None, "best", "hpc") and not (Path(path) / META).is_file():
             check_whole(path)  # before a model is loaded, and whatever strategy reads it then
 
     def _last_checkpoint(self) -> Path:
@@ -270,16 +271,16 @@ class GigpoCLI(StrictCLI):
         path, callbacks = self.config_init["fit"].get("ckpt_path"), cast("Any", self.trainer).callbacks
         own = [each for each in callbacks if isinstance(each, OptimizerSettings)]
         source = own[0].source if own else self.config_init["fit"]["optimizer_settings"]
-        if path is None or not Path(path).exists():
+        if path is None:
             return
         try:
             then = read_progress(Path(path)).run_configuration()
-        except ValueError:
-            return  # what loads it says what is wrong
+        except (ValueError, OSError):  # in a store, or another CheckpointIO's; what loads it says what is wrong
+            then = None
         if not own and (then is None or source == "config"):
             callbacks.insert(0, OptimizerSettings(source))  # which says what it finds
         if then is None:
-            _logger.info("%s does not hold its run's configuration: what differs from it cannot be said", path)
+            _logger.info("the configuration of the run of %s is not known: what differs from it cannot be said", path)
             return
         config = self.config["fit"]
         now = yaml.safe_load(self._parser("fit").dump(config, skip_unset=False))

@@ -11,6 +11,9 @@ _LONGEST = 120  # characters of a value in a message
 _NESTED = re.compile(r'Parser key "(?P<key>[^"]+)":|Problem with given class_path \'(?P<class>[^\']+)\':')
 _CALLABLE = re.compile(r"^Type .*? expects a function or a callable class: ")
 _EXPECTED = re.compile(r"^Expected an? <class '(?:\w+\.)*(\w+)'>\.?$")
+_ONE_OF = re.compile(r"^Expected an? typing\.Literal\[(.*)\]$")
+_NO_PATH = "Expected a path but "  # said of every value that could also have been a file's name
+_NO_SUBCLASS = "Not a valid subclass"
 _ARGUMENT = re.compile(r"^'?([A-Za-z_]\w*)((?:\.\w+)*)'?(?=[\s=:,])")
 _UNKNOWN = re.compile(r"^(?:Option '([^']+)' is not accepted|Group '(.*)' does not accept option '(.+)')$")
 _MISSING = re.compile(r"^the following arguments are required: (.+)$")
@@ -18,7 +21,7 @@ _CLASS_PATH = re.compile(r"class_path'?[=:] ?'([^']*)'")
 _NO_CLASS = re.compile(r"^(?:\{(?!'class_path')|Namespace\((?!class_path))")
 _LINK = re.compile(r"^Call to compute_fn of link '.*?' with args .* failed: ")
 # Of the class itself, not of its arguments.
-_OF_CLASS = ("module ", "No module named", "Import path ", "cannot import name", "Not a valid subclass")
+_OF_CLASS = ("module ", "No module named", "Import path ", "cannot import name", _NO_SUBCLASS)
 # What the parser says around the one thing that is wrong: it lists every type that a value might have had.
 _AROUND = (
     "Does not validate",
@@ -61,12 +64,14 @@ class _Findings:
     Attributes:
         path: Words of the key.
         leaves: What is said of it.
+        no_path: That it is no file's name either; said where nothing else is.
         value: What was given.
     """
 
     def __init__(self) -> None:
         self.path: list[str] = []
         self.leaves: list[str] = []
+        self.no_path = ""
         self.value = ""
         self._class = ""
         self._indent = 0
@@ -88,6 +93,9 @@ class _Findings:
             return False
         text, _, value = text.partition(". Got value: ")
         self.value = self.value or value.strip()
+        if text.startswith(_NO_PATH):
+            self.no_path = self.no_path or text
+            return True
         self._indent = self._indent if self.leaves else indent
         self.leaves.append(text)
         return True
@@ -117,28 +125,31 @@ class _Findings:
         if not key:
             return self._of_no_key()
         leaves = [each for each in self.leaves if "NoneType" not in each] or self.leaves
-        leaves = [each for each in leaves if not each.startswith("Not a valid subclass")] or leaves
-        first = leaves[0] if leaves else "cannot be read"
+        leaves = [each for each in leaves if not each.startswith(_NO_SUBCLASS)] or leaves
+        first = leaves[0] if leaves else self.no_path or "cannot be read"
         inside = f"{key}.init_args" if self._has_arguments() or deferred else key
         if unknown := _UNKNOWN.match(first):
             of = f" of {self._class}" if self._class else ""
             return f"{inside}.{'.'.join(filter(None, unknown.groups()))} is no setting{of}"
         if missing := _MISSING.match(first):
             return f"{inside}.{missing[1]} must be given"
-        if kinds := [match[1] for each in leaves if (match := _EXPECTED.match(each))]:
-            kinds = [each for each in kinds if each != "NoneType"] or kinds
+        kinds = [match[1] for each in leaves if (match := _EXPECTED.match(each))]
+        if values := ", ".join(match[1] for each in leaves if (match := _ONE_OF.match(each))):
+            kinds.append(f"one of {values}")
+        if kinds:
             return f"{key} must be {' or '.join(dict.fromkeys(kinds))}, got {shortened(self.value)}"
-        if first.startswith("Not a valid subclass") and _NO_CLASS.match(self.value):
+        if first.startswith(_NO_SUBCLASS) and _NO_CLASS.match(self.value):
             return f"{key} must have a class_path: {first}, got {shortened(self.value)}"
         if first.startswith(_OF_CLASS):
             named = _CLASS_PATH.search(self.value)
             value = shortened(self._class or (named[1] if named else self.value))
             return f"{key}.class_path must name what can be used there, got {value}: {first}"
-        return f"{key}: {'; '.join(leaves)}" + (f", got {shortened(self.value)}" if self.value else "")
+        return f"{key}: {'; '.join(leaves) or first}" + (f", got {shortened(self.value)}" if self.value else "")
 
     def _of_no_key(self) -> str:
-        leaves = [each for each in self.leaves if not each.startswith("Expected a <class 'NoneType'>")] or self.leaves
-        return " ".join(leaves)
+        without = (_NO_SUBCLASS, "Expected a <class 'NoneType'>")
+        leaves = [each for each in self.leaves if not each.startswith(without)] or self.leaves
+        return " ".join(leaves) or self.no_path
 
 
 def shortened(value: Any) -> str:

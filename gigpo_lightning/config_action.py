@@ -8,6 +8,7 @@ from pydoc import locate
 from typing import Any
 
 import jsonargparse
+import yaml
 from jsonargparse import Namespace
 from jsonargparse._actions import ActionConfigFile
 
@@ -27,6 +28,9 @@ def strict_load(text: str) -> Any:
     if ":" in text or "&" in text:
         check_yaml(text)
     return _load(text)
+
+
+jsonargparse.set_loader("yaml", strict_load, (yaml.YAMLError, UnicodeDecodeError))
 
 
 class StrictConfigFile(ActionConfigFile):
@@ -69,14 +73,18 @@ def _check_classes(path: Path, held: dict[str, Any]) -> None:
     """Refuse what no class takes, which the parser would call a class of another kind.
 
     Raises:
-        ValueError: If something stands beside a ``class_path`` and its ``init_args``, or these are no settings.
+        ValueError: If a ``class_path`` is no name, something stands beside it and its ``init_args``, or these are no
+            settings.
     """
     for key, node in config_nodes(held):
         if "class_path" not in node:
             continue
+        if not isinstance(node["class_path"], str):
+            given = "nothing" if node["class_path"] is None else shortened(node["class_path"])
+            raise ValueError(f"{path}: {key}.class_path must be the import path of a class, got {given}")
         if beside := [each for each in node if each not in _OF_CLASS]:
             raise ValueError(f"{path}: {key}.{beside[0]} is no setting: beside a class_path stand its init_args alone")
-        if not isinstance(node.get("init_args"), dict | None):
+        if not isinstance(node.get("init_args", {}), dict):
             raise ValueError(f"{path}: {no_section(f'{key}.init_args', node['init_args'])}")
 
 

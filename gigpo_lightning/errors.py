@@ -106,7 +106,7 @@ def check_count(name: str, value: int, least: int = 1, most: float | int = math.
     """
     if isinstance(value, int) and not isinstance(value, bool) and least <= value <= most:
         return
-    rule = f">= {least}" if math.isinf(most) else f"in [{least}, {most:g}]"
+    rule = f">= {least}" if math.isinf(most) else f"in [{least}, {most}]"
     raise ValueError(f"{name} must be {rule}, got {value}" + (f": {why}" if why else ""))
 
 

@@ -6,17 +6,15 @@ from functools import partial
 from typing import Any
 
 import jsonargparse
-import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, _InstantiatorFn
 
 from gigpo_lightning.complaints import constructor_complaint, find_key
-from gigpo_lightning.config_action import StrictConfigFile, no_section, refuse_nothing, strict_load
+from gigpo_lightning.config_action import StrictConfigFile, no_section, refuse_nothing
 from gigpo_lightning.errors import RunError
 
 jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
-jsonargparse.set_loader("yaml", strict_load, (yaml.YAMLError,))
 
 # What a user can mend; anything else is a defect of ours, and its traceback is wanted.
 MENDABLE = (ValueError, ImportError, OSError, FloatingPointError, ArgumentError, MisconfigurationException, RunError)
@@ -30,7 +28,8 @@ class StrictCLI(LightningCLI):
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         """Have mistakes raised, not answered with two screens of usage before the one line that says what is wrong."""
-        parser = LightningArgumentParser(**{"exit_on_error": False} | kwargs)
+        # A key is written out: argparse would take its beginning for it, and so some misspelt ones.
+        parser = LightningArgumentParser(**{"exit_on_error": False, "allow_abbrev": False} | kwargs)
         parser.add_argument("-c", "--config", action=StrictConfigFile, help="A YAML file; a later one goes on top.")
         return parser
 

@@ -25,7 +25,8 @@ _SHARES = ("limit_train_batches", "limit_val_batches", "limit_test_batches", "li
 def check_trainer(given: Mapping[str, Any]) -> None:
     """Refuse settings of a Trainer that no run could have.
 
-    Epochs without end are ``max_epochs: -1``. Its 0, a training of nothing, is refused: ``gigpo validate`` evaluates.
+    Epochs without end are ``max_epochs: -1``. A training of nothing, by 0 epochs or 0 batches of each, is refused:
+    ``gigpo validate`` evaluates.
 
     Args:
         given: Arguments of the Trainer.
@@ -60,6 +61,8 @@ def _check_shares(given: Mapping[str, Any]) -> None:
             check_range(f"trainer.{name}", value, 0.0, 1.0, why="a share; a number of batches has no point")
         elif value is not None:
             check_range(f"trainer.{name}", value)
+    if given.get("limit_train_batches") == 0:
+        raise ValueError("trainer.limit_train_batches must be > 0, got 0: a run would train on nothing")
     interval = given.get("val_check_interval")
     if isinstance(interval, float):
         check_range("trainer.val_check_interval", interval, 1e-9, 1.0, why="a share of the epoch's batches")

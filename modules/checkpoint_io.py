@@ -27,7 +27,11 @@ def check_whole(path: _PATH) -> None:
         return
     if not Path(path).is_file():
         raise ValueError(f"{rule(path)}, which is no file")
-    if not zipfile.is_zipfile(path):
+    try:
+        whole = zipfile.is_zipfile(path)
+    except zipfile.BadZipFile:  # of an end that says that there are more files
+        whole = False
+    if not whole:
         raise ValueError(f"{rule(path)}, which was cut short or is something else")
 
 

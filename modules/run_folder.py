@@ -14,6 +14,8 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 # What is written before a run begins.
 _FIRST_FILES = ("config.yaml", "hparams.yaml", "manifest.json", "events.out.tfevents.*")
 
+_MOST_VANISHED = 100  # folders above that others have removed meanwhile
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claim:
@@ -143,16 +145,20 @@ def _claim(logger: TensorBoardLogger | CSVLogger) -> Claim:
     root = logger.root_dir
     if isinstance(logger, TensorBoardLogger):  # which looks for numbers in the unexpanded one
         root = os.path.expanduser(os.path.expandvars(root))
-    number = int(logger.version)
+    number, vanished = int(logger.version), 0
     while True:
         folder = Path(root) / f"version_{number}"
         made = (folder, *(above for above in folder.parents if not above.exists()))
-        with contextlib.suppress(FileNotFoundError):  # another run has withdrawn, and with it a folder above
+        try:
             folder.parent.mkdir(parents=True, exist_ok=True)
             if _is_new(folder):
                 logger._version = number
                 return Claim(folder=folder, made=made)
             number += 1
+        except FileNotFoundError:  # another run has withdrawn, and with it a folder above
+            vanished += 1
+            if vanished == _MOST_VANISHED:  # or no folder can be made there, as below /proc
+                raise
 
 
 def _is_new(folder: Path) -> bool:

@@ -156,6 +156,12 @@ def test_the_new_rate_is_taken_and_written_down_where_that_is_asked_for(root, as
     assert written(cli)["model"]["init_args"]["optimizer"]["init_args"]["lr"] == 1e-9
 
 
+def test_the_flag_counts_too_where_the_checkpoint_lies_in_a_store(root):
+    address = f"file://{first(root)[1]}"
+    cli = fit(root, 2, "--ckpt_path", address, RATE, "1e-9", "--optimizer_settings", "config")
+    assert used(cli) == 1e-9
+
+
 def test_without_the_configuration_the_optimizer_says_what_differs(root, tmp_path, caplog):
     caplog.set_level(logging.INFO)
     held = torch.load(first(root)[1], weights_only=True)
@@ -163,7 +169,8 @@ def test_without_the_configuration_the_optimizer_says_what_differs(root, tmp_pat
     torch.save(held, old := tmp_path / "old.ckpt")
     cli = fit(tmp_path, 2, "--ckpt_path", str(old), RATE, "1e-9")
     assert used(cli) == 0.004
-    assert f"{old} does not hold its run's configuration: what differs from it cannot be said" in caplog.messages
+    unknown = f"the configuration of the run of {old} is not known: what differs from it cannot be said"
+    assert unknown in caplog.messages
     assert any("lr was 0.004 in the checkpoint and is 1e-09" in line for line in caplog.messages)
 
 

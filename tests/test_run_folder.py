@@ -65,6 +65,12 @@ def test_a_number_is_chosen_once(tmp_path):
     assert chosen_folder(trainer) == tmp_path / "lightning_logs" / "version_0"
 
 
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="only Linux has a folder that nothing can be made in")
+def test_where_no_folder_can_be_made_the_run_ends(tmp_path):
+    with pytest.raises(FileNotFoundError, match="/proc/runs"):
+        claim(trainer_with(tmp_path, CSVLogger("/proc/runs")))
+
+
 class Watched(GridworldTasks):
     """Notes which folders there are while data would be made."""
 

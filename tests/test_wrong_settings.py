@@ -51,6 +51,16 @@ def refused(tmp_path, monkeypatch):
         ),
         (
             "class_path: callbacks.RunManifest",
+            "class_path: callbacks.RunManifest\n      init_args:",
+            "trainer.callbacks[0].init_args must hold settings, each with its key, got nothing",
+        ),
+        (
+            "class_path: callbacks.RunManifest",
+            "class_path:",
+            "trainer.callbacks[0].class_path must be the import path of a class, got nothing",
+        ),
+        (
+            "class_path: callbacks.RunManifest",
             "class_path: callbacks.RunManifest\n      heat: 1",
             "trainer.callbacks[0].heat is no setting: beside a class_path",
         ),
@@ -74,10 +84,43 @@ def refused(tmp_path, monkeypatch):
             "every_n_epochs: -2",
             "trainer.callbacks[4].init_args.every_n_epochs must be >= 0, got -2",
         ),
+        ("seed_everything: 0", "seed_everything: -1", "seed_everything must be in [0, 4294967295], got -1"),
+        (
+            "trainer:",
+            "trainer:\n  limit_train_batches: 0",
+            "trainer.limit_train_batches must be > 0, got 0: a run would train on nothing",
+        ),
     ],
 )
 def test_the_full_key_comes_first(refused, pattern, replacement, expected):
     assert refused(pattern, replacement).startswith(expected)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "expected"),
+    [
+        (
+            "data.environment",
+            "nopkg.Env",
+            "data.init_args.environment.class_path must name what can be used there, got nopkg.Env: No module named",
+        ),
+        (
+            "trainer.callbacks",
+            "[{class_path: callbacks.Export, init_args: {keep: 0}}]",
+            "trainer.callbacks[0].init_args.keep must be >= 1, got 0",
+        ),
+        ("trainer.precision", "half", "trainer.precision must be int or one of 'transformer-engine', "),
+        ("optimizer_settings", "mine", "optimizer_settings must be one of 'checkpoint', 'config', got mine"),
+        ("trainer.max_epoch", "4", "unrecognized arguments: --trainer.max_epoch 4"),
+        ("ckpt_path", "configs", "ckpt_path must name a whole checkpoint that a Trainer wrote, got 'configs'"),
+        ("ckpt_path", "", "ckpt_path must name a whole checkpoint that a Trainer wrote, got ''"),
+    ],
+)
+def test_an_option_is_refused_by_its_key_and_in_no_more_words_than_it_takes(refused, option, value, expected):
+    line = refused(options=(f"--{option}", value))
+    assert line.startswith(expected)
+    assert "Expected a path" not in line
+    assert "Not a valid subclass" not in line
 
 
 @pytest.mark.parametrize("devices", ["-3", "two", "[0, 0]", "null"])
@@ -117,6 +160,15 @@ def test_a_file_that_holds_no_settings_is_named(tmp_path, monkeypatch, content, 
     with pytest.raises(ValueError, match=re.escape(expected)) as error:
         cli.build_cli(["fit", "--config", str(path)])
     assert str(error.value).startswith(str(path))
+
+
+@pytest.mark.parametrize("section", ["trainer", "data"])
+def test_a_file_of_a_section_that_is_no_text_is_named(refused, tmp_path, section):
+    path = tmp_path / "section.yaml"
+    path.write_bytes("max_epochs: 1\n".encode("utf-16"))
+    line = refused(options=(f"--{section}", str(path)))
+    assert line.startswith(section)
+    assert str(path) in line
 
 
 def test_a_folder_is_no_configuration(tmp_path, monkeypatch):

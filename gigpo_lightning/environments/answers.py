@@ -10,7 +10,9 @@ from gigpo_lightning.prompts.fitting import well_formed
 
 _RESET = "(observation, info)"
 _STEP = "(observation, reward, terminated, truncated, info)"
-_LARGEST_REWARD = 1e30  # training adds and multiplies rewards in float32, which ends at 3e38
+LARGEST_REWARD = 1e30
+"""Training adds and multiplies rewards in float32, which ends at 3e38."""
+
 _LONGEST_SHOWN = 200  # characters of a wrong value in a message: an observation may have millions
 
 
@@ -65,7 +67,7 @@ def read_step(action: str, answer: object) -> Answer:
     number = _number(reward)
     if number is None:
         raise AnswerError(f"the reward must be a finite number, but {when} gave {_shown(reward)}")
-    if abs(number) > _LARGEST_REWARD:
+    if abs(number) > LARGEST_REWARD:
         raise AnswerError(f"the reward must be in [-1e30, 1e30], but {when} gave {_shown(reward)}")
     ends = {"terminated": terminated, "truncated": truncated}
     for name, value in ends.items():
@@ -154,7 +156,7 @@ def _number(value: Any) -> float | None:
         return None
     try:
         number = float(value)
-    except (TypeError, ValueError, OverflowError):  # an array of several values, an integer beyond all floats
+    except Exception:  # an array of several values, an integer beyond all floats; torch's are RuntimeErrors
         return None
     return number if math.isfinite(number) else None
 

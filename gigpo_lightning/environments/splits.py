@@ -77,7 +77,7 @@ def with_training_panel(
         return panels
     try:
         return {**panels, train_split: read_panel(source, train_split)}
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         _logger.warning("held-out tasks are not compared with those of train_split %r: %s", train_split, error)
         return panels
 

@@ -1,7 +1,6 @@
 """The passages of a file: one JSON document a line, plain or gzipped, as wiki-18 has them."""
 
 import gzip
-import json
 import mmap
 import zlib
 from collections.abc import Iterator
@@ -11,6 +10,7 @@ import numpy as np
 
 from gigpo_lightning.retrieval.base import Passage
 from gigpo_lightning.retrieval.wire import join_contents, parse_document
+from gigpo_lightning.strict_json import load_json
 
 _BLOCK = 1 << 26
 
@@ -48,7 +48,7 @@ class Corpus:
         """
         start = int(self._ends[row - 1]) + 1 if row else 0
         try:
-            document = json.loads(self._content[start : int(self._ends[row])])
+            document = load_json(self._content[start : int(self._ends[row])])
             return parse_document(document, score=score, default_id=str(row))
         except ValueError as error:  # JSON and UTF-8 errors are such
             raise ValueError(f"{self.path}, line {row + 1}: {error}") from error

@@ -1,7 +1,6 @@
 """Searching on servers: Search-R1's, or our own ``gigpo-retriever``."""
 
 import asyncio
-import json
 import random
 import threading
 import time
@@ -16,6 +15,7 @@ from gigpo_lightning.errors import RunError, check_range
 from gigpo_lightning.retrieval.base import Passage, PerProcess, check_at_least_one
 from gigpo_lightning.retrieval.connections import Connections
 from gigpo_lightning.retrieval.wire import parse_answer
+from gigpo_lightning.strict_json import load_json
 
 _PASSING = (408, 425, 429)  # and every 5xx: what a server may answer otherwise a moment later
 
@@ -232,7 +232,7 @@ class HttpRetriever(PerProcess):
                 raise _PassingFailure(reason)
             raise RunError(f"the retriever {url} {reason}")
         try:
-            return json.loads(body)
+            return load_json(body)
         except ValueError as error:
             start = body[:200].decode(errors="replace")
             raise RunError(f"the retriever {url} did not answer with JSON ({error}), but: {start!r}") from error

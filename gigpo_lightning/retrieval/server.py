@@ -1,7 +1,6 @@
 """The command `gigpo-retriever`: any retriever behind HTTP, bound to loopback unless told otherwise."""
 
 import asyncio
-import json
 import logging
 import os
 import signal
@@ -11,6 +10,7 @@ import aiohttp
 import jsonargparse
 from aiohttp import web
 
+from gigpo_lightning.config_action import StrictConfigFile
 from gigpo_lightning.errors import RunError
 from gigpo_lightning.listening import check_free, is_loopback
 from gigpo_lightning.retrieval.base import Retriever
@@ -18,6 +18,7 @@ from gigpo_lightning.retrieval.connected import listening
 from gigpo_lightning.retrieval.limits import Limits
 from gigpo_lightning.retrieval.searches import Searches
 from gigpo_lightning.retrieval.wire import short
+from gigpo_lightning.strict_json import load_json
 
 _SEARCHES = web.AppKey("searches", Searches)
 
@@ -101,9 +102,7 @@ def read_request(body: bytes, default_top_k: int, limits: Limits) -> tuple[list[
         ValueError: If it has another form, or asks for more than it may; the message says what is wrong.
     """
     try:
-        asked = json.loads(body, parse_constant=_refuse_constant)
-    except RecursionError as error:
-        raise ValueError("a request must be JSON that is not nested as deep as this") from error
+        asked = load_json(body)
     except ValueError as error:
         raise ValueError(f"a request must be JSON: {short(str(error))}") from error
     if not isinstance(asked, dict):
@@ -142,15 +141,14 @@ def _check_queries(queries: list[str], top_k: int, limits: Limits) -> None:
             raise ValueError(f"a query must be valid Unicode, got a lone surrogate in query {number}") from error
 
 
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON")
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Serve a retriever until told to stop."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     parser = _parser()
-    given = parser.parse_args(arguments)
+    try:
+        given = parser.parse_args(arguments)
+    except ValueError as error:  # of a file that --config names
+        parser.error(str(error))
     host, port = given.host, int(given.port)  # the standard library takes no subclass of int
     try:
         check_free(host, port)  # before an index is read
@@ -186,10 +184,11 @@ async def _serve(application: web.Application, name: str, host: str, port: int, 
 def _parser() -> jsonargparse.ArgumentParser:
     parser = jsonargparse.ArgumentParser(
         prog="gigpo-retriever",
+        allow_abbrev=False,
         description="Serve a retriever over HTTP in Search-R1's form. It asks nobody who they are: let it listen on "
         "loopback, or where only those who may read the passages can reach it.",
     )
-    parser.add_argument("--config", action="config", help="YAML file with any of these")
+    parser.add_argument("--config", action=StrictConfigFile, help="YAML file with any of these")
     parser.add_argument(
         "--retriever",
         type=Retriever,

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from gigpo_lightning.environments.answers import LARGEST_REWARD
 from gigpo_lightning.trajectory import StopReason
 
 _COUNTS = ("num_steps", "num_trajectories", "num_groups")
@@ -137,7 +138,10 @@ class StoredRows:
         for name in ("episode_group_id", "trajectory_id", "step_index", "episode_index", "policy_version"):
             self._refuse(name, self._column(name) < 0, self._column(name), "must be >= 0")
         reward = self._column("reward")
-        self._refuse("reward", ~np.isfinite(reward), reward, "must be finite")
+        self._refuse("reward", ~(np.abs(reward) <= LARGEST_REWARD), reward, "must be in [-1e30, 1e30]")
+        self._refuse(
+            "metrics", self._has_strange_metrics(), self._column("metrics"), "must map names to finite numbers"
+        )
         for name in ("prompt_ids", "completion_ids"):
             ids, rows = self._entries(name)
             self._refuse_entries(name, ids < 0, ids, rows, "must hold token ids >= 0")
@@ -153,6 +157,15 @@ class StoredRows:
         if self._has("temperature"):
             given = self._column("temperature")
             self._refuse("temperature", ~(np.isfinite(given) & (given >= 0)), given, "must be a finite number >= 0")
+
+    def _has_strange_metrics(self) -> np.ndarray[Any, np.dtype[Any]]:
+        """Which rows have a figure that is null or not finite, ``(S,)``."""
+        strange = np.zeros(len(self._table), dtype=bool)
+        figures = self._table["metrics"].combine_chunks()
+        rows = np.repeat(np.arange(len(strange)), np.diff(figures.offsets))
+        values = figures.items.slice(figures.offsets[0].as_py(), len(rows)).to_numpy(zero_copy_only=False)
+        strange[rows[~np.isfinite(values)]] = True
+        return strange
 
     def _check_places(self) -> None:
         """Every step of a trajectory is there once, from the first to the last."""

@@ -2,10 +2,12 @@
 
 import asyncio
 import atexit
+import logging
 import os
 import threading
+import time
 from collections.abc import Callable, Coroutine, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -14,7 +16,11 @@ import aiohttp
 from gigpo_lightning.errors import check_range
 from gigpo_lightning.rollout.vllm_guard import check_key
 
+_logger = logging.getLogger(__name__)
+
 _T = TypeVar("_T")
+_SAY_EVERY = 10.0
+"""Seconds between two lines that say what is waited for."""
 _LONGEST_REASON = 500
 _NO_HTTP = (aiohttp.ClientResponseError, aiohttp.ClientSSLError, aiohttp.InvalidURL)
 
@@ -146,11 +152,11 @@ class ServerClient:
 
     def get(self, url: str, path: str, *, seconds: float) -> Any:
         """Ask one server and wait for the answer."""
-        return self._wait(self.call("GET", url, path, seconds=seconds))
+        return self._wait(self.call("GET", url, path, seconds=seconds), f"{url} to answer GET {path}")
 
     def post(self, url: str, path: str, payload: Any = None, *, seconds: float) -> Any:
         """Tell one server something and wait for the answer."""
-        return self._wait(self.call("POST", url, path, payload, seconds=seconds))
+        return self._wait(self.call("POST", url, path, payload, seconds=seconds), f"{url} to answer POST {path}")
 
     def post_all(self, urls: Sequence[str], path: str, payloads: Any = None, *, seconds: float) -> list[Any]:
         """Tell every server something at once; a list of payloads has one for each.
@@ -162,7 +168,7 @@ class ServerClient:
         calls = [
             self.call("POST", url, path, payload, seconds=seconds) for url, payload in zip(urls, each, strict=True)
         ]
-        return self._wait(_all(calls))
+        return self._wait(_all(calls), f"{', '.join(urls)} to answer POST {path}, {seconds:g} s at most")
 
     def close(self) -> None:
         """Break off every call and end the thread; a second call does nothing."""
@@ -185,8 +191,12 @@ class ServerClient:
             ),
         )
 
-    def _wait(self, coroutine: Coroutine[Any, Any, _T]) -> _T:
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+    def _wait(self, coroutine: Coroutine[Any, Any, _T], what: str = "a session") -> _T:
+        """Wait for a coroutine's result, and say so again and again."""
+        future, begun = asyncio.run_coroutine_threadsafe(coroutine, self._loop), time.monotonic()
+        while not wait([future], timeout=_SAY_EVERY).done:
+            _logger.info("waiting for %s, for %.0f s now", what, time.monotonic() - begun)
+        return future.result()
 
 
 async def _all(calls: Sequence[Coroutine[Any, Any, Any]]) -> list[Any]:

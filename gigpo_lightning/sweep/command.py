@@ -11,6 +11,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from gigpo_lightning.errors import RunError
 from gigpo_lightning.sweep.composition import Sweep, compose
 from gigpo_lightning.sweep.configuration import configured
 from gigpo_lightning.sweep.launch import Launch, launch, threads
@@ -52,7 +53,7 @@ def main() -> None:
     except KeyboardInterrupt:
         _logger.info("stopped before the first run")
         code = 128 + signal.SIGINT
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RunError) as error:
         _logger.debug("the whole story:", exc_info=True)
         _logger.error("error: %s\n(GIGPO_LOG_LEVEL=DEBUG shows where it was raised)", error)
         code = 2

@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 import signal
 import subprocess
 import time
@@ -18,6 +19,9 @@ import yaml
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
+from gigpo_lightning.disk import room_for
+
+_VERSION = re.compile(r"version_(\d+)")
 _PREEMPTED = 128 + signal.SIGTERM
 _POLL_SECONDS = 0.3
 
@@ -39,13 +43,16 @@ class Record:
     Attributes:
         state: How far the run has come; ``running`` in a folder that nobody holds is a run that was killed.
         exit_code: Of its last process, negative for a signal.
-        begun: When the run was begun, in seconds since 1970; what is older in its folder is of another attempt.
+        begun: When the run was begun, in seconds since 1970.
+        first_version: Number of its first folder ``version_N``; those before it are another attempt's. None in files of
+            earlier versions, which have only the time to go by.
         seconds: That its processes took, those before an interruption included.
     """
 
     state: State = State.WAITING
     exit_code: int | None = None
     begun: float = 0.0
+    first_version: int | None = None
     seconds: float = 0.0
 
 
@@ -86,6 +93,15 @@ class Run:
         """Whether there is something to go on from."""
         found = self.folder.rglob("*.ckpt")
         return any((path / "meta.pt").is_file() if path.is_dir() else True for path in found)
+
+    def next_version(self) -> int:
+        """The number that the next process's folder ``version_N`` will have at the least."""
+        return 1 + max(map(self.version, self.folder.rglob("version_*")), default=-1)
+
+    def version(self, path: Path) -> int:
+        """The number of the ``version_N`` that a file lies in, which rises whatever the clock does; -1 if in none."""
+        parts = path.relative_to(self.folder).parts
+        return max((int(found[1]) for part in parts if (found := _VERSION.fullmatch(part))), default=-1)
 
     def prepare(self, text: str) -> bool:
         """Make the folder ready for a configuration, unless that is finished already.
@@ -149,7 +165,7 @@ class Run:
             if lock is None or stop_file.exists() or self.record.state == State.FINISHED:
                 return self.record
             going_on = self.has_checkpoint()
-            before = self.record if going_on else Record(begun=time.time())
+            before = self.record if going_on else Record(begun=time.time(), first_version=self.next_version())
             words = [*command, "fit", "--config", str(self.config), *(["--ckpt_path", "last"] if going_on else [])]
             started = time.monotonic()
             self.write(replace(before, state=State.RUNNING, exit_code=None))
@@ -224,13 +240,18 @@ def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Replace a file, whole or not at all, whoever else does at the same time."""
+    """Replace a file, whole or not at all, whoever else does at the same time.
+
+    Raises:
+        FullDiskError: If there is no room; the former file is still there.
+    """
     partial = path.with_name(f".{path.name}.{uuid4().hex}.partial")
-    try:
-        partial.write_text(text)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with room_for(path):
+        try:
+            partial.write_text(text)
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
 
 
 def begin(run: Run, text: str) -> None:

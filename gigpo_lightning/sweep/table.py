@@ -18,7 +18,6 @@ from rich.table import Table
 from gigpo_lightning.sweep.run import Record, Run, State, write_whole
 
 SEED = "seed_everything"
-_VERSION = re.compile(r"version_(\d+)")
 _EPOCH = re.compile(r"epoch_(\d+)(?:\.\d+)?")
 
 
@@ -51,23 +50,21 @@ def row(run: Run, overrides: Mapping[str, str]) -> Row:
         overrides: That tell it from the others.
     """
     record = run.record
-    before, after = held_out(run, record.begun)
-    return Row(
-        run=run, overrides=overrides, record=record, before=before, after=after, train=training(run, record.begun)
-    )
+    before, after = held_out(run, record)
+    return Row(run=run, overrides=overrides, record=record, before=before, after=after, train=training(run, record))
 
 
-def held_out(run: Run, begun: float) -> tuple[dict[str, float], dict[str, float]]:
+def held_out(run: Run, record: Record) -> tuple[dict[str, float], dict[str, float]]:
     """Success on each split before the first update and in the last evaluation.
 
     A run that was interrupted has written to several files, and may have played a game twice: the later play counts.
 
     Args:
         run: Its folder.
-        begun: Files from before are another attempt's.
+        record: What is known of it; files of another attempt are left out.
     """
     won: dict[str, dict[int, dict[str, dict[int, bool]]]] = defaultdict(lambda: defaultdict(lambda: defaultdict(dict)))
-    for path in _files(run, "evaluations.jsonl", begun):
+    for path in _files(run, "evaluations.jsonl", record):
         for line in whole_lines(path):
             won[line["split"]][line["policy_version"]][line["task_id"]][line["repeat"]] = line["success"]
     before, after = {}, {}
@@ -83,15 +80,15 @@ def held_out(run: Run, begun: float) -> tuple[dict[str, float], dict[str, float]
     return before, after
 
 
-def training(run: Run, begun: float) -> float | None:
+def training(run: Run, record: Record) -> float | None:
     """Success of the last epoch whose episodes the run has kept; None if it keeps none.
 
     Args:
         run: Its folder.
-        begun: Files from before are another attempt's.
+        record: What is known of it; files of another attempt are left out.
     """
     epochs: dict[int, list[Path]] = defaultdict(list)
-    for path in _files(run, "epoch_*.parquet", begun):
+    for path in _files(run, "epoch_*.parquet", record):
         if found := _EPOCH.fullmatch(path.stem):
             epochs[int(found[1])].append(path)
     if not epochs:
@@ -192,16 +189,16 @@ def _keys(rows: Sequence[Row]) -> list[str]:
     return list(dict.fromkeys(key for each in rows for key in each.overrides))
 
 
-def _files(run: Run, pattern: str, begun: float) -> list[Path]:
-    """A run's files of a name, those of its last version last; file times decide among equal ones."""
+def _files(run: Run, pattern: str, record: Record) -> list[Path]:
+    """A run's files of a name, those of its last version last; file times decide where there are no versions."""
     times = {path: path.stat().st_mtime for path in run.folder.rglob(pattern)}
-    kept = (path for path in times if times[path] >= begun - 1)
-    return sorted(kept, key=lambda path: (_version(path), times[path], str(path)))
 
+    def belongs(path: Path) -> bool:
+        if record.first_version is None or run.version(path) < 0:
+            return times[path] >= record.begun - 1
+        return run.version(path) >= record.first_version
 
-def _version(path: Path) -> int:
-    """The number of the run's folder that a file lies in, which rises whatever the clock does."""
-    return max((int(found[1]) for part in path.parts if (found := _VERSION.fullmatch(part))), default=-1)
+    return sorted(filter(belongs, times), key=lambda path: (run.version(path), times[path], str(path)))
 
 
 def whole_lines(path: Path) -> Iterable[dict[str, Any]]:

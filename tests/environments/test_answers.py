@@ -6,6 +6,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 import pytest
+import torch
 
 from gigpo_lightning.environments.answers import AnswerError, read_reset, read_step
 from gigpo_lightning.environments.base import Task, check_environment
@@ -133,6 +134,12 @@ def test_numbers_of_numpy_are_numbers(value: Any) -> None:
     assert (answer.reward, answer.metrics) == (float(value), {"score": float(value)})
     assert [type(number) for number in (answer.reward, answer.metrics["score"])] == [float, float]
     assert (answer.terminated, answer.truncated) == (False, True)
+
+
+@pytest.mark.parametrize("value", [np.array([1.0, 2.0]), torch.tensor([1.0, 2.0])], ids=["numpy", "torch"])
+def test_several_numbers_are_no_reward(value: Any) -> None:
+    with pytest.raises(AnswerError, match=r"the reward must be a finite number, but step\('go'\) gave "):
+        read_step("go", ("seen", value, False, False, {}))
 
 
 @pytest.mark.parametrize(("info", "expected"), [({}, None), ({"success": np.True_}, True), ({"success": False}, False)])

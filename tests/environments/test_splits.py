@@ -4,7 +4,13 @@ import pytest
 
 from gigpo_lightning.environments.base import Task, TaskPanel
 from gigpo_lightning.environments.gridworld import GridworldTasks
-from gigpo_lightning.environments.splits import check_apart, check_source, check_split_names, read_panel
+from gigpo_lightning.environments.splits import (
+    check_apart,
+    check_source,
+    check_split_names,
+    read_panel,
+    with_training_panel,
+)
 
 
 def panel(*names: str, fingerprint: str = "") -> TaskPanel:
@@ -97,3 +103,14 @@ def test_a_source_that_changes_its_tasks_is_refused() -> None:
 
     with pytest.raises(ValueError, match="a split must always have the same tasks, but 'train' gave others when asked"):
         check_source(Fickle(), ("train", "test"))
+
+
+def test_a_training_split_that_cannot_be_read_is_no_reason_not_to_test(caplog):
+    class Unreadable:
+        def prepare(self): ...
+
+        def panel(self, split):
+            raise PermissionError(f"{split} is another user's")
+
+    assert with_training_panel({}, Unreadable(), "train") == {}
+    assert "are not compared with those of train_split 'train': train is another user's" in caplog.text

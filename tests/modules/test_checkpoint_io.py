@@ -83,6 +83,21 @@ def test_what_no_trainer_wrote_is_refused_and_not_run(tmp_path, capsys, value, w
     assert capsys.readouterr().out == ""
 
 
+@pytest.mark.parametrize("bit", [0, 7])
+def test_a_flipped_bit_of_its_end_is_refused_in_our_words_or_changes_nothing(last, bit):
+    whole, refused = last.read_bytes(), 0
+    for position in range(len(whole) - 98, len(whole)):  # the three records that end it, which the archive begins with
+        content = bytearray(whole)
+        content[position] ^= 1 << bit
+        last.write_bytes(content)
+        try:
+            assert AtomicCheckpointIO().load_checkpoint(last).keys() == CHECKPOINT.keys()
+        except ValueError as error:
+            assert str(error).startswith("ckpt_path must name a whole checkpoint")  # noqa: PT017  most are harmless
+            refused += 1
+    assert refused > 30
+
+
 def test_what_is_no_archive_or_no_file_is_refused(tmp_path):
     (tmp_path / "pickled.ckpt").write_bytes(pickle.dumps(1))
     for name, why in (("pickled.ckpt", "is something else"), ("nowhere.ckpt", "is no file"), (".", "is no file")):

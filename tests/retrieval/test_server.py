@@ -96,7 +96,9 @@ def test_a_bad_request_is_told_what_is_wrong(server, asked, reason) -> None:
     assert reason in answer["error"]
 
 
-@pytest.mark.parametrize("body", [b"query=a", b"\xff", b"[]", b""])
+@pytest.mark.parametrize(
+    "body", [b"query=a", b"\xff", b"[]", b"", b'{"query": "a", "query": "b"}', b'{"query": "a", "topk": NaN}']
+)
 def test_a_request_that_is_no_json_object_is_refused(server, body) -> None:
     status, answer = call(server.url, "POST", "/retrieve", body)
     assert status == 400
@@ -219,6 +221,20 @@ def test_what_cannot_be_served_is_found_before_anyone_is(tmp_path, capsys) -> No
 
 
 @pytest.mark.parametrize(
+    ("content", "reason"),
+    [(b"port: 1\nport: 2\n", "the key 'port' stands twice"), ("port: 1".encode("utf-16"), "but is in UTF-16")],
+)
+def test_a_configuration_is_read_strictly(tmp_path, capsys, content, reason) -> None:
+    path = tmp_path / "served.yaml"
+    path.write_bytes(content)
+    with pytest.raises(SystemExit, match="2"):
+        main(["--config", str(path)])
+    said = capsys.readouterr().err
+    assert reason in said
+    assert str(path) in said
+
+
+@pytest.mark.parametrize(
     ("arguments", "reason"),
     [
         (["--retriever", HTTP, "--retriever.urls", "nowhere"], "urls must begin with http"),
@@ -227,6 +243,7 @@ def test_what_cannot_be_served_is_found_before_anyone_is(tmp_path, capsys) -> No
         ([], "--retriever"),
         (["--retriever", ECHO, "--port", "-1"], "--port"),
         (["--retriever", ECHO, "--top_k", "0"], "--top_k"),
+        (["--retriever", ECHO, "--top", "3"], "--top"),
     ],
 )
 def test_a_wrong_command_is_refused(arguments, reason, capsys) -> None:

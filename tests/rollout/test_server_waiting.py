@@ -10,7 +10,8 @@ import pytest
 
 from callbacks import WeightSync
 from gigpo_lightning.errors import Preempted, RunError
-from gigpo_lightning.rollout import ServerTimeouts, VLLMServerEngine, vllm_waiting
+from gigpo_lightning.rollout import ServerTimeouts, VLLMServerEngine, vllm_client, vllm_waiting
+from gigpo_lightning.rollout.vllm_client import ServerClient, ServerError
 from tests.rollout.fake_server import ARCHITECTURE, FakeServer
 from tests.rollout.real_server import free_port
 from tests.scripted_run import quiet_trainer, tiny_module, walking_data
@@ -68,6 +69,18 @@ def said_often(monkeypatch, caplog):
 def after_lines(caplog, number):
     """Asks to stop once so many lines have been said."""
     return lambda: len(caplog.messages) >= number
+
+
+def test_a_server_that_is_told_something_and_does_not_answer_is_named_meanwhile(deaf, monkeypatch, caplog):
+    monkeypatch.setattr(vllm_client, "_SAY_EVERY", 0.01)
+    caplog.set_level(logging.INFO)
+    client = ServerClient(ServerTimeouts(), max_connections=1)
+    try:
+        with pytest.raises(ServerError, match=r"has not answered POST /pause within 0\.5 s"):
+            client.post_all([deaf], "/pause", seconds=0.5)
+    finally:
+        client.close()
+    assert f"waiting for {deaf} to answer POST /pause, 0.5 s at most, for 0 s now" in caplog.messages
 
 
 def test_it_says_again_and_again_whom_it_waits_for_why_and_how_long_yet(start, serve, nobody, said_often):

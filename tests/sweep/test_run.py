@@ -1,9 +1,11 @@
 """A run's folder is one run's: begun once, gone on with, never mixed with another's."""
 
+import errno
 import time
 
 import pytest
 
+from gigpo_lightning.disk import FullDiskError
 from gigpo_lightning.sweep.run import Record, Run, State, begin
 from tests.sweep.runs import FAILS, FINISHES, PROGRAM, text
 
@@ -27,7 +29,9 @@ class TestARun:
         assert (record.state, record.exit_code) == (State.FAILED, 2)
         assert "error: the engine is gone" in run.log.read_text()
         assert run.prepare(text(run.folder, FAILS))
-        assert run.carry_out(PROGRAM, stop_file).begun > record.begun
+        assert record.first_version == 0
+        (run.folder / "lightning_logs" / "version_3").mkdir(parents=True)
+        assert run.carry_out(PROGRAM, stop_file).first_version == 4
         assert "--ckpt_path" not in run.log.read_text()
 
     def test_one_that_was_killed_goes_on_from_its_checkpoint(self, new, stop_file):
@@ -43,6 +47,15 @@ class TestARun:
         assert run.log.read_text().endswith("--ckpt_path last\n")
         assert record.begun == killed.begun
         assert record.seconds > 100.0
+
+    def test_a_full_disk_is_called_by_its_name(self, new, stop_file, monkeypatch):
+        def full(path: object, text: str) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        run = new(FINISHES)
+        monkeypatch.setattr("pathlib.Path.write_text", full)
+        with pytest.raises(FullDiskError, match=r"run.json cannot be written: the disk is full; what .* is unharmed"):
+            run.carry_out(PROGRAM, stop_file)
 
     def test_what_was_learnt_is_not_gone_on_with_under_another_configuration(self, new):
         run = new(FAILS)

@@ -23,18 +23,27 @@ class TestTheTable:
         plays = [(0, "a", 0, True), (0, "a", 1, False), (0, "b", 0, False)]
         plays += [(9, "a", 0, True), (9, "a", 1, True), (9, "b", 0, False)]
         self.write(tmp_path / "version_0", plays)
-        assert held_out(run, 0.0) == ({"valid": 0.25}, {"valid": 0.5})
+        assert held_out(run, Record()) == ({"valid": 0.25}, {"valid": 0.5})
 
     def test_what_was_played_again_after_an_interruption_counts_once(self, tmp_path):
         self.write(tmp_path / "version_0", [(9, "a", 0, False)])
         (tmp_path / "version_0/evaluations.jsonl").open("a").write('{"split": "val')  # killed while it wrote
         os.utime(tmp_path / "version_0/evaluations.jsonl", (2e9, 2e9))  # the clock was wrong
         self.write(tmp_path / "version_1", [(9, "a", 0, True), (9, "b", 0, True)])
-        assert held_out(Run(folder=tmp_path), 0.0) == ({}, {"valid": 1.0})
+        assert held_out(Run(folder=tmp_path), Record()) == ({}, {"valid": 1.0})
 
     def test_an_earlier_attempt_s_files_do_not_count(self, tmp_path):
         self.write(tmp_path / "version_0", [(0, "a", 0, True)])
-        assert held_out(Run(folder=tmp_path), time.time() + 100) == ({}, {})
+        assert held_out(Run(folder=tmp_path), Record(begun=time.time() + 100)) == ({}, {})
+
+    def test_which_attempt_a_file_is_of_does_not_depend_on_the_clock(self, tmp_path):
+        run = Run(folder=tmp_path / "version_7")
+        run.folder.mkdir()
+        self.write(run.folder / "version_0", [(0, "a", 0, True)])
+        record = Record(begun=time.time() + 100, first_version=run.next_version())
+        assert held_out(run, record) == ({}, {})
+        self.write(run.folder / "version_1", [(0, "a", 0, False)])
+        assert held_out(run, record) == ({"valid": 0.0}, {})
 
     def test_training_success_is_the_last_epoch_s_over_all_ranks(self, tmp_path):
         files = {"epoch_9": [(0, False)], "epoch_10.0": [(0, True), (0, True), (1, False)], "epoch_10.1": [(0, True)]}
@@ -43,7 +52,7 @@ class TestTheTable:
             (tmp_path / "trajectories").mkdir(exist_ok=True)
             table = pa.table({"trajectory_id": trajectory, "success": success})
             pq.write_table(table, tmp_path / "trajectories" / f"{name}.parquet")
-        assert training(Run(folder=tmp_path), 0.0) == pytest.approx(2 / 3)  # by episode, not by step
+        assert training(Run(folder=tmp_path), Record()) == pytest.approx(2 / 3)  # by episode, not by step
 
     def test_a_cell_s_mean_is_over_the_seeds_that_have_finished(self, tmp_path):
         finished, failed = Record(state=State.FINISHED), Record(state=State.FAILED)

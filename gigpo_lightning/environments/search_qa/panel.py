@@ -14,6 +14,7 @@ from gigpo_lightning.environments.base import Task, TaskPanel
 from gigpo_lightning.environments.search_qa.generator import World, prepare_world
 from gigpo_lightning.environments.search_qa.scoring import normalize_answer
 from gigpo_lightning.errors import check_count
+from gigpo_lightning.strict_json import load_json
 
 _logger = logging.getLogger(__name__)
 _COLUMNS = ("data_source", "question", "golden_answers", "reward_model", "env_kwargs", "prompt", "split")
@@ -59,14 +60,15 @@ def search_qa_panel(
             task = _task(index, row, where)
             if data_sources is not None and task.kind not in data_sources:
                 continue
+            if per_source is not None and kept[task.kind] == per_source:
+                continue
             if not any(map(normalize_answer, task.payload["golden_answers"])):
                 unanswerable.append(
                     f"{where} has {list(task.payload['golden_answers'])} for {task.payload['question']!r}"
                 )
                 continue
             kept[task.kind] += 1
-            if per_source is None or kept[task.kind] <= per_source:
-                tasks.append(task)
+            tasks.append(task)
     _report_unanswerable(unanswerable, skip_unanswerable)
     if not tasks:
         wanted = "any data source" if data_sources is None else str(list(data_sources))
@@ -173,7 +175,7 @@ def _json_rows(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
                 continue
             where = f"{file} line {number}"
             try:
-                row = json.loads(line)
+                row = load_json(line)
             except ValueError as error:  # of JSON or of UTF-8
                 raise ValueError(f"{where} must be a JSON object: {error}") from error
             if not isinstance(row, dict):

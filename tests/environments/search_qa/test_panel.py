@@ -242,6 +242,10 @@ class TestAnswersThatNormalizeToNothing:
         with pytest.raises(ValueError, match=message):
             search_qa_panel(write(tmp_path / where.split()[0], *self.ROWS))
 
+    def test_a_row_that_is_not_asked_for_is_not_looked_at(self, tmp_path: Path) -> None:
+        panel = search_qa_panel(write_jsonl(tmp_path / "q.jsonl", *self.ROWS), per_source=1)
+        assert [task.task_id for task in panel.tasks] == ["nq/0"]
+
     def test_a_row_with_no_other_is_left_out_and_said_if_asked_for(self, tmp_path: Path, caplog: Any) -> None:
         write_jsonl(tmp_path / "q.jsonl", *self.ROWS)
         panel = SearchQATasks(str(tmp_path), {"train": "q.jsonl"}, skip_unanswerable=True).panel("train")
