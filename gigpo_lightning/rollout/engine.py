@@ -77,7 +77,7 @@ class RolloutEngine(Scorer, Protocol):
     """Writes replies with a copy of the policy.
 
     What an engine can do beyond this is in protocols of its own: ``WaitsForServers``, ``Interruptible``, ``Cancels``,
-    ``Replicated`` and ``LoadsAdapters``.
+    ``Replicated``, ``TellsDetails`` and ``LoadsAdapters``.
     """
 
     @property
@@ -141,3 +141,11 @@ class Replicated(Protocol):
     @property
     def replicas(self) -> Sequence[Scorer]:
         """The copies that take part."""
+
+
+@runtime_checkable
+class TellsDetails(Protocol):
+    """An engine of which more is known once it has started."""
+
+    def details(self) -> dict[str, str]:
+        """What its start has decided, by name, for the run's manifest; empty before."""

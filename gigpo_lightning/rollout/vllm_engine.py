@@ -17,6 +17,7 @@ from gigpo_lightning.memory.update import GIB
 from gigpo_lightning.rollout.adapter import Adapter
 from gigpo_lightning.rollout.engine import Completion, GenerationRequest
 from gigpo_lightning.rollout.vllm_device import alone, check_one_device, on_this_device
+from gigpo_lightning.rollout.vllm_runner import model_runner
 
 _ENVIRONMENT = {
     # The engine shares this process, so that weights are handed over and not copied through a pipe.
@@ -169,6 +170,10 @@ class VLLMEngine:
                     **device_options,
                 },
             )
+
+    def details(self) -> dict[str, str]:
+        """Which of vLLM's model runners computes, ``"V1"`` or ``"V2"``, and its class; empty before the start."""
+        return {} if self._llm is None else model_runner(self._llm)
 
     def submit(self, request: GenerationRequest) -> None:
         """Queue a request; returns at once.
