@@ -12,6 +12,7 @@ from gigpo_lightning.environments.gridworld import GridworldEnvironment, Gridwor
 from gigpo_lightning.prompts.gridworld import GridworldPrompt, gridworld_markers
 from gigpo_lightning.token_batch import TokenBatch, make_token_batch
 from modules import BehaviourCloningModule, Policy, PretrainedPolicy, TinyPolicy
+from tests.devices import ON_DEVICE
 from tests.gridworld_expert import GreedyExpert
 
 
@@ -40,7 +41,7 @@ def fit(folder: Path, tie_embeddings: bool = True, max_epochs: int = 6) -> tuple
     )
     trainer = Trainer(
         default_root_dir=folder,
-        accelerator="cpu",
+        **ON_DEVICE,
         max_epochs=max_epochs,
         logger=False,
         enable_checkpointing=False,
@@ -130,7 +131,7 @@ def test_training_without_a_warm_up_is_possible(tmp_path: Path) -> None:
     module = BehaviourCloningModule(tiny(), warm_up_steps=0)
     trainer = Trainer(
         default_root_dir=tmp_path,
-        accelerator="cpu",
+        **ON_DEVICE,
         max_steps=2,
         logger=False,
         enable_checkpointing=False,

@@ -14,6 +14,7 @@ from gigpo_lightning.rollout import ScriptedEngine
 from gigpo_lightning.token_batch import make_token_batch
 from modules import BehaviourCloningModule, TinyPolicy
 from modules.finite import first_not_finite
+from tests.devices import ON_DEVICE
 from tests.scripted_run import ScriptedSync, quiet_trainer, random_walk, tiny_module, walking_data
 
 
@@ -40,9 +41,8 @@ class Stop(Callback):
 
 def fit(folder, *callbacks, epochs=3):
     module = tiny_module()
-    trainer = quiet_trainer(
-        folder, ScriptedSync(), *callbacks, max_epochs=epochs, limit_val_batches=0, enable_checkpointing=True
-    )
+    options = {"max_epochs": epochs, "limit_val_batches": 0, "enable_checkpointing": True}
+    trainer = quiet_trainer(folder, ScriptedSync(), *callbacks, **options, **ON_DEVICE)
     trainer.fit(module, walking_data(random_walk(module)))
 
 
@@ -95,7 +95,9 @@ def test_an_imitation_that_was_ruined_is_neither_kept_nor_written(tmp_path):
     )
     batches = DataLoader([make_token_batch([((2, 3), (3, 2))], 0)] * 2, batch_size=None)
     for callbacks in ([keeper(tmp_path), Ruin(0)], [Ruin(0)]):
-        trainer = quiet_trainer(tmp_path, *callbacks, max_epochs=1, enable_checkpointing=len(callbacks) > 1)
+        trainer = quiet_trainer(
+            tmp_path, *callbacks, max_epochs=1, enable_checkpointing=len(callbacks) > 1, **ON_DEVICE
+        )
         with pytest.raises(FloatingPointError, match="must be finite"):
             trainer.fit(module, batches)
     assert not [path for path in tmp_path.rglob("*") if path.suffix in (".ckpt", ".safetensors")]

@@ -18,6 +18,7 @@ from gigpo_lightning.prompts.gridworld import gridworld_markers
 from gigpo_lightning.trajectory import StepTable
 from modules import GiGPOModule, TinyPolicy
 from tests import resume_run
+from tests.devices import ON_DEVICE, gradient_tolerance
 from tests.scripted_run import ScriptedSync, quiet_trainer, random_walk, walking_data
 
 
@@ -52,7 +53,7 @@ def make_module(credit=None, **options) -> GiGPOModule:
 
 
 def fit(module, folder, *callbacks, data=None, **options):
-    defaults = {"max_epochs": 1, "limit_val_batches": 0} | options
+    defaults = {"max_epochs": 1, "limit_val_batches": 0} | ON_DEVICE | options
     trainer = quiet_trainer(folder, ScriptedSync(), *callbacks, **defaults)
     trainer.fit(module, walking_data(random_walk(module), **data or {}))
     return trainer
@@ -72,7 +73,7 @@ def test_splitting_a_minibatch_changes_no_gradient(tmp_path, aggregation):
         gradients.append(keeper.kept)
     (split,), (whole,) = gradients
     assert whole.abs().max() > 1e-4
-    torch.testing.assert_close(split, whole, rtol=1e-4, atol=1e-7)
+    torch.testing.assert_close(split, whole, **gradient_tolerance())
 
 
 class RememberingGiGPO(GiGPO):
@@ -108,7 +109,7 @@ def test_what_an_estimator_remembers_goes_through_the_checkpoint(tmp_path):
     def run(estimator, **options):
         module = make_module(estimator)
         resumed = options.pop("ckpt_path", None)
-        trainer = quiet_trainer(tmp_path, ScriptedSync(), limit_val_batches=0, **options)
+        trainer = quiet_trainer(tmp_path, ScriptedSync(), limit_val_batches=0, **ON_DEVICE, **options)
         trainer.fit(module, walking_data(random_walk(module)), ckpt_path=resumed)
         return trainer, module
 
@@ -131,8 +132,8 @@ def test_the_importance_correction_takes_ratios_to_the_trainer_s_own_probabiliti
         def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
             with torch.no_grad(), trainer.precision_plugin.forward_context():
                 for part in batch.micro_batches:
-                    logprobs, _ = module.policy(part.tokens, 1.0)
-                    seen.append((logprobs, part.old_logprobs, part.engine_logprobs))
+                    logprobs, _ = module.policy(part.tokens.to(module.device), 1.0)
+                    seen.append((logprobs.cpu(), part.old_logprobs, part.engine_logprobs))
 
     trainer = fit(module, tmp_path, Look(), precision=precision)
     for logprobs, old, engine in seen:
@@ -222,7 +223,7 @@ class TestALossThatIsNotFinite:
         options = {"max_epochs": 3, "enable_checkpointing": True, "logger": CSVLogger(tmp_path)}
         with pytest.raises(FloatingPointError):
             fit(module, tmp_path, checkpoint, **options)
-        kept = torch.load(tmp_path / "kept" / "last.ckpt", weights_only=True)
+        kept = torch.load(tmp_path / "kept" / "last.ckpt", map_location="cpu", weights_only=True)
         assert kept["gigpo"]["iteration"] == 1
         assert all(
             torch.equal(kept["state_dict"][f"_policy.{name}"], value)
@@ -255,7 +256,7 @@ def resume(tmp_path, module, change):
     checkpoint = torch.load(tmp_path / "kept.ckpt", weights_only=True)
     change(checkpoint)
     torch.save(checkpoint, tmp_path / "changed.ckpt")
-    trainer = quiet_trainer(tmp_path, ScriptedSync(), max_epochs=2, limit_val_batches=0)
+    trainer = quiet_trainer(tmp_path, ScriptedSync(), max_epochs=2, limit_val_batches=0, **ON_DEVICE)
     trainer.fit(module, walking_data(random_walk(module)), ckpt_path=tmp_path / "changed.ckpt")
 
 

@@ -15,6 +15,7 @@ from gigpo_lightning.token_batch import Layout, TokenBatch, make_token_batch
 from modules import Policy, PretrainedPolicy, TinyPolicy
 from modules.policy import word_tokenizer
 from modules.tokenizer import TransformersTokenizer
+from tests.devices import DEVICE
 
 
 def words() -> list[str]:
@@ -23,7 +24,11 @@ def words() -> list[str]:
 
 def tiny(tie_embeddings: bool = True) -> Policy:
     source = TinyPolicy([words], hidden_size=16, intermediate_size=16, max_length=32, tie_embeddings=tie_embeddings)
-    return source.build().eval()
+    return source.build().eval().to(DEVICE)
+
+
+def batch(layout: Layout = "shared") -> TokenBatch:
+    return make_token_batch(PAIRS, 0, layout).to(DEVICE)
 
 
 PAIRS = [([3, 4], [5, 6, 2]), ([7, 8], [9, 2]), ([3, 4], [10])]
@@ -32,7 +37,7 @@ PAIRS = [([3, 4], [5, 6, 2]), ([7, 8], [9, 2]), ([3, 4], [10])]
 def on_its_own(policy: Policy, pair: tuple[list[int], list[int]]) -> torch.Tensor:
     """Logits before each token of a reply, from the whole model and this sequence alone."""
     prompt, reply = pair
-    logits: torch.Tensor = policy.model(input_ids=torch.tensor([[*prompt, *reply]])).logits[0]
+    logits: torch.Tensor = policy.model(input_ids=torch.tensor([[*prompt, *reply]], device=DEVICE)).logits[0]
     return logits[len(prompt) - 1 : -1]
 
 
@@ -40,16 +45,16 @@ def on_its_own(policy: Policy, pair: tuple[list[int], list[int]]) -> torch.Tenso
 @pytest.mark.parametrize("temperature", [1.0, 0.5])
 def test_logprobs_and_entropies_are_those_of_each_sequence_on_its_own(temperature: float, layout: Layout):
     policy = tiny()
-    logprobs, entropy = policy(make_token_batch(PAIRS, 0, layout), temperature)
+    logprobs, entropy = policy(batch(layout), temperature)
     for row, pair in enumerate(PAIRS):
         for column, (token, logits) in enumerate(zip(pair[1], on_its_own(policy, pair), strict=True)):
             distribution = torch.distributions.Categorical(logits=logits / temperature)
-            torch.testing.assert_close(logprobs[row, column], distribution.log_prob(torch.tensor(token)))
+            torch.testing.assert_close(logprobs[row, column], distribution.log_prob(torch.tensor(token, device=DEVICE)))
             torch.testing.assert_close(entropy[row, column], distribution.entropy())
 
 
 def test_what_the_policy_did_not_write_counts_exactly_nothing():
-    tokens = make_token_batch(PAIRS, 0)
+    tokens = batch()
     logprobs, entropy = tiny()(tokens)
     assert not logprobs[~tokens.action_mask].any()
     assert not entropy[~tokens.action_mask].any()
@@ -62,7 +67,7 @@ def test_a_prompt_that_is_computed_once_has_the_gradient_of_all_its_replies(grad
         policy = tiny().train()
         if gradient_checkpointing:
             policy.model.gradient_checkpointing_enable()
-        policy(make_token_batch(PAIRS, 0, layout))[0].sum().backward()
+        policy(batch(layout))[0].sum().backward()
         gradients.append({name: each.grad for name, each in policy.named_parameters()})
     shared, packed, rows = gradients
     torch.testing.assert_close(shared, rows)
@@ -118,8 +123,8 @@ def test_every_weight_is_named_and_tied_ones_twice(tie_embeddings: bool):
 def test_a_saved_policy_comes_back_whole(tie_embeddings: bool, tmp_path: Path):
     policy = tiny(tie_embeddings)
     policy.save_pretrained(tmp_path)
-    back = PretrainedPolicy(str(tmp_path)).build().eval()
-    tokens = make_token_batch(PAIRS, 0)
+    back = PretrainedPolicy(str(tmp_path)).build().eval().to(DEVICE)
+    tokens = batch()
     torch.testing.assert_close(back(tokens), policy(tokens), rtol=0, atol=0)
     text = "w3 w11 w0"
     assert back.tokenizer.encode(text) == policy.tokenizer.encode(text)

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from modules import token_logprobs as module
 from modules.token_logprobs import token_logprobs
+from tests.devices import DEVICE
 
 TOKENS, WIDTH, VOCABULARY = 7, 5, 11
 
@@ -14,8 +15,8 @@ def inputs(dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor, 
     """States, weights and bias of an output layer, and tokens."""
     noise = torch.Generator().manual_seed(0)
     shapes = ((TOKENS, WIDTH), (VOCABULARY, WIDTH), (VOCABULARY,))
-    hidden, weight, bias = (torch.randn(shape, generator=noise).to(dtype).requires_grad_() for shape in shapes)
-    return hidden, weight, bias, torch.randint(VOCABULARY, (TOKENS,), generator=noise)
+    hidden, weight, bias = (torch.randn(shape, generator=noise).to(DEVICE, dtype).requires_grad_() for shape in shapes)
+    return hidden, weight, bias, torch.randint(VOCABULARY, (TOKENS,), generator=noise).to(DEVICE)
 
 
 def all_at_once(hidden: Tensor, weight: Tensor, bias: Tensor, token_ids: Tensor, temperature: float) -> list[Tensor]:
@@ -40,7 +41,7 @@ def test_values_and_gradients_are_those_of_all_logits_at_once(temperature: float
             values = list(token_logprobs(hidden, weight, token_ids, bias=bias, temperature=temperature))
         else:
             values = function(hidden, weight, bias, token_ids, temperature)
-        importance = torch.linspace(-1, 1, TOKENS)
+        importance = torch.linspace(-1, 1, TOKENS, device=DEVICE)
         sum((share * importance * value).sum() for share, value in zip(shares, values, strict=True) if share).backward()
         found.append([*values, hidden.grad, weight.grad, bias.grad])
     torch.testing.assert_close(found[1], found[0])
@@ -61,18 +62,18 @@ def test_a_sum_over_chunks_keeps_what_bfloat16_would_lose():
     token_logprobs(hidden, weight, token_ids)[0].sum().backward()
     exact, exact_weight, _, _ = inputs(torch.bfloat16)
     sharp = (exact.detach().float().requires_grad_(), exact_weight.detach().float().requires_grad_())
-    all_at_once(*sharp, torch.zeros(VOCABULARY), token_ids, 1.0)[0].sum().backward()
+    all_at_once(*sharp, torch.zeros(VOCABULARY, device=DEVICE), token_ids, 1.0)[0].sum().backward()
     torch.testing.assert_close(weight.grad.float(), sharp[1].grad, rtol=0.02, atol=0.02)
 
 
 def test_autocast_decides_the_matrix_product_s_type_and_no_more():
     hidden, weight, _, token_ids = inputs()
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast(DEVICE.type, torch.bfloat16):
         logprobs, entropy = token_logprobs(hidden, weight, token_ids)
     assert (logprobs.dtype, entropy.dtype) == (torch.float32, torch.float32)
     logprobs.sum().backward()
     assert hidden.grad.dtype == weight.grad.dtype == torch.float32
-    rounded = all_at_once(hidden.bfloat16(), weight.bfloat16(), torch.zeros(VOCABULARY), token_ids, 1.0)
+    rounded = all_at_once(hidden.bfloat16(), weight.bfloat16(), torch.zeros(VOCABULARY, device=DEVICE), token_ids, 1.0)
     torch.testing.assert_close([logprobs, entropy], rounded)
 
 
