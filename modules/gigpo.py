@@ -42,7 +42,7 @@ from modules.lora import AdaptedPolicy
 from modules.policy import Policy, PolicySource
 from modules.rehearsal import Rehearsal, check_trainer, rehearse_optimization, rehearse_policy
 from modules.run_folder import RunFolder
-from modules.sharding import PREFIX, named_weights, wrap_blocks
+from modules.sharding import PREFIX, named_weights, weight_shapes, wrap_blocks
 
 _logger = logging.getLogger(__name__)
 
@@ -176,6 +176,11 @@ class GiGPOModule(LightningModule):
         """The policy's weights by their checkpoint's names, gathered where they are sharded; for all ranks together."""
         root = self.trainer.strategy.model if self._trainer is not None else None
         return named_weights(self.policy, root)
+
+    def weight_shapes(self) -> dict[str, tuple[int, ...]]:
+        """The whole shape of each of ``named_weights``, in its order; for all ranks together."""
+        root = self.trainer.strategy.model if self._trainer is not None else None
+        return weight_shapes(self.policy, root)
 
     def check_finite_weights(self) -> None:
         """Refuse to keep, or to sample from, weights that an update has ruined; for all ranks together.

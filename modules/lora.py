@@ -4,7 +4,7 @@ import contextlib
 import importlib
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -35,7 +35,18 @@ class AdaptedPolicy(Policy):
         adapted = dict(self.adapted_layers())
         for name, weight in self._base():
             layer = adapted.get(name.removesuffix(".weight"))
-            yield name, weight if layer is None else weight + _delta(layer).to(weight.dtype)
+            merged = weight if layer is None else _delta(layer).to(weight.dtype).add_(weight)
+            del weight  # or two weights would be whole while the next one is gathered
+            yield name, merged
+            del merged
+
+    def weight_shapes(self) -> dict[str, tuple[int, ...]]:
+        """The whole shape of each of ``named_weights`` and of ``base_weights``, in their order."""
+        return {
+            name.replace(".base_layer.", "."): tuple(weight.shape)
+            for name, weight in self.model.state_dict().items()
+            if ".lora_" not in name
+        }
 
     def base_weights(self) -> Iterator[tuple[str, Tensor]]:
         """Every weight by the name that its checkpoint gives it, as if there were no adapters."""
@@ -184,4 +195,4 @@ class LoraPolicy:
 def _delta(layer: Any) -> Tensor:
     """What an adapter adds to its layer's weight."""
     a, b = (whole(matrix[_NAME].weight) for matrix in (layer.lora_A, layer.lora_B))
-    return cast("Tensor", layer.scaling[_NAME] * (b @ a))
+    return (b @ a).mul_(layer.scaling[_NAME])

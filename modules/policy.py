@@ -120,12 +120,17 @@ class Policy(nn.Module):
     def named_weights(self) -> Iterator[tuple[str, Tensor]]:
         """Every weight by the name that its checkpoint gives it, tied ones under each of their names.
 
+        Each is gathered when its turn comes, and not kept: two are never whole at once for this generator's sake.
         Feeding an engine from ``named_parameters()`` would leave out ``lm_head.weight`` of tied models, and an engine
         that keeps its own packed copy would go on sampling from the old one. Sharded weights are gathered one by one,
         which all ranks have to do together.
         """
         for name, weight in self.model.state_dict().items():
             yield name, whole(weight)
+
+    def weight_shapes(self) -> dict[str, tuple[int, ...]]:
+        """The whole shape of each of ``named_weights``, in its order; nothing is gathered."""
+        return {name: tuple(weight.shape) for name, weight in self.model.state_dict().items()}
 
     def save_pretrained(self, folder: str | Path, weights: dict[str, Tensor] | None = None) -> None:
         """Write a folder that ``transformers`` loads and vLLM serves.

@@ -26,7 +26,8 @@ def wrap_blocks(policy: Policy) -> None:
 def named_weights(policy: Policy, root: nn.Module | None) -> Iterator[tuple[str, Tensor]]:
     """Every weight of a policy by its checkpoint's name, gathered if it is sharded; all ranks have to ask together.
 
-    Differs from ``fsdp2``, which gathers one at a time: here all are whole at once, on every rank.
+    Differs from ``fsdp2``, which gathers one at a time: here a unit is whole at once, which is a decoder block, or all
+    that is in none.
 
     Args:
         policy: The policy.
@@ -35,6 +36,23 @@ def named_weights(policy: Policy, root: nn.Module | None) -> Iterator[tuple[str,
     if not isinstance(root, FullyShardedDataParallel):
         yield from policy.named_weights()
         return
-    with FullyShardedDataParallel.summon_full_params(root, writeback=False):
+    blocks = {
+        f"{name}.": module
+        for name, module in policy.model.named_modules()
+        if isinstance(module, FullyShardedDataParallel) and module is not root
+    }
+    with FullyShardedDataParallel.summon_full_params(root, recurse=False, writeback=False):
         for name, weight in policy.model.named_parameters(remove_duplicate=False):
-            yield name.replace(PREFIX, ""), weight.detach()
+            if not name.startswith(tuple(blocks)):
+                yield name.replace(PREFIX, ""), weight.detach().clone()  # the unit's memory is given back after it
+    for prefix, block in blocks.items():
+        with FullyShardedDataParallel.summon_full_params(block, recurse=False, writeback=False):
+            for name, weight in block.named_parameters(remove_duplicate=False):
+                yield (prefix + name).replace(PREFIX, ""), weight.detach().clone()
+
+
+def weight_shapes(policy: Policy, root: nn.Module | None) -> dict[str, tuple[int, ...]]:
+    """The whole shape of each of ``named_weights``, in its order; ranks that FSDP has sharded have to ask together."""
+    if not isinstance(root, FullyShardedDataParallel):
+        return policy.weight_shapes()
+    return {name: tuple(weight.shape) for name, weight in named_weights(policy, root)}  # outside a unit all are flat

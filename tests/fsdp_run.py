@@ -10,7 +10,7 @@ from gigpo_lightning.prompts.gridworld import gridworld_markers
 from gigpo_lightning.ranks import leave_job
 from gigpo_lightning.token_batch import make_token_batch
 from modules import TinyPolicy
-from modules.sharding import named_weights, wrap_blocks
+from modules.sharding import named_weights, weight_shapes, wrap_blocks
 
 
 class Around(torch.nn.Module):
@@ -38,6 +38,8 @@ def main() -> None:
     torch.testing.assert_close(root(tokens), plain(tokens))
     gathered = {name: weight.clone() for name, weight in named_weights(policy, root)}
     torch.testing.assert_close(gathered, dict(plain.named_weights()), rtol=0, atol=0)
+    assert list(weight_shapes(policy, root).items()) == [(name, tuple(each.shape)) for name, each in gathered.items()]
+    assert weight_shapes(policy, root).keys() == plain.weight_shapes().keys()
     for model in (root, plain):
         model(tokens)[0].sum().backward()
     expected = torch.nn.utils.clip_grad_norm_(plain.parameters(), 1.0)

@@ -115,6 +115,8 @@ class TestARun:
             "loss/entropy",
             "loss/clip_fraction",
             "sync/max_abs_logprob_error",
+            "sync/mean_abs_logprob_error",
+            "sync/p99_abs_logprob_error",
             "sync/seconds",
             "time/rollout",
             "time/credit",

@@ -6,8 +6,8 @@ from callbacks import WeightSync
 from gigpo_lightning.rollout import RolloutEngine
 from modules import GiGPOModule
 
-WEIGHT_SYNC: dict[str, Any] = {"class_path": "callbacks.WeightSync", "init_args": {"tolerance": 100.0}}
-"""The callback in a configuration, for an engine in bfloat16 beside a trainer in float32."""
+WEIGHT_SYNC: dict[str, Any] = {"class_path": "callbacks.WeightSync"}
+"""The callback in a configuration."""
 
 
 def sync(module: GiGPOModule, engine: RolloutEngine) -> dict[str, float]:
@@ -18,5 +18,5 @@ def sync(module: GiGPOModule, engine: RolloutEngine) -> dict[str, float]:
 
 
 def weight_sync(sleep: bool = False) -> WeightSync:
-    """The callback, for such an engine."""
-    return WeightSync(**WEIGHT_SYNC["init_args"], sleep=sleep)
+    """The callback."""
+    return WeightSync(sleep=sleep)

@@ -3,7 +3,13 @@
 from gigpo_lightning.rollout.adapter import Adapter, LoadsAdapters
 from gigpo_lightning.rollout.carry_over import CarryOver
 from gigpo_lightning.rollout.collector import Collector
-from gigpo_lightning.rollout.engine import Completion, GenerationRequest, RolloutEngine, SamplingParameters
+from gigpo_lightning.rollout.engine import (
+    Completion,
+    GenerationRequest,
+    RolloutEngine,
+    SamplingParameters,
+    ShowsWeights,
+)
 from gigpo_lightning.rollout.environment_pool import EnvironmentPool, make_pool
 from gigpo_lightning.rollout.group_sampler import DynamicSampling, GroupSampler
 from gigpo_lightning.rollout.record import HeldOutEpisodes, Rollout
@@ -31,6 +37,7 @@ __all__ = [
     "SamplingParameters",
     "ScriptedEngine",
     "ServerTimeouts",
+    "ShowsWeights",
     "TransformersEngine",
     "VLLMEngine",
     "VLLMServerEngine",

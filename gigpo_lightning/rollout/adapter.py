@@ -1,6 +1,7 @@
 """LoRA adapters on their way to an engine, in the format of PEFT's folders."""
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,12 @@ class Adapter:
 
     config: Mapping[str, Any]
     tensors: Mapping[str, Tensor]
+
+    @property
+    def scale(self) -> float:
+        """What the product of an adapter's two matrices is multiplied by."""
+        rank = float(self.config["r"])
+        return float(self.config["lora_alpha"]) / (math.sqrt(rank) if self.config.get("use_rslora") else rank)
 
     def save(self, folder: str | Path) -> None:
         """Write a folder that PEFT and vLLM load.

@@ -7,6 +7,7 @@ from typing import Protocol, runtime_checkable
 import torch
 
 from gigpo_lightning.errors import check_count, check_range
+from gigpo_lightning.rollout.weight_proof import Checksums, Shapes
 
 
 @dataclass(frozen=True, kw_only=True)  # no slots: the command line reads defaults with vars()
@@ -73,11 +74,29 @@ class Scorer(Protocol):
 
 
 @runtime_checkable
+class ShowsWeights(Protocol):
+    """Can be proved to have the weights that it was sent; ``WeightSync`` wants it of an engine, or of its replicas."""
+
+    def show_weights(self, shapes: Shapes, seed: int | None) -> Checksums:
+        """Which pieces of some tensors it holds, read back from where it computes with them, and their checksums.
+
+        Args:
+            shapes: The tensors' whole shapes, by their checkpoint's names, or by those of PEFT for its adapter.
+            seed: As of ``weight_proof.checksum``; None asks for the pieces alone.
+        """
+
+
+@runtime_checkable
+class Replica(Scorer, ShowsWeights, Protocol):
+    """A copy of the weights that can be asked what it holds, and what it says of tokens."""
+
+
+@runtime_checkable
 class RolloutEngine(Scorer, Protocol):
     """Writes replies with a copy of the policy.
 
-    What an engine can do beyond this is in protocols of its own: ``WaitsForServers``, ``Interruptible``, ``Cancels``,
-    ``Replicated``, ``TellsDetails`` and ``LoadsAdapters``.
+    What an engine can do beyond this is in protocols of its own: ``ShowsWeights``, ``WaitsForServers``,
+    ``Interruptible``, ``Cancels``, ``Replicated``, ``TellsDetails`` and ``LoadsAdapters``.
     """
 
     @property
@@ -98,7 +117,12 @@ class RolloutEngine(Scorer, Protocol):
         """Return what has finished, blocking until at least one has; empty only if nothing is under way."""
 
     def load_weights(self, named_tensors: Iterable[tuple[str, torch.Tensor]], version: int) -> None:
-        """Replace the weights and forget every cached prefix."""
+        """Replace the weights and forget every cached prefix.
+
+        Args:
+            named_tensors: Read once, from the first to the last; a ``WeightStream`` gathers each when its turn comes.
+            version: What ``policy_version`` is from now on.
+        """
 
     def sleep(self) -> None:
         """Free what can be freed until ``wake``; one that cannot write meanwhile has version -1."""
@@ -139,7 +163,7 @@ class Replicated(Protocol):
     """An engine that keeps several copies of the weights, each of which must be proved."""
 
     @property
-    def replicas(self) -> Sequence[Scorer]:
+    def replicas(self) -> Sequence[Replica]:
         """The copies that take part."""
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from gigpo_lightning.memory.engine import EngineSettings
 from gigpo_lightning.rollout.adapter import Adapter
 from gigpo_lightning.rollout.engine import Completion, GenerationRequest
+from gigpo_lightning.rollout.weight_proof import Checksums, Shapes, show_tensors
 
 
 @dataclass(slots=True, kw_only=True)
@@ -180,6 +181,7 @@ class TransformersEngine:
             if name not in ours:
                 raise RuntimeError(f"load_weights must bring this model's weights, but {name} is another's")
             ours[name].copy_(tensor)
+            del tensor
             missing.discard(name)
         if missing:
             raise RuntimeError(f"load_weights must bring every weight, but {min(missing)} is missing")
@@ -199,6 +201,13 @@ class TransformersEngine:
             self._model = importlib.import_module("peft").PeftModel.from_pretrained(model, folder).eval()
         self._has_adapter = True
         self._version = version
+
+    def show_weights(self, shapes: Shapes, seed: int | None) -> Checksums:
+        """The checksums of the tensors that it computes with, each of which it keeps whole."""
+        tensors = self._started().state_dict()
+        if self._has_adapter:  # PEFT's names of what is saved leave these parts out
+            tensors = {_saved_name(name): tensor for name, tensor in tensors.items()}
+        return show_tensors(tensors, shapes, seed)
 
     @torch.no_grad()
     def score(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[list[float]]:
@@ -290,6 +299,13 @@ class TransformersEngine:
             finish_reason=reply.finish_reason,
             policy_version=self._version,
         )
+
+
+def _saved_name(name: str) -> str:
+    """The name of a tensor beside an adapter as a checkpoint, or the adapter's folder, has it."""
+    if ".lora_" in name:
+        return name.replace(".default.", ".")
+    return name.removeprefix("base_model.model.").replace(".base_layer.", ".")
 
 
 def _draw(reply: _Reply, logits: Tensor) -> None:

@@ -11,13 +11,15 @@ from typing import Any, Literal
 import torch
 import torch._dynamo
 
-from gigpo_lightning.errors import check_count, check_range
+from gigpo_lightning.errors import RunError, check_count, check_range
 from gigpo_lightning.memory.engine import EngineSettings
 from gigpo_lightning.memory.update import GIB
 from gigpo_lightning.rollout.adapter import Adapter
 from gigpo_lightning.rollout.engine import Completion, GenerationRequest
 from gigpo_lightning.rollout.vllm_device import alone, check_one_device, on_this_device
 from gigpo_lightning.rollout.vllm_runner import model_runner
+from gigpo_lightning.rollout.vllm_weights import show_weights
+from gigpo_lightning.rollout.weight_proof import Checksums, Shapes
 
 _ENVIRONMENT = {
     # The engine shares this process, so that weights are handed over and not copied through a pipe.
@@ -218,6 +220,7 @@ class VLLMEngine:
 
         Raises:
             RuntimeError: If requests are under way: their next tokens would come from other weights.
+            RunError: If vLLM does not forget its prefixes, which were read with the old weights.
         """
         llm = self._idle("load_weights")
         self._forget_adapter()
@@ -232,7 +235,11 @@ class VLLMEngine:
         llm.collective_rpc("reload_weights", kwargs={"weights_iterator": until_it_fails()})
         if failures:
             raise failures[0]
-        llm.reset_prefix_cache()
+        if not llm.reset_prefix_cache():
+            raise RunError(
+                f"vLLM must forget every prefix that it read before the weights of version {version}, but keeps some: "
+                "something holds blocks of its cache, such as a key-value connector in `options`"
+            )
         self._version = version
 
     def load_adapter(self, adapter: Adapter, version: int) -> None:
@@ -254,6 +261,12 @@ class VLLMEngine:
         llm.llm_engine.add_lora(request)
         self._adapter, self._adapter_folder = request, folder
         self._version = version
+
+    def show_weights(self, shapes: Shapes, seed: int | None) -> Checksums:
+        """The checksums of the weights that vLLM computes with, fused and packed ones, too."""
+        adapter = None if self._adapter is None else self._adapter.lora_int_id
+        shown = self._started().collective_rpc(show_weights, args=(shapes, seed, adapter))
+        return [pair for of_worker in shown for pair in of_worker]
 
     def score(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[list[float]]:
         """Log-probability, at temperature 1, of each token of each completion after its prompt."""

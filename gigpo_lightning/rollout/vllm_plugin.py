@@ -16,14 +16,19 @@ import torch
 from safetensors import safe_open
 
 from gigpo_lightning.rollout.vllm_guard import server_keys
+from gigpo_lightning.rollout.vllm_weights import METHOD
 
 PREFIX = "/inference/gigpo"
 """Of the routes; ``vllm_guard`` stands before them as before all others."""
 
-PROTOCOL = 1
+PROTOCOL = 2
 """Of what trainer and server tell each other: another number, and they do not understand each other."""
 
+GIVE_UP = "give_up"
+"""An entry of an update that ends it: no backend of vLLM's knows it, so each refuses the update and closes it."""
+
 _LONGEST_BODY = 1 << 16
+_LONGEST_NAMES = 1 << 24  # of all weights, with their shapes
 
 
 class Endpoints:
@@ -47,6 +52,7 @@ class Endpoints:
         app.include_router(routes.router, prefix=PREFIX)
         app.add_route(f"{PREFIX}/info", _info, methods=["GET"])
         app.add_route(f"{PREFIX}/load_adapter", _load_adapter, methods=["POST"])
+        app.add_route(f"{PREFIX}/show_weights", _show_weights, methods=["POST"])
 
     async def init_state(self, engine_client: Any, state: Any, args: Any) -> None:
         """Keep nothing: the routes find the engine where vLLM's own do."""
@@ -101,7 +107,7 @@ def _folder_transfer(base: Any) -> Any:
             reload.initialize_layerwise_reload(self.model)
 
         def update_weights(self, update_info: dict[str, Any]) -> None:
-            if not update_info:
+            if GIVE_UP in update_info:
                 self.finish_weight_update()  # layers that are waiting for their other half would break the next update
                 raise ValueError("the weight update was given up")
             info = self.parse_update_info(update_info)
@@ -168,17 +174,46 @@ async def _load_adapter(request: Any) -> Any:
     return responses.JSONResponse({})
 
 
-async def _small_body(request: Any) -> bytes:
+async def _show_weights(request: Any) -> Any:
+    """What each worker holds of some tensors, and its checksums."""
+    responses = importlib.import_module("starlette.responses")
+    try:
+        shapes, seed, name = _wanted_weights(await _small_body(request, _LONGEST_NAMES))
+        adapter = request.app.state.openai_serving_models.lora_requests[name].lora_int_id if name else None
+    except (ValueError, KeyError) as error:
+        return responses.JSONResponse({"error": str(error)}, status_code=400)
+    workers = await request.app.state.engine_client.collective_rpc(METHOD, args=(shapes, seed, adapter))
+    return responses.JSONResponse({"workers": workers})
+
+
+def _wanted_weights(body: bytes) -> tuple[dict[str, list[int]], int | None, str]:
+    """Read whose checksums are wanted: shapes by names, a seed or none, and the adapter's name or none.
+
+    Raises:
+        ValueError: If the body has another form.
+    """
+    wanted = _json_object(body)
+    shapes, seed, name = (wanted.get(key) for key in ("shapes", "seed", "adapter"))
+    if not isinstance(shapes, dict) or not all(
+        isinstance(shape, list) and all(type(size) is int for size in shape) for shape in shapes.values()
+    ):
+        raise ValueError("a request must be a JSON object with 'shapes', an object of lists of integers")
+    if not (seed is None or type(seed) is int) or not isinstance(name, str):
+        raise ValueError("a request must have 'seed', an integer or null, and 'adapter', a string")
+    return shapes, seed, name
+
+
+async def _small_body(request: Any, longest: int = _LONGEST_BODY) -> bytes:
     """A request's body.
 
     Raises:
-        ValueError: If it is longer than names and folders are.
+        ValueError: If it is longer than what is asked for can be.
     """
     body = b""
     async for part in request.stream():
         body += part
-        if len(body) > _LONGEST_BODY:
-            raise ValueError(f"a request must be at most {_LONGEST_BODY} bytes long, got more")
+        if len(body) > longest:
+            raise ValueError(f"a request must be at most {longest} bytes long, got more")
     return body
 
 
@@ -190,17 +225,27 @@ def _wanted_adapter(body: bytes) -> tuple[str, str]:
     Raises:
         ValueError: If the body has another form, or the folder has no adapter in safetensors.
     """
-    try:
-        wanted = json.loads(body)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"a request must be JSON: {error}") from error
-    if not isinstance(wanted, dict) or not all(isinstance(wanted.get(key), str) for key in ("name", "folder")):
+    wanted = _json_object(body)
+    if not all(isinstance(wanted.get(key), str) for key in ("name", "folder")):
         raise ValueError("a request must be a JSON object with 'name' and 'folder', two strings")
     name, folder = wanted["name"], wanted["folder"]
     if name:
         _check_file(folder, "adapter_model.safetensors", "folder")
         _check_file(folder, "adapter_config.json", "folder")
     return name, folder
+
+
+def _json_object(body: bytes) -> dict[str, Any]:
+    """Read a body; what is no object has no entries.
+
+    Raises:
+        ValueError: If it is not JSON.
+    """
+    try:
+        wanted = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"a request must be JSON: {error}") from error
+    return wanted if isinstance(wanted, dict) else {}
 
 
 def _check_file(folder: str, file: str, name: str) -> None:

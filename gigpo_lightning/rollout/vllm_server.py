@@ -11,6 +11,7 @@ import torch
 
 from gigpo_lightning.listening import check_free, is_loopback
 from gigpo_lightning.rollout.vllm_guard import MIDDLEWARE, check_key
+from gigpo_lightning.rollout.vllm_weights import EXTENSION
 
 _CPU_ENVIRONMENT = {
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
@@ -60,7 +61,13 @@ def server_command(arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]
     if on_cpu:
         environment = _CPU_ENVIRONMENT | environment
     options = [*_OPTIONS, *(_CPU_OPTIONS if on_cpu else ())]
-    options += ["--weight-transfer-config", f'{{"backend": "{ours.weight_transfer}"}}', *theirs]
+    options += [
+        "--worker-extension-cls",
+        EXTENSION,
+        "--weight-transfer-config",
+        f'{{"backend": "{ours.weight_transfer}"}}',
+        *theirs,
+    ]
     options += ["--api-key", *ours.api_key] if ours.api_key else []
     # Last: nothing before them opens another door, and this middleware stands before all others.
     options += ["--middleware", MIDDLEWARE, "--host", ours.host, "--port", str(ours.port)]
@@ -94,6 +101,10 @@ def _parse(arguments: Sequence[str]) -> tuple[argparse.ArgumentParser, argparse.
     )
     if arguments and arguments[0].startswith("-") and arguments[0] not in ("-h", "--help"):
         parser.error(f"the model comes first, before any option, got {arguments[0]}")
+    if any(option.startswith(("--worker-extension-cls", "--worker_extension_cls")) for option in arguments):
+        parser.error(
+            "--worker-extension-cls must be left out: the workers have one that shows the trainer their weights"
+        )
     if "--" in arguments:
         parser.error("options are vLLM's own as they are; leave out --")
     return parser, *parser.parse_known_args(arguments)

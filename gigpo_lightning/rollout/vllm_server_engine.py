@@ -9,7 +9,6 @@ import secrets
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,31 +22,15 @@ from gigpo_lightning.rollout.adapter import Adapter
 from gigpo_lightning.rollout.engine import Completion, GenerationRequest
 from gigpo_lightning.rollout.interruption import never
 from gigpo_lightning.rollout.vllm_client import ServerClient, ServerError, ServerTimeouts
-from gigpo_lightning.rollout.vllm_messages import GENERATE, completion, distrust, generation, scores, scoring
+from gigpo_lightning.rollout.vllm_messages import GENERATE, completion, distrust, generation
 from gigpo_lightning.rollout.vllm_plugin import PREFIX
+from gigpo_lightning.rollout.vllm_replica import VLLMServer
 from gigpo_lightning.rollout.vllm_waiting import checked_info, wait_for_servers
 from gigpo_lightning.rollout.weight_transfer import FolderTransfer, NCCLTransfer, WeightTransfer
 
 _logger = logging.getLogger(__name__)
 _GLANCE = 0.002
 """Seconds between two looks at what else there is to do while servers write."""
-
-
-@dataclass(slots=True, kw_only=True)
-class VLLMServer:
-    """One server and what it has been asked.
-
-    Attributes:
-        url: Its address.
-        score: As ``RolloutEngine.score``, by this server.
-        lost: Why it takes no part any more; empty while it does.
-        running: Requests that it has, and what will be their answers.
-    """
-
-    url: str
-    score: Callable[[Sequence[tuple[Sequence[int], Sequence[int]]]], list[list[float]]]
-    lost: str = ""
-    running: "dict[str, Future[Any]]" = field(default_factory=dict)
 
 
 class VLLMServerEngine:
@@ -94,7 +77,7 @@ class VLLMServerEngine:
         self._max_connections = max_connections
         self._timeouts = timeouts
         self._servers = [
-            VLLMServer(url=url.rstrip("/"), score=partial(self._score, url.rstrip("/"))) for url in dict.fromkeys(urls)
+            VLLMServer(url=url.rstrip("/"), ask=partial(self._ask, url.rstrip("/"))) for url in dict.fromkeys(urls)
         ]
         self._run = secrets.token_hex(4)  # two runs on one server must not take each other's weights for their own
         self._asked = itertools.count()  # a server that ends what was cancelled must not end another of that name
@@ -192,7 +175,7 @@ class VLLMServerEngine:
         """Drop every request that is under way; a server ends one whose connection is closed."""
         self._requests = {}
         for server in self._servers:
-            _give_up_calls(server)
+            server.give_up_calls()
 
     def load_weights(self, named_tensors: Iterable[tuple[str, torch.Tensor]], version: int) -> None:
         """Replace the weights of every server and forget every cached prefix.
@@ -372,29 +355,20 @@ class VLLMServerEngine:
         if lost:
             _logger.warning("%s; its requests go to the other servers", lost)
             server.lost = lost
-            for other in (request.request_id, *_give_up_calls(server)):
+            for other in (request.request_id, *server.give_up_calls()):
                 self._send(self._requests[other])
             return None
         del self._requests[request.request_id]
         return completion(answer, request, self._version)
 
-    def _score(self, url: str, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[list[float]]:
-        """Have one server score sequences."""
-        found = []
-        for prompt, completed in pairs:
-            ids = [*prompt, *completed]
-            try:
-                answer = self._started().post(url, GENERATE, scoring(ids, self._adapter), seconds=self._timeouts.reply)
-            except ServerError as error:
-                raise RunError(str(error)) from error
-            found.append(scores(answer, ids)[len(prompt) :])
-        return found
+    def _ask(self, url: str, path: str, payload: Callable[[str], Any]) -> Any:
+        """Ask one server something that depends on the adapter's name.
 
-
-def _give_up_calls(server: VLLMServer) -> list[str]:
-    """Break off all that a server has been asked for; the names of the requests."""
-    names = list(server.running)
-    for call in reversed(server.running.values()):  # a connection that is freed early would carry one that waits
-        call.cancel()
-    server.running.clear()
-    return names
+        Raises:
+            RunError: If it does not answer.
+        """
+        client = self._started()
+        try:
+            return client.post(url, path, payload(self._adapter), seconds=self._timeouts.reply)
+        except ServerError as error:
+            raise RunError(str(error)) from error

@@ -7,7 +7,7 @@ import shutil
 import socket
 import tempfile
 import weakref
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -16,9 +16,9 @@ from safetensors.torch import save_file
 
 from gigpo_lightning.disk import room_for
 from gigpo_lightning.rollout.vllm_client import ServerClient, ServerError
-from gigpo_lightning.rollout.vllm_plugin import PREFIX
-
-NamedTensors = Iterable[tuple[str, torch.Tensor]]
+from gigpo_lightning.rollout.vllm_plugin import GIVE_UP, PREFIX
+from gigpo_lightning.rollout.weight_source import weight_source
+from gigpo_lightning.rollout.weight_stream import NamedTensors, WeightStream
 
 
 @runtime_checkable
@@ -127,19 +127,23 @@ class NCCLTransfer:
 
         Raises:
             ServerError: If a server fails, or one is missing: the group of GPUs is what it was at the start.
+            TypeError: If the tensors are no ``WeightStream``: the servers must be told the shapes first.
         """
         for url in self._urls:
             if url not in urls:
                 raise ServerError(url, "is lost, and with it the group of GPUs that weights travel in")
+        if not isinstance(named_tensors, WeightStream):
+            raise TypeError(
+                f"named_tensors must be a WeightStream: its shapes are told first; got {type(named_tensors).__name__}"
+            )
         self._control.label = label
+        if self._source is None:
+            self._source = weight_source(importlib.import_module("vllm.distributed.weight_transfer.base"))
+        self._source.send_next(named_tensors)
         if self._engine is None:
             self._control.give_up()  # what a run that was killed may have left open
             self._open()
-        self._source.named_tensors = list(named_tensors)
-        try:
-            self._engine.send_weights()
-        finally:
-            self._source.named_tensors = []
+        self._engine.send_weights()
 
     def close(self) -> None:
         """End the group of GPUs."""
@@ -149,9 +153,7 @@ class NCCLTransfer:
 
     def _open(self) -> None:
         """Meet the servers' GPUs in one NCCL group."""
-        base = importlib.import_module("vllm.distributed.weight_transfer.base")
         nccl = importlib.import_module("vllm.distributed.weight_transfer.nccl_engine")
-        self._source = _source(base)
         with socket.socket() as free:
             free.bind((self._address, 0))
             port = free.getsockname()[1]
@@ -195,10 +197,11 @@ class _Control:
     def give_up(self) -> None:
         """End an update that broke off; a server refuses to begin another while one is open.
 
-        vLLM has no call for it, but ends the update when a part is refused, and nothing is no part.
+        vLLM has no call for it, but ends the update when a part is refused. An empty part would not be: vLLM 0.33 takes
+        it for the same weights as last time.
         """
         with contextlib.suppress(ServerError):
-            self.update_weights({})
+            self.update_weights({GIVE_UP: True})
 
     def _tell(self, step: str, payloads: Any = None) -> None:
         self._client.post_all(self._urls, f"{PREFIX}/{step}", payloads, seconds=self._client.timeouts.weights)
@@ -211,26 +214,10 @@ def _parts(named_tensors: NamedTensors, part_bytes: int) -> Iterator[dict[str, t
     for name, tensor in named_tensors:
         # A copy: tied weights share their memory, which a safetensors file cannot say.
         part[name] = tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+        del tensor  # or it would be whole while the next one is gathered
         size += part[name].nbytes
         if size >= part_bytes:
             yield part
             part, size = {}, 0
     if part:
         yield part
-
-
-def _source(base: Any) -> Any:
-    """What vLLM's sender reads the weights from."""
-
-    class Weights(base.WeightSource):  # type: ignore[misc]
-        def __init__(self) -> None:
-            self.named_tensors: list[tuple[str, torch.Tensor]] = []
-
-        def metadata(self) -> list[Any]:
-            return [base.ParamMeta(name, tensor.dtype, tuple(tensor.shape)) for name, tensor in self.named_tensors]
-
-        def __iter__(self) -> Iterator[tuple[str, torch.Tensor]]:
-            for name, tensor in self.named_tensors:
-                yield name, tensor.detach().cuda()
-
-    return Weights()

@@ -26,7 +26,11 @@ _CHARTS: dict[str, dict[str, list[str]]] = {
         "step level over episode level, mean |A_S| / mean |A_E|": ["anchors/step_to_episode_ratio"],
     },
     "engine": {
-        "largest difference to the trainer after a sync, in nats": ["sync/max_abs_logprob_error"],
+        "difference to the trainer's log-probabilities after a sync, in nats: mean, p99, largest": [
+            "sync/mean_abs_logprob_error",
+            "sync/p99_abs_logprob_error",
+            "sync/max_abs_logprob_error",
+        ],
         "tokens a second": ["rollout/tokens_per_second"],
         "episodes a second": ["rollout/episodes_per_second"],
         "updates between a step and its use": ["rollout/staleness_mean", "rollout/staleness_max"],

@@ -5,8 +5,11 @@ import threading
 from collections import Counter
 from collections.abc import Callable
 
+import torch
 from aiohttp import web
 from safetensors.torch import load_file
+
+from gigpo_lightning.rollout.weight_proof import show_tensors, to_json
 
 ARCHITECTURE = {
     "model_type": "qwen2",
@@ -16,7 +19,7 @@ ARCHITECTURE = {
     "vocab_size": 63,
 }
 INFO = {
-    "protocol": 1,
+    "protocol": 2,
     "architecture": ARCHITECTURE,
     "max_model_len": 512,
     "logprobs_mode": "processed_logprobs",
@@ -39,7 +42,7 @@ class FakeServer:
         self.info = INFO | info
         self.asked: Counter[str] = Counter()
         self.label = "default"
-        self.weights: dict[str, object] = {}
+        self.weights: dict[str, torch.Tensor] = {}
         self.requests: list[dict] = []
         self.headers: list[dict] = []
         self.updating = False
@@ -89,7 +92,7 @@ class FakeServer:
         elif isinstance(fault, float):
             await asyncio.sleep(fault)
         payload = await request.json() if request.can_read_body else None
-        if path == "/update_weights" and not payload["update_info"]:
+        if path == "/update_weights" and "give_up" in payload["update_info"]:
             self.updating = False
             return web.json_response({"error": "the weight update was given up"}, status=500)
         return web.json_response(getattr(self, "_" + path.split("/")[-1], lambda payload: {})(payload))
@@ -109,6 +112,10 @@ class FakeServer:
         self.updating = False
         self.label = payload["weight_version"]
         return {}
+
+    def _show_weights(self, payload) -> dict:
+        tensors = {name: self.weights.get(name, torch.zeros(shape)) for name, shape in payload["shapes"].items()}
+        return {"workers": [to_json(show_tensors(tensors, tensors, payload["seed"]))]}
 
     def _generate(self, payload) -> dict:
         self.requests.append(payload)

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 import pytest
 import torch
 
-from callbacks.weight_sync import WeightSync, probe_error
+from callbacks.weight_sync import WeightSync, probe_errors
 from gigpo_lightning.algorithm import GiGPO
 from gigpo_lightning.rollout import (
     Adapter,
@@ -20,6 +20,7 @@ from gigpo_lightning.rollout import (
     VLLMEngine,
     VLLMServerEngine,
 )
+from gigpo_lightning.rollout.weight_proof import WeightProof
 from gigpo_lightning.token_batch import make_token_batch
 from modules import GiGPOModule, TinyPolicy
 from tests.devices import DEVICE, VLLM_TYPE, is_exact, tolerance
@@ -122,7 +123,7 @@ def test_without_a_sync_the_probes_tell(synced):
     WeightSync().sync(module, engine)
     change(module)
     probes = WeightSync()._probes(module.policy)
-    assert probe_error(module, engine, probes) > 1e-2
+    assert probe_errors(module, engine, probes).max() > 1e-2
     WeightSync().sync(module, engine)
 
 
@@ -145,7 +146,7 @@ def test_weights_are_taken_block_by_block(synced):
     change(module)
     engine.load_weights(one_by_one(), module.policy_version)
     assert most < len(gathered) // 2  # there are two blocks
-    assert probe_error(module, engine, WeightSync()._probes(module.policy)) < tolerance(engine)
+    assert probe_errors(module, engine, WeightSync()._probes(module.policy)).max() < tolerance(engine)
 
 
 @pytest.mark.parametrize("skipped", ["model.layers.0.self_attn.v_proj.weight", "model.layers.1.mlp.down_proj.weight"])
@@ -159,7 +160,7 @@ def test_a_sync_that_leaves_a_tensor_behind_stops_the_run(synced, skipped, monke
 
     change(module)
     monkeypatch.setattr(engine, "load_weights", forgetful)
-    with pytest.raises(RuntimeError, match="must agree on every probe token's log-probability"):
+    with pytest.raises(RuntimeError, match=f"bit by bit, but {skipped} differ: "):
         WeightSync().sync(module, engine)
     monkeypatch.undo()
     change(module)
@@ -411,6 +412,27 @@ def test_an_adapter_speaks_instead_of_the_weights_below_it_until_they_are_replac
     assert engine.score([sequence])[0] == pytest.approx(
         likelihood(module.policy.model, *sequence), abs=tolerance(engine)
     )
+
+
+def test_an_adapter_is_proved_to_its_last_bit(synced):
+    module, engine = synced
+    if module.policy.model.config.tie_word_embeddings and isinstance(engine, VLLMServerEngine):
+        pytest.skip("this server was started without room for adapters")
+    WeightSync().sync(module, engine)
+    _, adapter = adapted(module)
+    shapes = {name: tuple(tensor.shape) for name, tensor in adapter.tensors.items()}
+    (copy,) = engine.replicas if isinstance(engine, VLLMServerEngine) else (engine,)
+    engine.load_adapter(adapter, 100)
+    proof = WeightProof(shapes, [piece for piece, _ in copy.show_weights(shapes, None)], 3, adapter.scale)
+    for name, tensor in adapter.tensors.items():
+        proof.watch(name, tensor.to(proof.dtypes[name]))
+    assert proof.differences(copy.show_weights(shapes, 3)) == []
+    for version, changed in ((101, min(shapes)), (102, max(shapes))):
+        tensors = {name: tensor.clone() for name, tensor in adapter.tensors.items()}
+        tensors[changed].view(torch.int32)[-1, -1] ^= 1 << 16  # the last bit in bfloat16, too
+        engine.load_adapter(Adapter(config=adapter.config, tensors=tensors), version)
+        assert proof.differences(copy.show_weights(shapes, 3)) == [changed]
+    WeightSync().sync(module, engine)
 
 
 def test_an_adapter_that_the_engine_has_no_room_for_is_refused(synced):

@@ -353,6 +353,7 @@ def test_naming_our_plugin_leaves_no_other_out(monkeypatch):
     [
         (["--max-model-len", "2560", "some/model"], "the model comes first"),
         (["some/model", "--", "--host", "0.0.0.0"], "leave out --"),
+        (["some/model", "--worker-extension-cls=mine"], "--worker-extension-cls must be left out"),
     ],
 )
 def test_an_order_that_would_mean_something_else_is_refused(arguments, message, capsys):

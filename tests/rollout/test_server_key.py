@@ -107,6 +107,23 @@ def test_a_wrong_adapter_is_refused_and_nothing_is_looked_for_elsewhere(server, 
     assert reason in json.loads(answer)["error"]
 
 
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (b"no json", "a request must be JSON"),
+        (b"[]", "with 'shapes', an object of lists of integers"),
+        (b'{"shapes": {"w": [2, true]}, "seed": 0, "adapter": ""}', "with 'shapes', an object of lists of integers"),
+        (b'{"shapes": {}, "seed": "0", "adapter": ""}', "'seed', an integer or null"),
+        (b'{"shapes": {}, "seed": 0, "adapter": null}', "'adapter', a string"),
+        (b'{"shapes": {}, "seed": 0, "adapter": "none such"}', "none such"),
+    ],
+)
+def test_a_wrong_question_for_weights_is_refused(server, body, reason):
+    status, answer = ask(server, "POST", "/inference/gigpo/show_weights", "s3cret", body)
+    assert status == 400
+    assert reason in json.loads(answer)["error"]
+
+
 @pytest.mark.parametrize("file", ["/etc/passwd", "weights.safetensors", "/nowhere/weights.safetensors"])
 def test_weights_are_read_from_a_safetensors_file_of_this_machine_or_not_at_all(server, file):
     def tell(step, told):
@@ -116,6 +133,6 @@ def test_weights_are_read_from_a_safetensors_file_of_this_machine_or_not_at_all(
     status, answer = tell("update_weights", {"update_info": {"file": file}})
     assert status == 500
     assert b"'file' must" in answer
-    tell("update_weights", {"update_info": {}})  # gives the update up
+    tell("update_weights", {"update_info": {"give_up": True}})  # gives the update up
     assert tell("start_weight_update", {})[0] == 200
-    tell("update_weights", {"update_info": {}})
+    tell("update_weights", {"update_info": {"give_up": True}})

@@ -148,9 +148,9 @@ def test_a_server_without_encryption_is_not_waited_for_at_an_address_with_it(ser
         start(serve().url.replace("http:", "https:"))
 
 
-@pytest.mark.parametrize("info", [{"protocol": 2}, {"protocol": "1"}, {"protocol": None}])
+@pytest.mark.parametrize("info", [{"protocol": 1}, {"protocol": "2"}, {"protocol": None}])
 def test_a_gigpo_server_of_another_version_is_refused(serve, start, info):
-    with pytest.raises(RunError, match=r"must speak protocol 1 as this version does, got .*: install one version"):
+    with pytest.raises(RunError, match=r"must speak protocol 2 as this version does, got .*: install one version"):
         start(serve(**info).url)
 
 

@@ -8,9 +8,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from gigpo_lightning.rollout import VLLMEngine, vllm_engine
 from gigpo_lightning.rollout.vllm_server import server_command
+from gigpo_lightning.rollout.weight_source import weight_source
+from gigpo_lightning.rollout.weight_stream import WeightStream
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.vllm
@@ -18,7 +21,7 @@ pytestmark = pytest.mark.vllm
 # What is used, and the arguments that it is given by name; () is given none.
 USED: dict[str, tuple[str, ...]] = {
     # in process
-    "vllm.LLM.collective_rpc": ("method", "kwargs"),
+    "vllm.LLM.collective_rpc": ("method", "args", "kwargs"),
     "vllm.LLM.reset_prefix_cache": (),
     "vllm.LLM.sleep": ("level",),
     "vllm.LLM.wake_up": (),
@@ -41,7 +44,14 @@ USED: dict[str, tuple[str, ...]] = {
     "vllm.v1.worker.gpu_worker.Worker.reload_weights": ("weights_iterator",),
     "vllm.outputs.RequestOutput": ("request_id", "prompt_token_ids", "prompt_logprobs", "outputs", "finished"),
     "vllm.outputs.CompletionOutput": ("token_ids", "logprobs", "finish_reason"),
+    # weights, read back
+    "vllm.model_executor.layers.linear.ColumnParallelLinear": (),
+    "vllm.model_executor.layers.linear.LinearBase": (),
+    "vllm.model_executor.layers.linear.RowParallelLinear": (),
+    "vllm.model_executor.layers.linear.UnquantizedLinearMethod.apply": ("layer", "x", "bias"),
+    "vllm.model_executor.layers.vocab_parallel_embedding.VocabParallelEmbedding": (),
     # servers
+    "vllm.v1.engine.async_llm.AsyncLLM.collective_rpc": ("method", "args"),
     "vllm.entrypoints.cli.main": (),
     "vllm.entrypoints.openai.api_server": (),
     "vllm.entrypoints.rl.online.api_router.router": (),
@@ -126,6 +136,14 @@ def engine_options() -> Iterable[str]:
     from vllm.engine.arg_utils import EngineArgs
 
     return inspect.signature(LLM.__init__).parameters.keys() | inspect.signature(EngineArgs).parameters.keys()
+
+
+def test_weights_are_sent_in_the_way_that_is_asked_for():
+    stream = WeightStream({"w": (2, 3)}, lambda: [("w", torch.ones(2, 3))], {"w": torch.bfloat16})
+    source = weight_source(resolve("vllm.distributed.weight_transfer.base"))
+    source.send_next(stream)
+    (meta,) = source.metadata() if callable(source.metadata) else source.metadata
+    assert (meta.name, meta.dtype, meta.shape) == ("w", torch.bfloat16, (2, 3))
 
 
 @pytest.mark.parametrize("on_cpu", [True, False])

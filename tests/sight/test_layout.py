@@ -33,6 +33,8 @@ def test_the_groups_are_the_four_that_a_reader_asks_for():
         "loss/entropy",
         "loss/clip_fraction",
         "sync/max_abs_logprob_error",
+        "sync/mean_abs_logprob_error",
+        "sync/p99_abs_logprob_error",
         "sync/seconds",
         "time/rollout",
         "time/credit",
