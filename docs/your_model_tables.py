@@ -65,6 +65,7 @@ def setups(shape: ModelShape, hardware: Hardware) -> Iterator[tuple[str, Setup]]
                         engine=replace(engine, allow_sleep=sleep),
                         episodes=math.ceil(EPISODES / hardware.devices),
                         sleep=sleep,
+                        scored=True,
                         device_gib=hardware.gib,
                         on_gpu=hardware.gpu,
                     )
@@ -75,7 +76,13 @@ def setups(shape: ModelShape, hardware: Hardware) -> Iterator[tuple[str, Setup]]
             yield (
                 name,
                 Setup(
-                    shape=shape, training=fewer, engine=None, episodes=0, device_gib=hardware.gib, on_gpu=hardware.gpu
+                    shape=shape,
+                    training=fewer,
+                    engine=None,
+                    episodes=0,
+                    scored=True,
+                    device_gib=hardware.gib,
+                    on_gpu=hardware.gpu,
                 ),
             )
 

@@ -165,7 +165,7 @@ def replaced(name, value):
     ("change", "message"),
     [
         (lambda table: table.slice(1), r"row 0, column \w+: must count from 0"),
-        (replaced("reward", float("nan")), "row 3, column reward: must be finite, got nan"),
+        (replaced("reward", float("nan")), r"row 3, column reward: must be in \[-1e30, 1e30\], got nan"),
         (
             replaced("prompt_ids", [7000]),
             r"row 3, column prompt_ids: must hold token ids below \d+, the policy's vocab",
