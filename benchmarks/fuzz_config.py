@@ -30,6 +30,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 import yaml
 from rich.console import Console
 from rich.table import Table
@@ -536,6 +537,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="a JSON line for every case")
     arguments = parser.parse_args()
     started = time.perf_counter()
+    torch.set_num_threads(1)  # a process that is forked from one whose threads have computed waits for them for ever
     with quiet():
         texts = warm_up(corpus())
         cases = make_cases(arguments.seed, arguments.cases, texts)
