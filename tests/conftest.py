@@ -1,6 +1,7 @@
 """Fixtures that every test may ask for."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,22 @@ settings.register_profile("quick", steady, max_examples=20)
 settings.load_profile(os.environ.get("GIGPO_HYPOTHESIS_PROFILE", "steady"))
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+# Of a job of several processes: Lightning sets them for good, and a process that is begun later would heed them.
+JOB = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "RANK", "LOCAL_RANK", "WORLD_SIZE")
+
+
+@pytest.fixture(autouse=True)
+def no_job_is_left_behind() -> Iterator[None]:
+    """Puts the variables of a job back after each test that has opened one in this process."""
+    before = {name: os.environ.get(name) for name in JOB}
+    yield
+    for name, value in before.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
 
 
 @pytest.fixture(scope="session")

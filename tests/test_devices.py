@@ -34,14 +34,9 @@ COLLECTIVES = ("all_reduce", "reduce", "broadcast", "all_gather", "all_gather_in
 def one_rank(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A job of one process, as ``ddp`` with one device is, whose device has a name of its own."""
     monkeypatch.setattr(CPUAccelerator, "get_parallel_devices", staticmethod(lambda devices: [DEVICE] * devices))
-    before = dict(
-        os.environ
-    )  # Lightning leaves the job's address and port there, which processes begun later would take
     yield
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
-    os.environ.clear()
-    os.environ.update(before)
 
 
 class Origins(TorchFunctionMode):
