@@ -204,8 +204,8 @@ class GiGPOModule(LightningModule):
             again = sharding.make_again(self._policy, self.policy_source) if sharding else copy.deepcopy(self._policy)
             self.reference = again.eval().requires_grad_(False)
         self.strict_loading = not self._frozen()
-        for policy in (self._policy, self.reference):
-            if policy is not None and not sharding:
+        if not sharding:
+            for policy in filter(None, (self._policy, self.reference)):
                 wrap_blocks(policy)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:

@@ -42,11 +42,7 @@ class AdaptedPolicy(Policy):
 
     def weight_shapes(self) -> dict[str, tuple[int, ...]]:
         """The whole shape of each of ``named_weights`` and of ``base_weights``, in their order."""
-        return {
-            name.replace(".base_layer.", "."): tuple(weight.shape)
-            for name, weight in self.model.state_dict().items()
-            if ".lora_" not in name
-        }
+        return {name: tuple(weight.shape) for name, weight in self._base_shares()}
 
     def base_weights(self) -> Iterator[tuple[str, Tensor]]:
         """Every weight by the name that its checkpoint gives it, as if there were no adapters."""
@@ -79,9 +75,14 @@ class AdaptedPolicy(Policy):
                 yield name, module
 
     def _base(self) -> Iterator[tuple[str, Tensor]]:
+        for name, weight in self._base_shares():
+            yield name, whole(weight)
+
+    def _base_shares(self) -> Iterator[tuple[str, Tensor]]:
+        """Every weight beside the adapters, by the name that its checkpoint gives it, as this rank has it."""
         for name, weight in self.model.state_dict().items():
             if ".lora_" not in name:
-                yield name.replace(".base_layer.", "."), whole(weight)
+                yield name.replace(".base_layer.", "."), weight
 
 
 class LoraPolicy:
