@@ -15,9 +15,9 @@ from collections.abc import Callable
 
 from callbacks.weight_sync import WeightSync, probe_errors
 from gigpo_lightning.algorithm import GiGPO
+from gigpo_lightning.engines.weight_proof import WeightProof
+from gigpo_lightning.engines.weight_stream import WeightStream
 from gigpo_lightning.rollout import VLLMEngine
-from gigpo_lightning.rollout.weight_proof import WeightProof
-from gigpo_lightning.rollout.weight_stream import WeightStream
 from modules import GiGPOModule, TinyPolicy
 
 WORDS = 1000

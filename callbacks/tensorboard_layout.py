@@ -2,7 +2,7 @@
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from gigpo_lightning.sight import scalar_layout, shown_by
+from gigpo_lightning.figures import scalar_layout, shown_by
 
 
 class TensorBoardLayout(Callback):

@@ -9,9 +9,9 @@ from typing import Any, cast
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from gigpo_lightning.algorithm import Credit
+from gigpo_lightning.figures import best_median_worst, credited_groups, shown_by, transcript
 from gigpo_lightning.rollout.record import HeldOutEpisodes, Rollout
 from gigpo_lightning.rollout.store import write_trajectories
-from gigpo_lightning.sight import best_median_worst, credited_groups, shown_by, transcript
 from gigpo_lightning.trajectory import StepTable, TrajectoryGroup
 from modules import GiGPOModule
 

@@ -9,11 +9,8 @@ from typing import Any, cast
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from gigpo_lightning.errors import Preempted, RunError
-from gigpo_lightning.random_states import keep_random_states
-from gigpo_lightning.ranks import gather
-from gigpo_lightning.rollout.adapter import Adapter, LoadsAdapters
-from gigpo_lightning.rollout.engine import (
+from gigpo_lightning.engines.adapter import Adapter, LoadsAdapters
+from gigpo_lightning.engines.base import (
     Replica,
     Replicated,
     RolloutEngine,
@@ -21,9 +18,12 @@ from gigpo_lightning.rollout.engine import (
     ShowsWeights,
     WaitsForServers,
 )
-from gigpo_lightning.rollout.interruption import never
-from gigpo_lightning.rollout.weight_proof import WeightProof
-from gigpo_lightning.rollout.weight_stream import WeightStream
+from gigpo_lightning.engines.weight_proof import WeightProof
+from gigpo_lightning.engines.weight_stream import WeightStream
+from gigpo_lightning.errors import Preempted, RunError
+from gigpo_lightning.interruption import never
+from gigpo_lightning.random_states import keep_random_states
+from gigpo_lightning.ranks import gather
 from gigpo_lightning.token_batch import make_token_batch
 from modules import AdaptedPolicy, GiGPOModule, Policy
 

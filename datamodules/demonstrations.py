@@ -9,8 +9,8 @@ import gymnasium
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, IterableDataset
 
+from gigpo_lightning.demonstrations import Demonstration, Expert, demonstrate
 from gigpo_lightning.environments.base import TaskPanel, TaskSource
-from gigpo_lightning.environments.demonstrations import Demonstration, Expert, demonstrate
 from gigpo_lightning.environments.splits import check_apart, check_split_names, read_panel
 from gigpo_lightning.errors import check_count, check_seed
 from gigpo_lightning.prompts.base import NoRoomError, Prompt, ReplyWriter

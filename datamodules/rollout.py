@@ -12,24 +12,24 @@ from torch.utils.data import DataLoader
 
 from datamodules.stream import stream
 from gigpo_lightning.batch import Minibatch, make_minibatches
+from gigpo_lightning.engines.base import RolloutEngine, SamplingParameters
 from gigpo_lightning.environments.base import Task, TaskPanel, TaskSource
 from gigpo_lightning.environments.splits import check_apart, check_split_names, read_panel, with_training_panel
 from gigpo_lightning.errors import RunError, check_count, check_seed
+from gigpo_lightning.interruption import never, play_unless_stopped
+from gigpo_lightning.pool.base import EnvironmentPool, make_pool
+from gigpo_lightning.pool.workers import Deadlines
 from gigpo_lightning.prompts.base import Prompt
 from gigpo_lightning.prompts.markers import check_markers
 from gigpo_lightning.ranks import end_processes
 from gigpo_lightning.rollout.carried_state import CarriedState
 from gigpo_lightning.rollout.carry_over import CarryOver
 from gigpo_lightning.rollout.collector import Collector
-from gigpo_lightning.rollout.engine import RolloutEngine, SamplingParameters
-from gigpo_lightning.rollout.environment_pool import EnvironmentPool, make_pool
 from gigpo_lightning.rollout.episode import noise_seed
 from gigpo_lightning.rollout.group_sampler import GroupSampler, PlayedGroups, play_groups
-from gigpo_lightning.rollout.interruption import never, play_unless_stopped
 from gigpo_lightning.rollout.progress import RolloutProgress, SuccessWatch
 from gigpo_lightning.rollout.record import HeldOutEpisodes, Rollout
 from gigpo_lightning.rollout.tasks import check_share, epoch_tasks, more_tasks
-from gigpo_lightning.rollout.worker_pool import Deadlines
 from gigpo_lightning.trajectory import StepTable, TrajectoryGroup
 from modules import GiGPOModule
 

@@ -25,9 +25,9 @@ from callbacks.kept_configuration import KeptConfiguration
 from gigpo_lightning.changed_configuration import changes, check_classes
 from gigpo_lightning.complaints import constructor_complaint, parser_complaint, with_section
 from gigpo_lightning.disk import no_room
+from gigpo_lightning.dry_run import plan, plan_memory
 from gigpo_lightning.errors import Preempted, RunError, check_seed, no_exit
 from gigpo_lightning.last_checkpoint import last_checkpoint, read_progress
-from gigpo_lightning.plan import plan, plan_memory
 from gigpo_lightning.prompts.markers import check_markers
 from gigpo_lightning.ranks import leave_job
 from gigpo_lightning.strict_cli import MENDABLE, REFUSED, StrictCLI

@@ -1,7 +1,6 @@
 """Policies that learn by LoRA adapters, beside weights that stay as they were."""
 
 import contextlib
-import importlib
 import math
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -166,7 +165,7 @@ class LoraPolicy:
 
     def _adapted(self, policy: Policy) -> AdaptedPolicy:
         try:
-            peft = importlib.import_module("peft")
+            import peft
         except ImportError as error:
             raise ImportError(
                 f"LoraPolicy needs PEFT, which could not be imported ({error}). Install the extra 'lora'"
@@ -181,7 +180,7 @@ class LoraPolicy:
             raise ValueError(f"targets must be among the linear layers {sorted(linear)}, got {self.targets}")
         config = peft.LoraConfig(
             r=self.rank,
-            lora_alpha=self.alpha,
+            lora_alpha=self.alpha,  # type: ignore[arg-type]  # PEFT divides it by the rank: any number will do
             lora_dropout=self.dropout,
             target_modules=sorted(self.targets or linear),
             task_type="CAUSAL_LM",

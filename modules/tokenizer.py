@@ -6,7 +6,7 @@ from typing import Any, cast
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
-from gigpo_lightning.prompts.fitting import well_formed
+from gigpo_lightning.text import well_formed
 
 
 class TransformersTokenizer:

@@ -136,7 +136,7 @@ class QuickRuns:
     def __init__(self) -> None:
         self.context = get_context("forkserver")
         names = ["gigpo_lightning.cli", "transformers.models.qwen2.modeling_qwen2", "tests.resume_run"]
-        names += ["lightning.pytorch.loggers", "gigpo_lightning.rollout.transformers_engine", "datamodules"]
+        names += ["lightning.pytorch.loggers", "gigpo_lightning.engines.transformers", "datamodules"]
         self.context.set_forkserver_preload([*names, "tensorboard", "torch.utils.tensorboard"])
 
     def start(self, *arguments: str, log: Path, **variables: str):

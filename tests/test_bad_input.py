@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from gigpo_lightning import cli
-from gigpo_lightning.rollout.vllm_client import ServerTimeouts
+from gigpo_lightning.engines.vllm_server.client import ServerTimeouts
 from modules.fsdp2 import FSDP2Strategy
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -47,7 +47,7 @@ def test_every_environment_variable_that_is_read_is_there() -> None:
     read = r"(?:environ(?:\.get|\.setdefault)?[\[(]|environment(?:\.setdefault\(|\[))\s*\"([A-Z][A-Z_0-9]+)\""
     found = {name for path in SOURCES for name in re.findall(read, path.read_text())}
     found |= set(
-        re.findall(r'^    "([A-Z_0-9]+)": "', (Path(ROOT) / "gigpo_lightning/rollout/vllm_engine.py").read_text(), re.M)
+        re.findall(r'^    "([A-Z_0-9]+)": "', (Path(ROOT) / "gigpo_lightning/engines/vllm.py").read_text(), re.M)
     )
     assert {"GIGPO_LOG_LEVEL", "VLLM_API_KEY", "VLLM_LOGGING_LEVEL", "XDG_CACHE_HOME"} <= found
     named = set(re.findall(r"`([A-Z][A-Z_0-9]+)`", PAGE))

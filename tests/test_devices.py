@@ -18,11 +18,11 @@ from torch.overrides import TorchFunctionMode
 from callbacks import AnchorStats, HeldOutEvaluation, RolloutMetrics
 from gigpo_lightning.algorithm import GiGPO, TruncatedCorrection
 from gigpo_lightning.algorithm.losses import LossSettings
+from gigpo_lightning.engines.vllm_device import on_this_device
 from gigpo_lightning.environments.gridworld import gridworld_words
 from gigpo_lightning.errors import RunError
 from gigpo_lightning.prompts.gridworld import gridworld_markers
 from gigpo_lightning.rollout import VLLMEngine, vllm_engine
-from gigpo_lightning.rollout.vllm_device import on_this_device
 from modules import FSDP2Strategy, GiGPOModule, TinyPolicy
 from tests.scripted_run import ScriptedSync, quiet_trainer, random_walk, walking_data
 

@@ -10,7 +10,7 @@ import torch
 
 from gigpo_lightning.cli import what_is_wrong
 from gigpo_lightning.disk import FullDiskError, no_room, room_for, whole_file, whole_folder, whole_lines
-from gigpo_lightning.rollout.adapter import Adapter
+from gigpo_lightning.engines.adapter import Adapter
 from gigpo_lightning.rollout.store import write_trajectories
 from modules import AtomicCheckpointIO, TinyPolicy
 from modules.checkpoint_folder import write_folder

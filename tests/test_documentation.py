@@ -16,8 +16,8 @@ import yaml
 
 from gigpo_lightning.algorithm import GiGPO
 from gigpo_lightning.cli import build_cli
+from gigpo_lightning.engines.vllm_server.command import server_command
 from gigpo_lightning.rollout.store import write_trajectories
-from gigpo_lightning.rollout.vllm_server import server_command
 from gigpo_lightning.sweep.command import command_line
 from gigpo_lightning.sweep.composition import compose
 from gigpo_lightning.trajectory import StepTable

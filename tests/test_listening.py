@@ -7,9 +7,9 @@ import sys
 
 import pytest
 
+from gigpo_lightning.engines.vllm_server.command import main as server
 from gigpo_lightning.listening import check_free, is_loopback
 from gigpo_lightning.retrieval.server import main as retriever
-from gigpo_lightning.rollout.vllm_server import main as server
 
 ECHO = "tests.retrieval.troubled_server.EchoRetriever"
 

@@ -34,7 +34,7 @@ import pyarrow.parquet as pq
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from gigpo_lightning.sight import group_size_shares
+from gigpo_lightning.figures import group_size_shares
 from gigpo_lightning.sweep.table import whole_lines
 
 _logger = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[2]
 FILES = {
     "tokens": ["tests/test_batch.py", "tests/test_token_batch.py"],
     "modules": ["tests/modules"],
-    "engines": ["tests/rollout/test_engines.py"],
+    "engines": ["tests/engines/test_engines.py"],
 }
 _TINY = {"tokens": ["tests/test_token_batch.py"], "modules": ["tests/modules/test_token_logprobs.py"]}
 _MOST_NAMED = 40

@@ -6,7 +6,7 @@ from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from gigpo_lightning.prompts.fitting import well_formed
+from gigpo_lightning.text import well_formed
 
 _RESET = "(observation, info)"
 _STEP = "(observation, reward, terminated, truncated, info)"

@@ -39,8 +39,3 @@ def fit_prompt(
         else:
             too_long = middle
     return EncodedPrompt(ids=tuple(ids), truncated=True)
-
-
-def well_formed(text: str) -> str:
-    """The text without lone surrogates, which no tokenizer or pipe would take later on."""
-    return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")

@@ -2,7 +2,8 @@
 
 from gigpo_lightning.environments.gridworld import MOVES
 from gigpo_lightning.prompts.base import EncodedPrompt, ParsedAction, Tokenizer, TurnView
-from gigpo_lightning.prompts.fitting import fit_prompt, well_formed
+from gigpo_lightning.prompts.fitting import fit_prompt
+from gigpo_lightning.text import well_formed
 
 DID, ACT = "<did>", "<act>"
 _FILLER = frozenset(("are", "at", "row", "column", "."))

@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 from gigpo_lightning.environments.search_qa.tags import ANSWER, SEARCH, blocks, count_tags
 from gigpo_lightning.prompts.base import EncodedPrompt, ParsedAction, Tokenizer, TurnView
-from gigpo_lightning.prompts.fitting import fit_prompt, well_formed
+from gigpo_lightning.prompts.fitting import fit_prompt
+from gigpo_lightning.text import well_formed
 
 _ROLE = "You are skilled at answering questions one step at a time, with a search engine at hand."
 _ORDER = (

@@ -5,7 +5,8 @@ from abc import ABC, abstractmethod
 from typing import ClassVar
 
 from gigpo_lightning.prompts.base import EncodedPrompt, ParsedAction, Tokenizer, TurnView
-from gigpo_lightning.prompts.fitting import fit_prompt, well_formed
+from gigpo_lightning.prompts.fitting import fit_prompt
+from gigpo_lightning.text import well_formed
 
 _CHINESE = re.compile(r"[\u4e00-\u9fff]")
 

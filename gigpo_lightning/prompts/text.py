@@ -1,9 +1,10 @@
 """Prompts for any environment of strings: a chat message for instruct models, plain words for tiny policies."""
 
 from gigpo_lightning.prompts.base import EncodedPrompt, ParsedAction, Tokenizer, TurnView
-from gigpo_lightning.prompts.fitting import fit_prompt, well_formed
+from gigpo_lightning.prompts.fitting import fit_prompt
 from gigpo_lightning.prompts.tagged import TaggedPrompt, list_offer, recent_turns, steps_taken
 from gigpo_lightning.prompts.whole_reply import parse_whole_reply
+from gigpo_lightning.text import well_formed
 
 _ORDER = "Choose what to do next."
 _THINK = "First think it through, step by step, between <think> and </think>. Then write"

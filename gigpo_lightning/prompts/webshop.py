@@ -15,8 +15,9 @@ from gigpo_lightning.environments.webshop.reading import (
     words_of,
 )
 from gigpo_lightning.prompts.base import EncodedPrompt, ParsedAction, Tokenizer, TurnView
-from gigpo_lightning.prompts.fitting import fit_prompt, well_formed
+from gigpo_lightning.prompts.fitting import fit_prompt
 from gigpo_lightning.prompts.tagged import TaggedPrompt, list_offer, recent_turns, steps_taken
+from gigpo_lightning.text import well_formed
 
 _MOST_CHARACTERS = 13_000
 _SEARCH = re.compile(r"search\[(.*\S.*)\]", re.DOTALL)

@@ -1,7 +1,7 @@
 """Replies that are the action and nothing else."""
 
 from gigpo_lightning.prompts.base import ParsedAction, TurnView
-from gigpo_lightning.prompts.fitting import well_formed
+from gigpo_lightning.text import well_formed
 
 
 def parse_whole_reply(response: str, view: TurnView) -> ParsedAction:

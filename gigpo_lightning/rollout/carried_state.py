@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from gigpo_lightning.environments.base import Task, TaskPanel
-from gigpo_lightning.environments.slots import EnvironmentEvent
+from gigpo_lightning.pool.slots import EnvironmentEvent
 from gigpo_lightning.ranks import gather
 from gigpo_lightning.rollout.carry_over import CarriedEpisodes, PausedEpisode
 from gigpo_lightning.rollout.episode import Episode, Group

@@ -4,12 +4,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 
-from gigpo_lightning.environments.base import Task
-from gigpo_lightning.environments.slots import EnvironmentEvent
-from gigpo_lightning.errors import NothingPlayedError, Preempted, RunError
-from gigpo_lightning.prompts.base import Prompt, Tokenizer
-from gigpo_lightning.rollout.carry_over import CarriedEpisodes
-from gigpo_lightning.rollout.engine import (
+from gigpo_lightning.engines.base import (
     Cancels,
     Completion,
     Interruptible,
@@ -17,9 +12,14 @@ from gigpo_lightning.rollout.engine import (
     RolloutEngine,
     SamplingParameters,
 )
-from gigpo_lightning.rollout.environment_pool import EnvironmentPool
+from gigpo_lightning.environments.base import Task
+from gigpo_lightning.errors import NothingPlayedError, Preempted, RunError
+from gigpo_lightning.interruption import never
+from gigpo_lightning.pool.base import EnvironmentPool
+from gigpo_lightning.pool.slots import EnvironmentEvent
+from gigpo_lightning.prompts.base import Prompt, Tokenizer
+from gigpo_lightning.rollout.carry_over import CarriedEpisodes
 from gigpo_lightning.rollout.episode import Episode, EpisodePlayer, Group
-from gigpo_lightning.rollout.interruption import never
 from gigpo_lightning.rollout.progress import ProgressDisplay, RolloutProgress
 from gigpo_lightning.rollout.resumption import Resumption
 from gigpo_lightning.trajectory import TrajectoryGroup

@@ -3,10 +3,10 @@
 import hashlib
 from dataclasses import dataclass, field
 
+from gigpo_lightning.engines.base import Completion, GenerationRequest, SamplingParameters
 from gigpo_lightning.environments.base import Task
-from gigpo_lightning.environments.slots import EnvironmentEvent
+from gigpo_lightning.pool.slots import EnvironmentEvent
 from gigpo_lightning.prompts.base import NoRoomError, Prompt, Tokenizer, TurnView
-from gigpo_lightning.rollout.engine import Completion, GenerationRequest, SamplingParameters
 from gigpo_lightning.trajectory import Step, StopReason, Trajectory
 
 

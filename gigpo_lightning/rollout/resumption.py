@@ -4,9 +4,9 @@ import logging
 import time
 
 from gigpo_lightning.environments.base import Task
-from gigpo_lightning.environments.slots import EnvironmentEvent
+from gigpo_lightning.pool.base import EnvironmentPool
+from gigpo_lightning.pool.slots import EnvironmentEvent
 from gigpo_lightning.rollout.carry_over import CarriedEpisodes, PausedEpisode
-from gigpo_lightning.rollout.environment_pool import EnvironmentPool
 from gigpo_lightning.rollout.episode import Episode, EpisodePlayer
 from gigpo_lightning.rollout.progress import RolloutProgress
 

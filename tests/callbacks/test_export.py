@@ -22,7 +22,7 @@ from gigpo_lightning.prompts.gridworld import gridworld_markers
 from gigpo_lightning.token_batch import make_token_batch
 from modules import BehaviourCloningModule, GiGPOModule, LoraPolicy, Policy, PretrainedPolicy, TinyPolicy
 from modules.tokenizer import TransformersTokenizer
-from tests.rollout.real_server import free_port
+from tests.engines.real_server import free_port
 from tests.scripted_run import ScriptedSync, quiet_trainer, random_walk, tiny_module, walking_data
 
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from callbacks import WeightSync
+from gigpo_lightning.engines.weight_proof import show_tensors
 from gigpo_lightning.errors import RunError
 from gigpo_lightning.rollout import ScriptedEngine
-from gigpo_lightning.rollout.weight_proof import show_tensors
 from tests.scripted_run import quiet_trainer, random_walk, tiny_module, walking_data
 
 

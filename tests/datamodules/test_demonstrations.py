@@ -7,8 +7,8 @@ from typing import Any, cast
 import pytest
 
 from datamodules import DemonstrationDataModule
+from gigpo_lightning.demonstrations import demonstrate
 from gigpo_lightning.environments.base import TaskPanel
-from gigpo_lightning.environments.demonstrations import demonstrate
 from gigpo_lightning.environments.gridworld import GridworldEnvironment, GridworldTasks, gridworld_words
 from gigpo_lightning.prompts.gridworld import GridworldPrompt, gridworld_markers
 from gigpo_lightning.token_batch import TokenBatch

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from gigpo_lightning.demonstrations import demonstrate
 from gigpo_lightning.environments.answers import AnswerError, read_reset, read_step
 from gigpo_lightning.environments.base import Task, check_environment
-from gigpo_lightning.environments.demonstrations import demonstrate
-from gigpo_lightning.environments.slots import EnvironmentSlots
+from gigpo_lightning.pool.slots import EnvironmentSlots
 
 TASK = Task(task_id="a", kind="k")
 OUTCOME = ("seen", 1.0, False, False, {})

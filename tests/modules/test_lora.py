@@ -8,10 +8,10 @@ import torch
 from callbacks import WeightSync
 from gigpo_lightning.algorithm import GiGPO
 from gigpo_lightning.algorithm.losses import LossSettings
+from gigpo_lightning.engines.adapter import Adapter
 from gigpo_lightning.environments.gridworld import gridworld_words
 from gigpo_lightning.prompts.gridworld import gridworld_markers
 from gigpo_lightning.rollout import TransformersEngine
-from gigpo_lightning.rollout.adapter import Adapter
 from gigpo_lightning.token_batch import make_token_batch
 from modules import AdaptedPolicy, GiGPOModule, LoraPolicy, TinyPolicy
 from tests.devices import DEVICE, ON_DEVICE, tolerance

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from gigpo_lightning.rollout.vllm_plugin import _tensors
+from gigpo_lightning.engines.vllm_server.plugin import _tensors
 from modules import AtomicCheckpointIO, PretrainedPolicy, TinyPolicy
 from modules.checkpoint_io import check_for_another_reader
 

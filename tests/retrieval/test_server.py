@@ -20,8 +20,8 @@ from gigpo_lightning.retrieval import HttpRetriever, Passage
 from gigpo_lightning.retrieval.limits import Limits
 from gigpo_lightning.retrieval.server import main
 from gigpo_lightning.retrieval.wire import parse_answer, write_answer
+from tests.engines.real_server import free_port
 from tests.retrieval.troubled_server import EchoRetriever, TroubledServer, echoed
-from tests.rollout.real_server import free_port
 
 START = "from gigpo_lightning.retrieval.server import main; main()"
 BM25 = "gigpo_lightning.retrieval.Bm25Retriever"

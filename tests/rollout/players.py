@@ -1,9 +1,9 @@
 """Scripted players of the gridworld: exact episodes without a model."""
 
 from gigpo_lightning.environments.gridworld import GridworldEnvironment, GridworldTasks
+from gigpo_lightning.pool.base import EnvironmentPool
 from gigpo_lightning.prompts.gridworld import GridworldPrompt
 from gigpo_lightning.rollout import Collector, GenerationRequest, SamplingParameters, ScriptedEngine, make_pool
-from gigpo_lightning.rollout.environment_pool import EnvironmentPool
 from tests.prompts.word_tokenizer import GrowingTokenizer
 
 

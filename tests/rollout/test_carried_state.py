@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gigpo_lightning.environments.base import Task, TaskPanel
-from gigpo_lightning.environments.slots import EnvironmentEvent
+from gigpo_lightning.pool.slots import EnvironmentEvent
 from gigpo_lightning.rollout import make_pool
 from gigpo_lightning.rollout.carried_state import CarriedState, restored_episodes, stored_episodes
 from gigpo_lightning.rollout.carry_over import CarriedEpisodes, PausedEpisode

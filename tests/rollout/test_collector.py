@@ -2,11 +2,11 @@ import gymnasium
 import pytest
 
 from gigpo_lightning.environments.base import Task
+from gigpo_lightning.pool.base import InProcessPool
 from gigpo_lightning.prompts.base import NoRoomError
 from gigpo_lightning.prompts.gridworld import GridworldPrompt
 from gigpo_lightning.rollout import SamplingParameters, ScriptedEngine, make_pool
 from gigpo_lightning.rollout.collector import Collector
-from gigpo_lightning.rollout.environment_pool import InProcessPool
 from gigpo_lightning.rollout.episode import noise_seed
 from gigpo_lightning.trajectory import StepTable, StopReason
 from tests.prompts.word_tokenizer import GrowingTokenizer

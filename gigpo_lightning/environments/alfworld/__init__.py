@@ -5,10 +5,10 @@ The engine and the game files' grammar come from the optional packages ``textwor
 """
 
 from gigpo_lightning.environments.alfworld.environment import AlfworldEnvironment
-from gigpo_lightning.environments.alfworld.expert import SearchingExpert
+from gigpo_lightning.environments.alfworld.offline.expert import SearchingExpert
+from gigpo_lightning.environments.alfworld.offline.scenes import Scenes, generate_scenes
+from gigpo_lightning.environments.alfworld.offline.words import alfworld_words
 from gigpo_lightning.environments.alfworld.panel import AlfworldTasks, alfworld_panel
-from gigpo_lightning.environments.alfworld.scenes import Scenes, generate_scenes
-from gigpo_lightning.environments.alfworld.words import alfworld_words
 
 __all__ = [
     "AlfworldEnvironment",

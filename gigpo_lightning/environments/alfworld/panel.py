@@ -7,7 +7,7 @@ import random
 from collections.abc import Sequence
 from pathlib import Path
 
-from gigpo_lightning.environments.alfworld.scenes import Scenes, prepare_scenes
+from gigpo_lightning.environments.alfworld.offline.scenes import Scenes, prepare_scenes
 from gigpo_lightning.environments.alfworld.task_types import KINDS, SPLITS
 from gigpo_lightning.environments.base import Task, TaskPanel
 

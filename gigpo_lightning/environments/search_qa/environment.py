@@ -10,7 +10,7 @@ from typing import Any
 import gymnasium
 
 from gigpo_lightning.environments.base import Task
-from gigpo_lightning.environments.search_qa.information import (
+from gigpo_lightning.environments.search_qa.offline.information import (
     FORMATS,
     SEARCH_FAILED,
     InformationFormat,

@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow.parquet
 
 from gigpo_lightning.environments.base import Task, TaskPanel
-from gigpo_lightning.environments.search_qa.generator import World, prepare_world
+from gigpo_lightning.environments.search_qa.offline.generator import World, prepare_world
 from gigpo_lightning.environments.search_qa.scoring import normalize_answer
 from gigpo_lightning.errors import check_count
 from gigpo_lightning.strict_json import load_json

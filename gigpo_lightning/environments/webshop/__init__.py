@@ -6,8 +6,8 @@ Rules, constants and file formats are facts of princeton-nlp/WebShop and of verl
 from gigpo_lightning.environments.webshop.catalogue import Catalogue
 from gigpo_lightning.environments.webshop.entities import Goal, Product
 from gigpo_lightning.environments.webshop.environment import WebShopEnvironment
-from gigpo_lightning.environments.webshop.expert import ShoppingExpert
-from gigpo_lightning.environments.webshop.generator import ShopSettings, generate_catalogue, webshop_words
+from gigpo_lightning.environments.webshop.offline.expert import ShoppingExpert
+from gigpo_lightning.environments.webshop.offline.generator import ShopSettings, generate_catalogue, webshop_words
 from gigpo_lightning.environments.webshop.panel import WebShopTasks, webshop_panel
 
 __all__ = [

@@ -12,8 +12,8 @@ from typing import Literal
 from gigpo_lightning.environments.base import Task, TaskPanel
 from gigpo_lightning.environments.webshop.catalogue import Catalogue
 from gigpo_lightning.environments.webshop.entities import Goal
-from gigpo_lightning.environments.webshop.generator import ShopSettings, catalogue_files, generate_catalogue
 from gigpo_lightning.environments.webshop.nouns import PlainNouns
+from gigpo_lightning.environments.webshop.offline.generator import ShopSettings, catalogue_files, generate_catalogue
 from gigpo_lightning.environments.webshop.reward import shopping_reward
 from gigpo_lightning.errors import check_count, check_seed
 

@@ -184,7 +184,7 @@ def test_no_action_to_choose_from_is_refused() -> None:
 
 @pytest.mark.alfworld
 def test_every_goal_sentence_of_the_wheel_is_understood(engine: None) -> None:
-    from gigpo_lightning.environments.alfworld.floor_plans import goal_library, tables
+    from gigpo_lightning.environments.alfworld.offline.floor_plans import goal_library, tables
     from gigpo_lightning.environments.alfworld.task_types import KINDS
 
     for kind in KINDS:

@@ -16,9 +16,9 @@ from gigpo_lightning.environments.alfworld import (
     alfworld_panel,
     generate_scenes,
 )
-from gigpo_lightning.environments.alfworld.floor_plans import LAMPS, ROOMS, floor_plan, split_plans, tables
-from gigpo_lightning.environments.alfworld.games import draw_game, possible_goals
-from gigpo_lightning.environments.alfworld.scenes import GoalBalance
+from gigpo_lightning.environments.alfworld.offline.floor_plans import LAMPS, ROOMS, floor_plan, split_plans, tables
+from gigpo_lightning.environments.alfworld.offline.games import draw_game, possible_goals
+from gigpo_lightning.environments.alfworld.offline.scenes import GoalBalance
 from gigpo_lightning.environments.alfworld.task_types import KINDS, SPLITS
 from gigpo_lightning.environments.base import Task
 from gigpo_lightning.environments.generated import new_folder
@@ -160,7 +160,7 @@ def test_two_processes_may_make_the_same_scenes_at_once(tmp_path: Path, monkeypa
             (late / "mine").touch()
             generate_scenes(data_dir, scenes)  # the other process
 
-    monkeypatch.setattr("gigpo_lightning.environments.alfworld.scenes.generate_scenes", made_twice)
+    monkeypatch.setattr("gigpo_lightning.environments.alfworld.offline.scenes.generate_scenes", made_twice)
     AlfworldTasks(str(tmp_path), scenes=TINY).prepare()
     assert [path.name for path in tmp_path.iterdir()] == ["json_2.1.1"]
     assert not (tmp_path / "json_2.1.1" / "mine").exists()

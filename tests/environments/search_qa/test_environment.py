@@ -11,8 +11,8 @@ import pytest
 
 from gigpo_lightning.environments.base import Task, check_environment
 from gigpo_lightning.environments.search_qa import SearchQAEnvironment
-from gigpo_lightning.environments.slots import EnvironmentSlots
 from gigpo_lightning.errors import RunError
+from gigpo_lightning.pool.slots import EnvironmentSlots
 from tests.environments.search_qa.retrievers import ScriptedRetriever, passage
 
 QUESTION = "where was the author of the silver lantern born?"

@@ -17,7 +17,7 @@ from gigpo_lightning.environments.search_qa import (
     prepare_world,
     search_qa_words,
 )
-from gigpo_lightning.environments.search_qa.generator import SPLITS
+from gigpo_lightning.environments.search_qa.offline.generator import SPLITS
 from tests.environments.search_qa.retrievers import WordRetriever
 
 SMALL = World(people=60, works=60, train=40, dev=9, test=30)

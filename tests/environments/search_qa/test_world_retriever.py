@@ -15,7 +15,7 @@ from gigpo_lightning.environments.search_qa import (
     generate_world,
     search_qa_panel,
 )
-from gigpo_lightning.environments.slots import EnvironmentSlots
+from gigpo_lightning.pool.slots import EnvironmentSlots
 
 WORLD = World(people=60, works=60, train=40, dev=8, test=30)
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from gigpo_lightning.demonstrations import Expert
 from gigpo_lightning.environments.base import Task
-from gigpo_lightning.environments.demonstrations import Expert
 from gigpo_lightning.environments.webshop import (
     Catalogue,
     ShoppingExpert,
@@ -16,7 +16,7 @@ from gigpo_lightning.environments.webshop import (
     WebShopTasks,
     webshop_words,
 )
-from gigpo_lightning.environments.webshop.generator import catalogue_files
+from gigpo_lightning.environments.webshop.offline.generator import catalogue_files
 from gigpo_lightning.prompts.base import ParsedAction, TurnView
 from gigpo_lightning.prompts.webshop import CompactWebShopPrompt, webshop_markers
 from tests.prompts.shop_pages import (

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from rapidfuzz import fuzz
 
-from gigpo_lightning.environments.webshop.generator import ShopSettings, generate_catalogue, webshop_words
-from gigpo_lightning.environments.webshop.wares import DEPARTMENTS
+from gigpo_lightning.environments.webshop.offline.generator import ShopSettings, generate_catalogue, webshop_words
+from gigpo_lightning.environments.webshop.offline.wares import DEPARTMENTS
 
 SETTINGS = ShopSettings(num_products=200, seed=5)
 RICH = ShopSettings(num_products=120, price_ranges=0.5, hidden_attributes=0.5, description_words=30, plain=0.0)
@@ -195,7 +195,7 @@ class TestOnDisk:
         def full_disk(text: str) -> None:
             raise OSError("no space left on device")
 
-        monkeypatch.setattr("gigpo_lightning.environments.webshop.generator.json.dumps", full_disk)
+        monkeypatch.setattr("gigpo_lightning.environments.webshop.offline.generator.json.dumps", full_disk)
         with pytest.raises(OSError, match="no space"):
             generate_catalogue(tmp_path / "shop", SETTINGS)
         assert list(tmp_path.iterdir()) == []
@@ -203,7 +203,7 @@ class TestOnDisk:
     def test_a_process_that_was_quicker_is_no_error(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         files = generate_catalogue(tmp_path / "shop", SETTINGS)
         seen = iter((False, True))  # not there when looked for, there when it is to be put there
-        monkeypatch.setattr("gigpo_lightning.environments.webshop.generator._is_made", lambda *_: next(seen))
+        monkeypatch.setattr("gigpo_lightning.environments.webshop.offline.generator._is_made", lambda *_: next(seen))
         assert generate_catalogue(tmp_path / "shop", SETTINGS) == files
         assert [path.name for path in tmp_path.iterdir()] == ["shop"]
 

@@ -5,7 +5,7 @@ import random
 import pytest
 
 from gigpo_lightning.environments.webshop import Catalogue, ShopSettings, WebShopTasks, webshop_panel
-from gigpo_lightning.environments.webshop.generator import catalogue_files
+from gigpo_lightning.environments.webshop.offline.generator import catalogue_files
 from gigpo_lightning.environments.webshop.panel import SPLITS
 from tests.environments.webshop.official import PRODUCTS, choice, entry, write
 

@@ -1,0 +1,208 @@
+"""HTTP to vLLM servers, from a thread that does nothing else: what is asked for in the meantime is not held up."""
+
+import asyncio
+import atexit
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import Future, wait
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import aiohttp
+
+from gigpo_lightning.engines.vllm_server.guard import check_key
+from gigpo_lightning.errors import check_range
+
+_logger = logging.getLogger(__name__)
+
+_T = TypeVar("_T")
+_SAY_EVERY = 10.0
+"""Seconds between two lines that say what is waited for."""
+_LONGEST_REASON = 500
+_NO_HTTP = (aiohttp.ClientResponseError, aiohttp.ClientSSLError, aiohttp.InvalidURL)
+
+
+@dataclass(frozen=True, kw_only=True)  # no slots: the command line reads defaults with vars()
+class ServerTimeouts:
+    """How long a server may take, in seconds."""
+
+    start: float = 600.0
+    """To answer at all when the run begins: it may be starting too."""
+    connect: float = 10.0
+    """To accept a connection."""
+    reply: float = 600.0
+    """To write a reply, once it has the request."""
+    weights: float = 600.0
+    """To take in one part of the weights."""
+
+    def __post_init__(self) -> None:
+        for name in ("start", "connect", "reply", "weights"):
+            check_range(f"timeouts.{name}", getattr(self, name), 1e-3, why="seconds")
+
+
+class ServerError(Exception):
+    """A server is not there, is too slow, or says no.
+
+    Args:
+        url: The server's.
+        reason: What it did.
+        status: Of its answer; 0 where there was none.
+        broken: Whether the connection broke.
+        stranger: Whether what answered speaks something else than HTTP with JSON.
+    """
+
+    def __init__(self, url: str, reason: str, status: int = 0, *, broken: bool = False, stranger: bool = False) -> None:
+        super().__init__(f"the vLLM server {url} {reason}")
+        self.url = url
+        self.status = status
+        self.broken = broken
+        self.stranger = stranger
+
+
+class ServerClient:
+    """Talks to some servers at once.
+
+    The secret that a server asks for is read from the environment variable ``VLLM_API_KEY``, as the server does: it is
+    never part of a configuration, which is written down.
+
+    Args:
+        timeouts: Of every call.
+        max_connections: Calls under way at the same time, to each server.
+
+    Raises:
+        ValueError: If the secret cannot be sent.
+    """
+
+    def __init__(self, timeouts: ServerTimeouts, max_connections: int) -> None:
+        self.timeouts = timeouts
+        self._max_connections = max_connections
+        self._secret = os.environ.get("VLLM_API_KEY")
+        if self._secret:
+            check_key(self._secret, "VLLM_API_KEY")
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="vllm-servers", daemon=True)
+        self._thread.start()
+        self._session = self._wait(self._open(self._max_connections))
+        # Never waits behind replies; and vLLM's server closes a connection after an error, a little too late to know.
+        self._control = self._wait(self._open(0, keep=False))
+        atexit.register(self.close)  # a run that ends by an error closes nothing
+
+    async def generate(self, url: str, path: str, payload: Any) -> Any:
+        """Ask for a reply; one that a broken connection has lost is asked for once more.
+
+        Raises:
+            ServerError: If there is none.
+        """
+        try:
+            return await self.call("POST", url, path, payload, seconds=self.timeouts.reply, session=self._session)
+        except ServerError as error:
+            if not error.broken:
+                raise
+        await asyncio.sleep(0.1)
+        return await self.call("POST", url, path, payload, seconds=self.timeouts.reply, session=self._session)
+
+    async def call(
+        self,
+        method: str,
+        url: str,
+        path: str,
+        payload: Any = None,
+        *,
+        seconds: float,
+        session: aiohttp.ClientSession | None = None,
+        after: float = 0.0,
+    ) -> Any:
+        """One call, some seconds from now; runs in the client's own thread.
+
+        Redirections are not followed: they would take the secret elsewhere.
+
+        Raises:
+            ServerError: If there is no answer in time, or one that is not a success.
+        """
+        await asyncio.sleep(after)
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=self.timeouts.connect, sock_read=seconds)
+        try:
+            async with (session or self._control).request(
+                method, url + path, json=payload, timeout=timeout, allow_redirects=False
+            ) as response:
+                if response.status == 200:
+                    return await response.json()
+                text = " ".join((await response.content.read(_LONGEST_REASON)).decode(errors="replace").split())
+        except aiohttp.ConnectionTimeoutError as error:
+            raise ServerError(url, f"has not taken a connection within {self.timeouts.connect:g} s") from error
+        except TimeoutError as error:
+            raise ServerError(url, f"has not answered {method} {path} within {seconds:g} s") from error
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            stranger = isinstance(error, _NO_HTTP) or not isinstance(error, aiohttp.ClientError | OSError)
+            reason = f"cannot be asked ({type(error).__name__}: {' '.join(str(error).split())[:_LONGEST_REASON]})"
+            raise ServerError(url, reason, broken=not stranger, stranger=stranger) from error
+        raise ServerError(url, f"answered {method} {path} with {response.status}: {text}", response.status)
+
+    def begin(
+        self, coroutine: Coroutine[Any, Any, _T], done: "Callable[[Future[_T]], None] | None" = None
+    ) -> "Future[_T]":
+        """Start a coroutine; ``done`` is called from the client's thread."""
+        future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        if done is not None:
+            future.add_done_callback(done)
+        return future
+
+    def get(self, url: str, path: str, *, seconds: float) -> Any:
+        """Ask one server and wait for the answer."""
+        return self._wait(self.call("GET", url, path, seconds=seconds), f"{url} to answer GET {path}")
+
+    def post(self, url: str, path: str, payload: Any = None, *, seconds: float) -> Any:
+        """Tell one server something and wait for the answer."""
+        return self._wait(self.call("POST", url, path, payload, seconds=seconds), f"{url} to answer POST {path}")
+
+    def post_all(self, urls: Sequence[str], path: str, payloads: Any = None, *, seconds: float) -> list[Any]:
+        """Tell every server something at once; a list of payloads has one for each.
+
+        Raises:
+            ServerError: If one of them fails; the others have been waited for.
+        """
+        each = payloads if isinstance(payloads, list) else [payloads] * len(urls)
+        calls = [
+            self.call("POST", url, path, payload, seconds=seconds) for url, payload in zip(urls, each, strict=True)
+        ]
+        return self._wait(_all(calls), f"{', '.join(urls)} to answer POST {path}, {seconds:g} s at most")
+
+    def close(self) -> None:
+        """Break off every call and end the thread; a second call does nothing."""
+        if self._loop.is_closed():
+            return
+        atexit.unregister(self.close)
+        self._wait(self._session.close())
+        self._wait(self._control.close())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    async def _open(self, connections: int, keep: bool = True) -> aiohttp.ClientSession:
+        """A session of at most so many connections to a server; 0 sets no limit."""
+        return aiohttp.ClientSession(
+            headers={"Authorization": f"Bearer {self._secret}"} if self._secret else {},
+            # vLLM's server closes what has been idle for 5 s; reusing it just then would look like a lost server.
+            connector=aiohttp.TCPConnector(
+                limit=0, limit_per_host=connections, **({"keepalive_timeout": 2.0} if keep else {"force_close": True})
+            ),
+        )
+
+    def _wait(self, coroutine: Coroutine[Any, Any, _T], what: str = "a session") -> _T:
+        """Wait for a coroutine's result, and say so again and again."""
+        future, begun = asyncio.run_coroutine_threadsafe(coroutine, self._loop), time.monotonic()
+        while not wait([future], timeout=_SAY_EVERY).done:
+            _logger.info("waiting for %s, for %.0f s now", what, time.monotonic() - begun)
+        return future.result()
+
+
+async def _all(calls: Sequence[Coroutine[Any, Any, Any]]) -> list[Any]:
+    """Wait for all, then raise what the first that failed raised."""
+    answers = await asyncio.gather(*calls, return_exceptions=True)
+    for answer in answers:
+        if isinstance(answer, BaseException):
+            raise answer
+    return answers

@@ -1,0 +1,75 @@
+"""What vLLM's token-in, token-out route is asked, and how its answers are read."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from gigpo_lightning.engines.base import Completion, GenerationRequest
+
+GENERATE = "/inference/v1/generate"
+
+
+def generation(request: GenerationRequest, name: str, adapter: str) -> dict[str, Any]:
+    """The question for a reply.
+
+    Args:
+        request: What is wanted.
+        name: Of the request, unique on the server.
+        adapter: Name of the LoRA adapter that is to write it; empty for none.
+    """
+    return {
+        "request_id": name,
+        "model": adapter or None,
+        "token_ids": list(request.prompt_ids),
+        "sampling_params": {
+            "temperature": request.sampling.temperature,
+            "max_tokens": request.sampling.max_tokens,
+            "seed": request.seed if request.sampling.temperature > 0 else None,
+            "stop_token_ids": list(request.stop_token_ids),
+            "logprobs": 0,  # of the sampled token alone
+            "detokenize": False,
+        },
+    }
+
+
+def completion(answer: dict[str, Any], request: GenerationRequest, policy_version: int) -> Completion:
+    """The reply in an answer."""
+    choice = answer["choices"][0]
+    return Completion(
+        request_id=request.request_id,
+        token_ids=tuple(choice["token_ids"]),
+        logprobs=tuple(token["logprob"] for token in choice["logprobs"]["content"]),
+        finish_reason=choice["finish_reason"],
+        policy_version=policy_version,
+    )
+
+
+def distrust(answer: dict[str, Any], label: str) -> str:
+    """Why a reply cannot be used, as the rest of a sentence about its server; empty if it can.
+
+    Args:
+        answer: The server's.
+        label: Of the weights that it was sent.
+    """
+    choice = answer["choices"][0]
+    if choice["finish_reason"] not in ("stop", "length"):
+        return f"ended a reply with {choice['finish_reason']!r}"
+    versions = sorted({span["version"] for span in choice["weight_versions"] or ()})
+    if versions != [label]:
+        return (
+            f"must answer with the weights {label!r} that it was sent, got {versions}: it was started anew, or "
+            "something else trains with it"
+        )
+    return ""
+
+
+def scoring(ids: Sequence[int], adapter: str) -> dict[str, Any]:
+    """The question for the log-probabilities of a sequence."""
+    sampling = {"temperature": 0.0, "max_tokens": 1, "prompt_logprobs": 0, "detokenize": False}
+    return {"model": adapter or None, "token_ids": list(ids), "sampling_params": sampling}
+
+
+def scores(answer: dict[str, Any], ids: Sequence[int]) -> list[float]:
+    """Log-probability of each token of a sequence; the first has none, which is not a number."""
+    rows = answer["prompt_logprobs"]
+    return [math.nan if row is None else row[str(token)]["logprob"] for token, row in zip(ids, rows, strict=True)]

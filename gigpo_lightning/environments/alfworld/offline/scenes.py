@@ -1,0 +1,178 @@
+"""Games made offline in the format of the official data, for all six task types."""
+
+import json
+import logging
+import multiprocessing
+import os
+import random
+from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from gigpo_lightning.environments.alfworld.engine import EngineSlot, close_slot, open_slot
+from gigpo_lightning.environments.alfworld.offline.floor_plans import split_plans
+from gigpo_lightning.environments.alfworld.offline.games import Game, Goal, draw_game, possible_goals
+from gigpo_lightning.environments.alfworld.task_types import KINDS, SPLITS
+from gigpo_lightning.environments.generated import check_made_with, make_unless_there, new_folder
+
+_logger = logging.getLogger(__name__)
+
+_FORMAT = 2  # counted up when the same settings would give other games
+_MANIFEST = "scenes.json"
+_MANY_SCENES = 200  # a process takes seconds to start
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scenes:
+    """Which games to make. The same settings give the same files, byte for byte.
+
+    ``train`` and ``valid_seen`` share floor plans; ``valid_unseen`` has those that ALFRED holds out.
+
+    Attributes:
+        seed: Where all draws come from.
+        train: Games in ``train``; the six task types take turns.
+        valid_seen: Games in ``valid_seen``.
+        valid_unseen: Games in ``valid_unseen``.
+        receptacles: At most so many receptacles a game; more make the search longer.
+        objects: At most so many objects a game, lamps aside.
+        duplicates: At most so many objects of one class; two targets are always allowed where two are asked for.
+
+    Raises:
+        ValueError: If a number is too small.
+    """
+
+    seed: int = 0
+    train: int = 600
+    valid_seen: int = 120
+    valid_unseen: int = 240
+    receptacles: int = 8
+    objects: int = 12
+    duplicates: int = 2
+
+    def __post_init__(self) -> None:
+        least = {"seed": 0, "train": 0, "valid_seen": 0, "valid_unseen": 0}
+        least |= {"receptacles": 4, "objects": 2, "duplicates": 1}
+        for name, minimum in least.items():
+            if getattr(self, name) < minimum:
+                raise ValueError(f"{name} must be >= {minimum}, got {getattr(self, name)}")
+
+
+def generate_scenes(data_dir: str | Path, scenes: Scenes, processes: int = 1) -> None:
+    """Make the games, prove each winnable on the engine, and put them in ``data_dir/json_2.1.1``.
+
+    The folder appears when all is done, never in part.
+
+    Args:
+        data_dir: Where the folder goes; it is made.
+        scenes: Which games to make.
+        processes: How many processes make them, each whole splits; with 1, this one does. More change no byte.
+
+    Raises:
+        ValueError: If ``data_dir`` holds games already, or ``processes`` < 1.
+    """
+    if processes < 1:
+        raise ValueError(f"processes must be >= 1, got {processes}")
+    data_dir = Path(data_dir)
+    folder = data_dir / "json_2.1.1"
+    if folder.exists():
+        raise ValueError(f"data_dir must not hold games yet, but {folder} exists")
+    with new_folder(folder) as partial:
+        if processes == 1:
+            for split in SPLITS:
+                _generate_split(partial / split, split, scenes)
+        else:
+            largest_first = sorted(SPLITS, key=lambda split: -getattr(scenes, split))
+            with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
+                for made in [pool.submit(_generate_split, partial / split, split, scenes) for split in largest_first]:
+                    made.result()
+        (partial / _MANIFEST).write_text(json.dumps(_manifest(scenes), indent=1))
+
+
+def prepare_scenes(data_dir: str | Path, scenes: Scenes) -> None:
+    """Make the games unless they are there; two processes may make the same ones.
+
+    Raises:
+        ValueError: If ``data_dir`` holds games that were not made, or were made with other settings.
+    """
+    folder = Path(data_dir) / "json_2.1.1"
+
+    def make() -> None:
+        count = scenes.train + scenes.valid_seen + scenes.valid_unseen
+        _logger.info("making %d scenes in %s", count, folder)
+        generate_scenes(data_dir, scenes, processes=min(2, os.cpu_count() or 1) if count >= _MANY_SCENES else 1)
+
+    make_unless_there(lambda: _is_made(folder, scenes), make)
+
+
+def _is_made(folder: Path, scenes: Scenes) -> bool:
+    if folder.exists():
+        check_made_with(folder, _MANIFEST, _manifest(scenes), "scenes", "data_dir")
+    return folder.exists()
+
+
+def _manifest(scenes: Scenes) -> dict[str, int]:
+    return {"format": _FORMAT, **asdict(scenes)}
+
+
+def _generate_split(folder: Path, split: str, scenes: Scenes) -> None:
+    slot = open_slot(fast=True)
+    try:
+        _write_games(folder, split, scenes, slot)
+    finally:
+        close_slot(slot)
+
+
+def _write_games(folder: Path, split: str, scenes: Scenes, slot: EngineSlot) -> None:
+    plans = split_plans(split)
+    goals = {kind: GoalBalance(possible_goals(kind, plans)) for kind in KINDS}
+    folder.mkdir()
+    for index in range(getattr(scenes, split)):
+        attempt = 0
+        while True:
+            rng = random.Random(f"{scenes.seed}/{split}/{index}/{attempt}")
+            goal = goals[KINDS[index % len(KINDS)]].draw(rng)
+            name = f"trial_T{index:08d}_{rng.randrange(10**6):06d}_{rng.randrange(10**6):06d}"
+            game = draw_game(
+                rng,
+                goal,
+                name,
+                num_receptacles=scenes.receptacles,
+                num_objects=scenes.objects,
+                duplicates=scenes.duplicates,
+            )
+            if _is_won(slot, game):
+                break
+            attempt += 1
+            _logger.info("drew game %s again: its walkthrough does not win", game.folder())
+        game.write(folder)
+
+
+class GoalBalance:
+    """Draws goals so that every class of object comes up as often as any other, and so do receptacles."""
+
+    def __init__(self, goals: list[Goal]) -> None:
+        self._goals = goals
+        self._targets: Counter[str] = Counter()
+        self._places: Counter[str] = Counter()
+
+    def draw(self, rng: random.Random) -> Goal:
+        """A goal whose object, then whose receptacle, came up least often so far."""
+        least = min(self._targets[goal.target] for goal in self._goals)
+        goals = [goal for goal in self._goals if self._targets[goal.target] == least]
+        target = rng.choice(sorted({goal.target for goal in goals}))
+        goals = [goal for goal in goals if goal.target == target]
+        fewest = min(self._places[goal.place] for goal in goals)
+        place = rng.choice(sorted({goal.place for goal in goals if self._places[goal.place] == fewest}))
+        goal = rng.choice([goal for goal in goals if goal.place == place])
+        self._targets[goal.target] += 1
+        self._places[goal.place] += 1
+        return goal
+
+
+def _is_won(slot: EngineSlot, game: Game) -> bool:
+    """Whether the walkthrough wins with its last command, and not before."""
+    content = game.content()
+    slot.start(content)
+    wins = [slot.step(command)[1] for command in content["walkthrough"]]
+    return wins[-1] and not any(wins[:-1])

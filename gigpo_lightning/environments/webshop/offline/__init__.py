@@ -1,0 +1,1 @@
+"""An invented catalogue, and an expert that shops in it."""

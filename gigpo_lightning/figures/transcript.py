@@ -1,0 +1,88 @@
+"""An episode to read: what was seen and done, and what each step was worth, as Markdown."""
+
+import re
+from collections.abc import Iterable, Sequence
+from textwrap import wrap
+
+from gigpo_lightning.figures.credited import CreditedEpisode
+from gigpo_lightning.figures.plain_text import shortened
+from gigpo_lightning.trajectory import Trajectory
+
+LONGEST_OBSERVATION = 400
+"""In characters; the rest is in the run's ``trajectories/``."""
+_LONGEST_ACTION = 200
+_OBSERVATION_LINE, _ACTION_LINE = 40, 20  # characters; TensorBoard breaks the words of other columns beside longer ones
+_MARKUP = re.compile(r"([\\`*_\[\]|#])")
+
+
+def transcript(trajectory: Trajectory, credit: CreditedEpisode | None = None) -> str:
+    """An episode as a table of its steps.
+
+    Args:
+        trajectory: The episode.
+        credit: What its steps were worth; default: it was played alone, which the table says, as zeros would not.
+
+    Returns:
+        Markdown: who, how it ended, and a row a step with observation, action and validity; with credit also the size
+        of its anchor group, A_E and A_S.
+    """
+    num_steps = len(trajectory.steps)
+    ended = f"{num_steps} step{'s' if num_steps > 1 else ''} ({str(trajectory.stop_reason).replace('_', ' ')})"
+    lines = [
+        f"**{_escaped(trajectory.task_id)}** ({_escaped(trajectory.kind)}), episode {trajectory.episode_index}: "
+        f"**{'won' if trajectory.success else 'lost'}** after {ended}, return {trajectory.episode_return:g}",
+        "",
+    ]
+    if credit is None:
+        lines += ["Played once: there is no other attempt to compare it with, and so no credit.", ""]
+    headings = ["step", "observation", "action", "valid"]
+    headings += [] if credit is None else ["anchor<br>group", "A_E", "A_S"]
+    lines += [_row(headings), _row("---" for _ in headings)]
+    for index, step in enumerate(trajectory.steps):
+        cells = [str(index), _seen(step.observation), _in_lines(shortened(step.action, _LONGEST_ACTION), _ACTION_LINE)]
+        cells.append("yes" if step.valid_action else "**no**")
+        if credit is not None:
+            cells.append(str(credit.group_size[index]))
+            cells += [_signed(float(each[index])) for each in (credit.episode_advantage, credit.step_advantage)]
+        lines.append(_row(cells))
+    end = [str(num_steps), _seen(trajectory.final_observation)]
+    return "\n".join([*lines, _row(end + [""] * (len(headings) - 2))])
+
+
+def best_median_worst(trajectories: Sequence[Trajectory]) -> dict[str, int]:
+    """Which episodes to read: their numbers under "best", "median" and "worst".
+
+    A success is better than a failure, a larger return than a smaller one, and of equal ones the shorter episode; of
+    episodes that are equal in all of it the first. Of one episode there is only a best, of two no median.
+    """
+    order = sorted(
+        range(len(trajectories)),
+        key=lambda each: (
+            not trajectories[each].success,
+            -trajectories[each].episode_return,
+            len(trajectories[each].steps),
+        ),
+    )
+    chosen = {"best": order[:1], "median": order[(len(order) - 1) // 2 :][: len(order) > 2], "worst": order[1:][-1:]}
+    return {name: each[0] for name, each in chosen.items() if each}
+
+
+def _row(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _seen(observation: str) -> str:
+    return _in_lines(shortened(observation, LONGEST_OBSERVATION), _OBSERVATION_LINE)
+
+
+def _in_lines(text: str, width: int) -> str:
+    return "<br>".join(_escaped(line) for line in wrap(text, width))
+
+
+def _escaped(text: str) -> str:
+    """What the world says is no markup: neither Markdown nor HTML, and no end of a cell."""
+    return _MARKUP.sub(r"\\\1", text.replace("&", "&amp;").replace("<", "&lt;"))
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.2f}" if value else "0"
