@@ -46,25 +46,27 @@ def main() -> None:
         data, module = cli.datamodule, cli.model
         data.prepare_data()
         module.configure_model()
-        WeightSync().sync(module, data.engine)
-        panel = data.tasks.panel(data.train_split)
-        pool = make_pool(data.environment, data.tasks_per_epoch * data.group_size, data.workers)
+        WeightSync().sync(module, data.player.engine)
+        panel = data.player.tasks.panel(data.player.train_split)
+        pool = make_pool(
+            data.player.environment, data.player.tasks_per_epoch * data.player.group_size, data.player.workers
+        )
         collector = Collector(
-            engine=data.engine,
+            engine=data.player.engine,
             pool=pool,
-            prompt=data.prompt,
+            prompt=data.player.prompt,
             tokenizer=module.policy.tokenizer,
-            sampling=data.sampling,
-            max_steps=data.max_steps,
+            sampling=data.player.sampling,
+            max_steps=data.player.max_steps,
             seed=0,
         )
         report = Table("episodes", "trainer GiB", "workers GiB", "open files", "temporary files")
         played = epoch = steps = 0
         rows: list[tuple[float, float, int, int]] = []
         while played < arguments.episodes:
-            tasks = epoch_tasks(panel, data.tasks_per_epoch, epoch, 0)
-            _, progress = collector.play(tasks, data.group_size, noise_key=epoch, name=f"rollout {epoch}")
-            data.engine.load_weights(module.policy.named_weights(), module.policy_version)
+            tasks = epoch_tasks(panel, data.player.tasks_per_epoch, epoch, 0)
+            _, progress = collector.play(tasks, data.player.group_size, noise_key=epoch, name=f"rollout {epoch}")
+            data.player.engine.load_weights(module.policy.named_weights(), module.policy_version)
             played, epoch, steps = played + progress.finished, epoch + 1, steps + progress.steps
             if played // 1000 > len(rows):
                 rows.append(footprint(pool))

@@ -131,11 +131,11 @@ def collector_of(cli: Any, environment: Any, num_slots: int, cap: int, workers: 
     """A collector on the config's engine, prompt and policy."""
     data, module = cli.datamodule, cli.model
     return Collector(
-        engine=data.engine,
+        engine=data.player.engine,
         pool=make_pool(environment, num_slots, workers),
-        prompt=data.prompt,
+        prompt=data.player.prompt,
         tokenizer=module.policy.tokenizer,
-        sampling=data.sampling,
+        sampling=data.player.sampling,
         max_steps=cap,
         seed=0,
         **options,
@@ -144,7 +144,7 @@ def collector_of(cli: Any, environment: Any, num_slots: int, cap: int, workers: 
 
 def forget_prefixes(cli: Any) -> None:
     """Every variant begins with an empty prefix cache."""
-    cli.datamodule.engine.load_weights(cli.model.policy.named_weights(), cli.model.policy_version)
+    cli.datamodule.player.engine.load_weights(cli.model.policy.named_weights(), cli.model.policy_version)
 
 
 def against_the_stock_environment(tasks: Sequence[Task]) -> None:
@@ -158,7 +158,7 @@ def against_lock_step(
     cli: Any, tasks: Sequence[Task], group: int, cap: int, shares: Sequence[float], repeats: int
 ) -> None:
     """The table of variants by length."""
-    environment = CutEnvironment(cli.datamodule.environment)
+    environment = CutEnvironment(cli.datamodule.player.environment)
     report = Table("mean length", "variant", "episodes/s", "ours is faster by", title=f"{len(tasks) * group} episodes")
     for share in shares:
         played = cut_tasks(tasks, group, cap, share)
@@ -189,7 +189,7 @@ def against_lock_step(
 
 def against_the_engine(cli: Any, tasks: Sequence[Task], cap: int, repeats: int) -> None:
     """The engine's own speed, with all requests of a rollout given to it at once."""
-    recorder = collector_of(cli, CutEnvironment(cli.datamodule.environment), len(tasks), cap, 1)
+    recorder = collector_of(cli, CutEnvironment(cli.datamodule.player.environment), len(tasks), cap, 1)
     groups, _ = recorder.play(tasks, 1, noise_key=0, name="record")
     recorder.pool.close()
     scripted = [
@@ -203,7 +203,7 @@ def against_the_engine(cli: Any, tasks: Sequence[Task], cap: int, repeats: int) 
         for number, g in enumerate(groups)
     ]
     collector = collector_of(cli, PlaybackEnvironment(), len(tasks), cap, 0)
-    engine, requests = cli.datamodule.engine, []
+    engine, requests = cli.datamodule.player.engine, []
     submit = engine.submit
 
     def keep(request: GenerationRequest) -> None:
@@ -249,8 +249,8 @@ def main() -> None:
     cli: Any = build_cli(["--config", arguments.config], run=False)
     cli.datamodule.prepare_data()
     cli.model.configure_model()
-    WeightSync().sync(cli.model, cli.datamodule.engine)
-    tasks = cli.datamodule.tasks.panel("train").tasks
+    WeightSync().sync(cli.model, cli.datamodule.player.engine)
+    tasks = cli.datamodule.player.tasks.panel("train").tasks
     against_the_stock_environment(tasks[:7])
     chosen = tasks[: arguments.tasks]
     against_lock_step(cli, chosen, arguments.group, arguments.cap, arguments.shares, arguments.repeats)

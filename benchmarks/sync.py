@@ -13,11 +13,11 @@ import sys
 import time
 from collections.abc import Callable
 
-from callbacks.weight_sync import WeightSync, probe_errors
 from gigpo_lightning.algorithm import GiGPO
 from gigpo_lightning.engines.weight_proof import WeightProof
 from gigpo_lightning.engines.weight_stream import WeightStream
 from gigpo_lightning.rollout import VLLMEngine
+from gigpo_lightning.rollout.sync import ProvedSync, probe_errors
 from modules import GiGPOModule, TinyPolicy
 
 WORDS = 1000
@@ -45,9 +45,9 @@ def measure(hidden: int, layers: int, dtype: str, repeats: int) -> dict[str, flo
     )
     module = GiGPOModule(policy, GiGPO())
     engine = VLLMEngine(kv_cache_gib=0.125, dtype=dtype)  # type: ignore[arg-type]
-    sync = WeightSync()
+    sync = ProvedSync()
     sync.sync(module, engine)
-    shapes, probes = module.weight_shapes(), sync._probes(module.policy)
+    shapes, probes = module.weight_shapes(), sync.probes(module.vocabulary_size)
     pieces = [piece for piece, _ in engine.show_weights(shapes, None)]
 
     def send(watched: bool) -> None:

@@ -1,16 +1,14 @@
 """The callback that says how much the anchor groups have to compare, and what credit came of it."""
 
-from typing import Any, cast
-
 import numpy as np
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 
+from callbacks.watching import ExperienceCallback
 from gigpo_lightning.figures import anchor_group_sizes, group_size_shares, shown_by
 from gigpo_lightning.ranks import gather
-from gigpo_lightning.rollout.record import Rollout
 
 
-class AnchorStats(Callback):
+class AnchorStats(ExperienceCallback):
     """Logs the anchor groups of each epoch's rollout under ``anchors/``: what the step level had to work with.
 
     Many singletons mean that few steps were compared with another; a small step-to-episode ratio means that the step
@@ -34,12 +32,11 @@ class AnchorStats(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the credit's own metrics, the shares of sizes, and the histograms where they are due."""
-        rollout = cast("Rollout | None", cast("Any", trainer).datamodule.last_rollout)
-        if rollout is None:
+        if self.experience is None:
             return
-        credit = rollout.credit
+        credit = self.experience.credit
         pl_module.log_dict(credit.metrics | group_size_shares(credit.step_group_id), sync_dist=True)
-        if not self.histograms_every_n_epochs or rollout.epoch % self.histograms_every_n_epochs:
+        if not self.histograms_every_n_epochs or self.experience.epoch % self.histograms_every_n_epochs:
             return
         ours = {
             "credit/anchor_group_size": anchor_group_sizes(credit.step_group_id),

@@ -3,14 +3,13 @@
 import logging
 import shutil
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from gigpo_lightning.disk import whole_folder
-from modules import GiGPOModule, Policy
-from modules.finite_weights import check_finite_weights
+from gigpo_lightning.policy_view import PolicyView
 
 _logger = logging.getLogger(__name__)
 
@@ -48,7 +47,7 @@ class Export(Callback):
 
         Not earlier: until the Trainer has had it built, a module must not be asked for its policy.
         """
-        if not isinstance(getattr(pl_module, "policy", None), Policy):
+        if not hasattr(getattr(pl_module, "policy", None), "save_pretrained"):
             raise ValueError(f"Export needs a module with a policy, got {type(pl_module).__name__}")
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -64,11 +63,11 @@ class Export(Callback):
 
     def _export(self, trainer: Trainer, pl_module: LightningModule, epoch: int) -> None:
         """Collect the weights, which every rank takes part in; one writes."""
-        check_finite_weights(pl_module, epoch)
-        policy = cast("Policy", pl_module.policy)
+        module, policy = cast("Any", pl_module), cast("Any", pl_module.policy)
+        module.check_finite_weights()
         folder = Path(trainer.log_dir or trainer.default_root_dir) / self.folder  # asking for log_dir takes every rank
         weights: dict[str, Tensor] = {}
-        source = pl_module if isinstance(pl_module, GiGPOModule) else policy  # the module knows how it is sharded
+        source = module if isinstance(module, PolicyView) else policy  # the module knows how it is sharded
         for name, tensor in source.named_weights():
             if trainer.is_global_zero:
                 weights[name] = tensor.detach().cpu()

@@ -1,14 +1,12 @@
 """The callback that draws which steps of a group earned credit."""
 
-from typing import Any, cast
+from lightning.pytorch import LightningModule, Trainer
 
-from lightning.pytorch import Callback, LightningModule, Trainer
-
+from callbacks.watching import ExperienceCallback
 from gigpo_lightning.figures import credited_groups, draw_group, most_to_compare, shown_by
-from gigpo_lightning.rollout.record import Rollout
 
 
-class GroupFigure(Callback):
+class GroupFigure(ExperienceCallback):
     """Draws one group of an epoch's rollout, the one with most to compare, as rows of steps coloured by advantage.
 
     That is a group which won some episodes and lost some, before one that did not, and of these the one whose episodes
@@ -28,12 +26,12 @@ class GroupFigure(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw the epoch's group, if it is due and a logger shows figures."""
-        rollout = cast("Rollout | None", cast("Any", trainer).datamodule.last_rollout)
-        if rollout is None or not self.every_n_epochs or rollout.epoch % self.every_n_epochs:
+        experience = self.experience
+        if experience is None or not self.every_n_epochs or experience.epoch % self.every_n_epochs:
             return
         for add_figure in shown_by(trainer.loggers, "add_figure") if trainer.is_global_zero else ():
-            groups = credited_groups(rollout.groups, rollout.credit)
+            groups = credited_groups(experience.played.groups, experience.credit)
             chosen = groups[most_to_compare(groups)]
             task, kind = chosen[0].trajectory.task_id, chosen[0].trajectory.kind
-            title = f"epoch {rollout.epoch}, {kind}: of {len(groups)} groups the one with most to compare\n{task}"
+            title = f"epoch {experience.epoch}, {kind}: of {len(groups)} groups the one with most to compare\n{task}"
             add_figure("rollout/group", draw_group(chosen, title), trainer.global_step)

@@ -25,7 +25,7 @@ from gigpo_lightning.figures import (
     with_total,
 )
 from gigpo_lightning.ranks import dealt_back, gather
-from gigpo_lightning.rollout.record import HeldOutEpisodes
+from gigpo_lightning.rollout.player import HeldOutEpisodes
 from gigpo_lightning.trajectory import Trajectory
 
 _logger = logging.getLogger(__name__)

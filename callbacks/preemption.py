@@ -33,19 +33,22 @@ class Preemption(Callback):
     def __init__(self, file_name: str = "preempted.ckpt") -> None:
         self.file_name = file_name
         self.asked = False
+        self._is_asked = False  # by rollouts
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Take SIGTERM over from Lightning, and have the DataModule ask before and during each rollout."""
-        self.asked = False
+        """Take SIGTERM over from Lightning."""
+        self.asked = self._is_asked = False
 
         def on_sigterm(number: int, frame: FrameType | None) -> None:
             self._stop(trainer, number)
 
         # Lightning registers its handlers after the last hook before the first rollout.
         cast("Any", trainer)._signal_connector._sigterm_notifier_fn = on_sigterm
-        data = cast("Any", trainer).datamodule
-        if hasattr(data, "should_stop"):
-            data.should_stop = lambda: self.asked
+
+    def should_stop(self) -> bool:
+        """Whether a rollout under way is to be dropped; a DataModule that plays asks before and during each."""
+        self._is_asked = True
+        return self.asked
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stop where there is no rollout to be dropped.
@@ -53,8 +56,7 @@ class Preemption(Callback):
         Raises:
             Preempted: If a rank was asked to stop.
         """
-        plays = hasattr(cast("Any", trainer).datamodule, "should_stop")
-        if not plays and any(gather(self.asked)):
+        if not self._is_asked and any(gather(self.asked)):
             raise Preempted(f"epoch {trainer.current_epoch} was not begun")
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:

@@ -3,15 +3,16 @@
 import contextlib
 import logging
 import time
-from typing import Any, cast
 
 import psutil
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
+
+from callbacks.watching import ExperienceCallback
 
 _logger = logging.getLogger(__name__)
 
 
-class RolloutMetrics(Callback):
+class RolloutMetrics(ExperienceCallback):
     """Logs ``rollout/*``, ``time/*`` and ``memory/*`` of each epoch, and says in one line how it went."""
 
     def __init__(self) -> None:
@@ -23,16 +24,18 @@ class RolloutMetrics(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the epoch's rollout."""
-        rollout = cast("Any", trainer).datamodule.last_rollout
-        if rollout is None:
+        if self.experience is None:
             return
         now = time.perf_counter()
-        metrics = rollout.metrics() | {"time/iteration": now - self._last_end, "memory/resident_gib": resident_gib()}
+        metrics = self.experience.metrics() | {
+            "time/iteration": now - self._last_end,
+            "memory/resident_gib": resident_gib(),
+        }
         self._last_end = now
         pl_module.log_dict(metrics, sync_dist=True)
         _logger.info(
             "epoch %d: success %.0f%%, return %.2f, length %.1f, invalid %.1f%%, %.1f s",
-            rollout.epoch,
+            self.experience.epoch,
             100 * metrics["rollout/success_rate"],
             metrics["rollout/return"],
             metrics["rollout/episode_length"],

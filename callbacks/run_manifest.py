@@ -32,14 +32,14 @@ class RunManifest(Callback):
         log_dir = trainer.log_dir  # asked on every rank: it is broadcast
         if log_dir is None or not trainer.is_global_zero:
             return
-        data = cast("Any", trainer).datamodule
-        panels = getattr(data, "panels", {})
+        player = getattr(cast("Any", trainer).datamodule, "player", None)
+        panels = getattr(player, "panels", {})
         manifest = {
             "python": platform.python_version(),
             "versions": {name: found for name in _DISTRIBUTIONS if (found := _version(name))},
-            "seed": getattr(data, "seed", None),
+            "seed": getattr(player, "seed", None),
             "panels": {split: {"sha256": panel.sha256, "tasks": len(panel)} for split, panel in panels.items()},
-            **_engine(getattr(data, "engine", None)),
+            **_engine(getattr(player, "engine", None)),
             "config": "config.yaml",
         }
         with whole_file(Path(log_dir) / "manifest.json") as partial:

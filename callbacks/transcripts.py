@@ -6,19 +6,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 
-from gigpo_lightning.algorithm import Credit
+from callbacks.watching import ExperienceCallback
+from gigpo_lightning.algorithm import Credit, CreditEstimator
 from gigpo_lightning.figures import best_median_worst, credited_groups, shown_by, transcript
-from gigpo_lightning.rollout.record import HeldOutEpisodes, Rollout
+from gigpo_lightning.policy_view import PolicyView
+from gigpo_lightning.rollout.player import HeldOutEpisodes
 from gigpo_lightning.rollout.store import write_trajectories
 from gigpo_lightning.trajectory import StepTable, TrajectoryGroup
-from modules import GiGPOModule
 
 _logger = logging.getLogger(__name__)
 
 
-class Transcripts(Callback):
+class Transcripts(ExperienceCallback):
     """Writes each epoch's episodes to ``trajectories/``, and a best, a median and a worst one as text to read.
 
     The texts are of the rollouts (``rollout/best`` and so on) and of every evaluation (``held_out/<split>/best``); of
@@ -43,15 +44,16 @@ class Transcripts(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the epoch's rollout, and show some of it."""
-        rollout = cast("Rollout | None", cast("Any", trainer).datamodule.last_rollout)
+        experience = self.experience
         log_dir = trainer.log_dir  # asked on every rank: it is broadcast
-        if rollout is None:
+        if experience is None:
             return
-        groups, credit = rollout.groups, rollout.credit
-        if self.every_n_epochs and rollout.epoch % self.every_n_epochs == 0 and log_dir is not None:
-            self._write(trainer, log_dir, pl_module, f"epoch_{rollout.epoch}", groups, credit, rollout.temperature)
-        if self.text_every_n_epochs and rollout.epoch % self.text_every_n_epochs == 0:
-            self._show(trainer, "rollout", groups, credit)
+        epoch, played, credit = experience.epoch, experience.played, experience.credit
+        due = self.every_n_epochs and epoch % self.every_n_epochs == 0
+        if due and log_dir is not None and not played.stored:
+            self._write(trainer, log_dir, pl_module, f"epoch_{epoch}", played.groups, credit, experience.temperature)
+        if self.text_every_n_epochs and epoch % self.text_every_n_epochs == 0:
+            self._show(trainer, "rollout", played.groups, credit)
 
     def on_validation_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *args: Any
@@ -102,12 +104,12 @@ class Transcripts(Callback):
         folder = Path(log_dir or trainer.default_root_dir) / "trajectories"
         rank = f".{trainer.global_rank}" if trainer.world_size > 1 else ""
         path = folder / f"{name}{rank}.parquet"
-        prompt_text = cast("GiGPOModule", pl_module).policy.tokenizer.exact_text
+        prompt_text = cast("PolicyView", pl_module).tokenizer.exact_text
         write_trajectories(path, groups, credit, temperature=temperature, prompt_text=prompt_text)
         return path
 
 
 def _credit(pl_module: LightningModule, groups: Sequence[TrajectoryGroup]) -> Credit:
     """What the module's estimator says of episodes that it is not to learn of: one that remembers is copied."""
-    estimator = copy.deepcopy(cast("GiGPOModule", pl_module).credit)
+    estimator = copy.deepcopy(cast("CreditEstimator", pl_module.credit))
     return estimator.estimate(StepTable.from_groups(groups))

@@ -2,31 +2,27 @@
 
 import re
 import time
-from collections.abc import Iterator
 from functools import cached_property
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any, cast
 
-from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
-from datamodules.stream import stream
-from gigpo_lightning.batch import Minibatch, make_minibatches
-from gigpo_lightning.errors import check_count, check_seed
-from gigpo_lightning.ranks import end_processes
-from gigpo_lightning.rollout.episode import noise_seed
+from datamodules.stream import ExperienceDataModule
+from gigpo_lightning.batch import Minibatch
+from gigpo_lightning.experience import Batching, Experience
+from gigpo_lightning.ranks import place
+from gigpo_lightning.rollout.group_sampler import PlayedGroups
 from gigpo_lightning.rollout.progress import RolloutProgress
-from gigpo_lightning.rollout.record import Rollout
 from gigpo_lightning.rollout.store import check_trajectories, read_trajectories
 from gigpo_lightning.rollout.stored_rows import PolicyLimits
-from gigpo_lightning.trajectory import StepTable, TrajectoryGroup
-from modules import GiGPOModule, Policy
+from gigpo_lightning.trajectory import TrajectoryGroup
+from modules import Policy
 
 _NAME = re.compile(r"epoch_(\d+)(?:\.(\d+))?\.parquet")
 
 
-class ReplayDataModule(LightningDataModule):
+class ReplayDataModule(ExperienceDataModule):
     """Trains on the episodes that a run's ``Transcripts`` wrote: its epoch N on the file of epoch N.
 
     Credit is assigned anew, by the module's own estimator. With the settings of the run that wrote the files, and its
@@ -51,17 +47,8 @@ class ReplayDataModule(LightningDataModule):
     def __init__(
         self, folder: str, minibatch_size: int | None = None, micro_batch_tokens: int = 16384, seed: int = 0
     ) -> None:
-        super().__init__()
-        if minibatch_size is not None:
-            check_count("minibatch_size", minibatch_size)
-        check_count("micro_batch_tokens", micro_batch_tokens)
-        check_seed(seed)
+        super().__init__(Batching(minibatch_size=minibatch_size, micro_batch_tokens=micro_batch_tokens, seed=seed))
         self.folder = Path(folder)
-        self.minibatch_size = minibatch_size
-        self.micro_batch_tokens = micro_batch_tokens
-        self.seed = seed
-        self.last_rollout: Rollout | None = None
-        self._minibatches: list[Minibatch] = []
         if not self.files:
             raise ValueError(f"folder must hold epoch_0.parquet and so on, found none in {str(folder)!r}")
 
@@ -96,7 +83,7 @@ class ReplayDataModule(LightningDataModule):
         """
         if stage != "fit":
             raise ValueError(f"ReplayDataModule only trains; {stage} plays episodes and needs RolloutDataModule")
-        epochs = self._trainer().max_epochs
+        epochs = self._trainer().max_epochs or 0
         missing = [epoch for epoch in range(epochs) if epoch not in self.files]
         if epochs < 0 or missing:
             raise ValueError(
@@ -110,57 +97,27 @@ class ReplayDataModule(LightningDataModule):
         Raises:
             ValueError: If a file is refused, as by ``check_trajectories``.
         """
-        module = cast("GiGPOModule", self._trainer().lightning_module)
-        for epoch in range(module.iteration, self._trainer().max_epochs):
+        module = self._module()
+        for epoch in range(module.iteration, self._trainer().max_epochs or 0):
             for path in self.files[epoch]:
                 check_trajectories(path, _limits(module.policy))
-        return stream(self._epoch_minibatches)
+        return super().train_dataloader()
 
-    def on_exception(self, exception: BaseException) -> None:
-        """End the ranks that would wait for this one in vain."""
-        end_processes(getattr(self._trainer().strategy.launcher, "procs", ()))
-
-    def minibatches(self) -> list[Minibatch]:
-        """The current epoch's; read once, however often Lightning asks."""
-        module = cast("GiGPOModule", self._trainer().lightning_module)
-        if self.last_rollout is not None and self.last_rollout.epoch == module.iteration:
-            return self._minibatches
-        epoch, started = module.iteration, time.perf_counter()
+    def make_experience(self, epoch: int) -> Experience:
+        """Read an epoch's episodes, and assign their credit anew."""
+        started = time.perf_counter()
+        rank, ranks = place()
         every_group, temperature = self._read(epoch)
-        groups = every_group[self._trainer().global_rank :: self._trainer().world_size]
+        groups = every_group[rank::ranks]
         if not groups:
             raise ValueError(
                 f"trainer.devices times trainer.num_nodes must be <= the {len(every_group)} groups in "
-                f"{self.files[epoch][0]}, got {self._trainer().world_size}: each rank trains on whole groups"
+                f"{self.files[epoch][0]}, got {ranks}: each rank trains on whole groups"
             )
-        read = time.perf_counter()
-        table = StepTable.from_groups(groups)
-        credit = module.credit.estimate(table)
-        self.last_rollout = Rollout(
-            epoch=epoch,
-            policy_version=int(table.policy_version.max()),
-            groups=tuple(groups),
-            table=table,
-            credit=credit,
-            progress=RolloutProgress(name=f"epoch {epoch}", total=sum(len(group.trajectories) for group in groups)),
-            rollout_seconds=read - started,
-            credit_seconds=time.perf_counter() - read,
-            temperature=temperature,
-        )
-        self._minibatches = module.prepare(
-            make_minibatches(
-                groups,
-                credit,
-                pad_token_id=module.policy.tokenizer.pad_token_id,
-                temperature=temperature,
-                minibatch_size=self.minibatch_size,
-                micro_batch_tokens=self.micro_batch_tokens,
-                seed=noise_seed(self.seed, epoch, "minibatches"),
-                layout=module.policy.layout,
-                rank=self._trainer().global_rank,
-            )
-        )
-        return self._minibatches
+        progress = RolloutProgress(name=f"epoch {epoch}", total=sum(len(group.trajectories) for group in groups))
+        seconds = time.perf_counter() - started
+        played = PlayedGroups(groups=tuple(groups), progress=progress, seconds=seconds, stored=True)
+        return Experience.of(played, self._module().credit, epoch=epoch, temperature=temperature)
 
     def _read(self, epoch: int) -> tuple[list[TrajectoryGroup], float]:
         """An epoch's groups in the order of its tasks, which ranks were dealt in turn, and their temperature."""
@@ -171,14 +128,6 @@ class ReplayDataModule(LightningDataModule):
                 raise ValueError(f"{path}, column temperature: must be {first}, got {temperature}")
         turns = zip_longest(*(groups for groups, _ in parts))
         return [group for turn in turns for group in turn if group is not None], parts[0][1]
-
-    def _epoch_minibatches(self) -> Iterator[Minibatch]:
-        yield from self.minibatches()
-
-    def _trainer(self) -> Any:
-        if self.trainer is None:
-            raise RuntimeError("ReplayDataModule trains only under a Trainer")
-        return self.trainer
 
 
 def _limits(policy: Policy) -> PolicyLimits:

@@ -4,7 +4,7 @@ Shape letters: S = steps of a micro-batch, R = tokens of its longest reply; ``to
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from gigpo_lightning.algorithm.advantages import Credit
 from gigpo_lightning.algorithm.losses import BatchCounts
+from gigpo_lightning.policy_view import PolicyView
 from gigpo_lightning.ranks import gather
 from gigpo_lightning.token_batch import Layout, TokenBatch, make_token_batch, plan_micro_batches
 from gigpo_lightning.trajectory import Step, Trajectory, TrajectoryGroup
@@ -130,6 +131,15 @@ def make_minibatches(
             )
         )
     return minibatches
+
+
+def with_old_logprobs(minibatch: Minibatch, policy: PolicyView) -> Minibatch:
+    """The same minibatch, with ratios taken to the policy's own log-probabilities instead of the engine's."""
+    micro_batches = []
+    for part in minibatch.micro_batches:
+        logprobs, _ = policy.score(part.tokens, minibatch.temperature)
+        micro_batches.append(replace(part, old_logprobs=logprobs.float().cpu()))
+    return replace(minibatch, micro_batches=tuple(micro_batches))
 
 
 def _places(lengths: Sequence[Sequence[int]], rank: int) -> tuple[dict[int, int], int]:

@@ -200,7 +200,7 @@ class GigpoCLI(StrictCLI):
             rehearsal = self.model.rehearse(self.trainer) if hasattr(self.model, "rehearse") else None
         except ValueError as error:
             raise ValueError(with_section(str(error), type(self.model), "model.init_args")) from error
-        prompt = getattr(self.datamodule, "prompt", None)
+        prompt = getattr(getattr(self.datamodule, "player", None), "prompt", None)
         if rehearsal is not None and rehearsal.policy is not None and prompt is not None:
             check_markers(prompt, rehearsal.policy.tokenizer.is_unknown)
         self._said = [rehearsal.said] if rehearsal is not None else []

@@ -31,7 +31,7 @@ def plan(trainer: Any, module: Any, data: Any, accelerator: Any = None, strategy
         f"{_count(ranks, 'rank')}: {_count(trainer.num_nodes, 'machine')} with {trainer.num_devices} each, "
         f"accelerator {accelerator or 'auto'}, strategy {_name(strategy or 'auto')}, precision {trainer.precision}",
     ]
-    if hasattr(data, "group_size"):
+    if hasattr(data, "player"):
         lines += _of_rollouts(data, ranks)
     return lines
 
@@ -85,18 +85,19 @@ def _device(on_gpu: bool, devices: int) -> tuple[float, str]:
 
 
 def _of_rollouts(data: Any, ranks: int) -> list[str]:
-    check_share(data.tasks_per_epoch, ranks)
-    episodes = data.tasks_per_epoch * data.group_size
-    least, more = divmod(data.tasks_per_epoch, ranks)
+    player = data.player
+    check_share(player.tasks_per_epoch, ranks)
+    episodes = player.tasks_per_epoch * player.group_size
+    least, more = divmod(player.tasks_per_epoch, ranks)
     share = f"{least} or {least + 1}" if more else f"{least}"
-    steps = episodes * data.max_steps
-    size = data.minibatch_size or steps
+    steps = episodes * player.max_steps
+    size = data.batching.minibatch_size or steps
     return [
-        f"rollout: {data.tasks_per_epoch} groups of {data.group_size} episodes an epoch, of at most {data.max_steps} "
-        f"steps; a rank plays {share} groups on its own {type(data.engine).__name__}, with "
-        f"{_count(data.workers, 'worker process', 'worker processes')}",
+        f"rollout: {player.tasks_per_epoch} groups of {player.group_size} episodes an epoch, of at most "
+        f"{player.max_steps} steps; a rank plays {share} groups on its own {type(player.engine).__name__}, with "
+        f"{_count(player.workers, 'worker process', 'worker processes')}",
         f"update: at most {-(-steps // size)} optimizer steps an epoch, each of at most {size} steps of all ranks, in "
-        f"micro-batches of at most {data.micro_batch_tokens} tokens a rank",
+        f"micro-batches of at most {data.batching.micro_batch_tokens} tokens a rank",
         f"evaluation on {', '.join(data.held_out_splits)}, dealt out over the ranks",
     ]
 

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 from gigpo_lightning.errors import Preempted
 from gigpo_lightning.random_states import random_states, restore_random_states
@@ -11,6 +11,14 @@ from gigpo_lightning.ranks import gather
 _logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+
+@runtime_checkable
+class AsksToStop(Protocol):
+    """Knows whether a run is to stop; ``callbacks.Preemption`` does."""
+
+    def should_stop(self) -> bool:
+        """Asked by whatever plays, at every turn."""
 
 
 def never() -> bool:

@@ -5,7 +5,9 @@ from modules.checkpoint_io import AtomicCheckpointIO
 from modules.fsdp2 import FSDP2Strategy
 from modules.gigpo import GiGPOModule
 from modules.lora import AdaptedPolicy, LoraPolicy
-from modules.policy import Policy, PolicySource, PretrainedPolicy, TinyPolicy
+from modules.policy import Policy, PolicySource
+from modules.pretrained_policy import PretrainedPolicy
+from modules.tiny_policy import TinyPolicy
 
 __all__ = [
     "AdaptedPolicy",

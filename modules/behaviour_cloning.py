@@ -137,6 +137,14 @@ class BehaviourCloningModule(LightningModule):
         Raises:
             FloatingPointError: If a weight is not finite; no checkpoint is replaced by it.
         """
+        self.check_finite_weights()
+
+    def check_finite_weights(self) -> None:
+        """Refuse to keep weights that an update has ruined.
+
+        Raises:
+            FloatingPointError: If one is not finite; the message names it, the epoch, and the checkpoint to go on from.
+        """
         check_finite_weights(self, self.current_epoch)
 
     def on_fit_end(self) -> None:
@@ -147,7 +155,7 @@ class BehaviourCloningModule(LightningModule):
             FullDiskError: If there is no room for it.
         """
         if self.output_folder is not None and self.trainer.is_global_zero:
-            check_finite_weights(self, self.current_epoch)
+            self.check_finite_weights()
             with whole_folder(Path(self.output_folder), keep_others=True) as unfinished:
                 self.policy.save_pretrained(unfinished)
             _logger.info("policy written to %s", self.output_folder)

@@ -2,11 +2,11 @@
 
 import contextlib
 import copy
-import dataclasses
 import logging
 import math
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -18,14 +18,15 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.distributed.fsdp import FullyShardedDataParallel
-from torch.distributed.tensor import DTensor
 
 from gigpo_lightning.algorithm import CreditEstimator
-from gigpo_lightning.algorithm.losses import LossSettings, LossTerms, policy_loss
-from gigpo_lightning.batch import Minibatch, StepBatch
+from gigpo_lightning.algorithm.losses import LossSettings
+from gigpo_lightning.batch import Minibatch
+from gigpo_lightning.policy_view import AdaptedWeights
 from gigpo_lightning.random_states import random_states, restore_random_states
 from gigpo_lightning.ranks import gather
-from gigpo_lightning.token_batch import TokenBatch
+from gigpo_lightning.token_batch import Layout, TokenBatch
+from gigpo_lightning.update import Learner, NotFiniteError
 from modules.checkpoint_io import check_for_another_reader
 from modules.checkpoint_state import (
     check_kept,
@@ -38,11 +39,14 @@ from modules.checkpoint_state import (
 )
 from modules.finite_weights import check_finite_weights, way_back
 from modules.fsdp2 import FSDP2Strategy
+from modules.lightning_internals import epochs_done
 from modules.lora import AdaptedPolicy
 from modules.policy import Policy, PolicySource
 from modules.rehearsal import Rehearsal, check_trainer, rehearse_optimization, rehearse_policy
 from modules.run_folder import RunFolder
 from modules.sharding import PREFIX, named_weights, weight_shapes, wrap_blocks
+from modules.strategy_execution import StrategyExecution
+from modules.tokenizer import TransformersTokenizer
 
 _logger = logging.getLogger(__name__)
 
@@ -88,14 +92,11 @@ class GiGPOModule(LightningModule):
         self.make_lr_scheduler = lr_scheduler
         self.max_grad_norm = max_grad_norm
         self.policy_version = 0
-        self.iteration = 0  # Lightning's own epoch lags behind while a resumed run asks for its first data
         self._policy: Policy | None = None
         self.reference: Policy | None = None
+        self._learner: Learner | None = None
         self._update_seconds = 0.0
         self._updated_epoch: int | None = None
-        self._logged = ["policy", "kl", "entropy", "clip_fraction", "approximate_kl"]
-        if loss.importance_correction is not None:
-            self._logged += ["engine_kl", "correction_weight", "corrected_fraction"]
 
     def setup(self, stage: str) -> None:
         """Refuse what would train something else than was asked for, or run what is in a checkpoint.
@@ -138,26 +139,42 @@ class GiGPOModule(LightningModule):
         last = (self.trainer.max_epochs or 0) - 1
         return min(1.0, self.iteration / max(1, last)) if last >= 0 else math.nan
 
-    def prepare(self, minibatches: list[Minibatch]) -> list[Minibatch]:
-        """What a rollout's minibatches need of this module before the first of them updates it."""
-        if self.loss_settings.importance_correction is None:
-            return minibatches
-        training = self.policy.training
-        self.policy.eval()
-        prepared = [self._with_old_logprobs(minibatch) for minibatch in minibatches]
-        self.policy.train(training)
-        return prepared
+    @property
+    def iteration(self) -> int:
+        """Number of epochs done: the epoch that is played and learnt from.
 
-    @torch.no_grad()
-    def _with_old_logprobs(self, minibatch: Minibatch) -> Minibatch:
-        """The same minibatch, with ratios taken to this module's probabilities and no more to the engine's."""
-        micro_batches = []
-        for part in minibatch.micro_batches:
-            moved = part.to(self.device)
-            with self.trainer.precision_plugin.forward_context():  # as in training_step, or on-policy ratios miss 1
-                logprobs, _ = self.score(moved.tokens, minibatch.temperature)
-            micro_batches.append(dataclasses.replace(part, old_logprobs=logprobs.float().cpu()))
-        return dataclasses.replace(minibatch, micro_batches=tuple(micro_batches))
+        ``Trainer.current_epoch`` lags behind while a resumed run asks for its first data.
+        """
+        return 0 if self._trainer is None else epochs_done(self.trainer)
+
+    @property
+    def tokenizer(self) -> TransformersTokenizer:
+        """The policy's."""
+        return self.policy.tokenizer
+
+    @property
+    def layout(self) -> Layout:
+        """How the policy's attention wants prompts and replies to lie in rows."""
+        return self.policy.layout
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Number of token ids that the policy's embedding has a row for."""
+        return self.policy.vocabulary_size
+
+    @property
+    def rescores(self) -> bool:
+        """Whether ratios are taken to the trainer's own log-probabilities."""
+        return self.loss_settings.importance_correction is not None
+
+    @property
+    def adapted(self) -> AdaptedWeights | None:
+        """The policy's weights and adapters apart, if it has adapters."""
+        return self.policy.adapted
+
+    def save_architecture(self, folder: str | Path) -> None:
+        """Write the ``config.json`` that an engine starts on."""
+        self.policy.save_architecture(folder)
 
     def forward(self, tokens: TokenBatch, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
         """What the policy says: log-probabilities and entropies, ``(S, R)``."""
@@ -166,10 +183,17 @@ class GiGPOModule(LightningModule):
 
     @torch.no_grad()
     def score(self, tokens: TokenBatch, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
-        """As ``forward``, without gradients and outside of a training step; all ranks have to ask together."""
+        """As ``forward``, in the precision of a training step but without gradients and dropout; for all ranks."""
         root = self.trainer.strategy.model if self._trainer is not None else None
-        model = root if isinstance(root, FullyShardedDataParallel) else self
-        logprobs, entropy = model(tokens, temperature)
+        precision = (
+            contextlib.nullcontext() if self._trainer is None else self.trainer.precision_plugin.forward_context()
+        )
+        training = self.policy.training
+        self.policy.eval()
+        with precision:
+            model = root if isinstance(root, FullyShardedDataParallel) else self
+            logprobs, entropy = model(tokens.to(self.device), temperature)
+        self.policy.train(training)
         return logprobs, entropy
 
     def named_weights(self) -> Iterator[tuple[str, Tensor]]:
@@ -215,43 +239,38 @@ class GiGPOModule(LightningModule):
             return optimizer
         return {"optimizer": optimizer, "lr_scheduler": cast("Any", self.make_lr_scheduler(optimizer))}
 
+    def on_train_start(self) -> None:
+        """Make the learner of the optimizer and the scheduler that the Trainer has made."""
+        self._learner = Learner(
+            self,
+            self.loss_settings,
+            self.optimizers(),
+            self.lr_schedulers(),
+            max_grad_norm=self.max_grad_norm,
+            ref_logprobs=self._ref_logprobs,
+            execution=StrategyExecution(self),
+        )
+
     def training_step(self, batch: Minibatch, batch_idx: int) -> None:
-        """Accumulate the micro-batches' gradients, then take one optimizer step.
+        """Take one optimizer step, as ``Learner.update`` does.
 
         Raises:
             FloatingPointError: If the loss or the gradient is not finite; this minibatch has changed no weight.
         """
         started = time.perf_counter()
-        optimizer = cast("LightningOptimizer", self.optimizers())
-        optimizer.zero_grad()
-        totals = torch.zeros(len(self._logged), device=self.device)
-        for index, micro_batch in enumerate(batch.micro_batches):
-            last = index == len(batch.micro_batches) - 1
-            with optimizer.toggle_model(sync_grad=last):
-                terms = self._terms(micro_batch, batch)
-                self._check_finite("loss", terms.loss, batch, batch_idx)
-                # Each rank has its share of the minibatch's loss; strategies average gradients where a sum is wanted.
-                self.manual_backward(terms.loss * self.trainer.world_size)
-            totals += torch.stack([getattr(terms, name).detach().float() for name in self._logged])
-        norm = self._clip_gradients()
-        self._check_finite("gradient norm", norm, batch, batch_idx)
-        optimizer.step()
-        self.policy_version += 1
+        assert self._learner is not None
+        try:
+            losses = self._learner.update(batch, self.progress)
+        except NotFiniteError as error:
+            raise FloatingPointError(
+                f"the {error.what} must be finite, got {error.value} in epoch {self.current_epoch}, minibatch "
+                f"{batch_idx}, {error.rows}; updates of this epoch before it: {batch_idx}; no checkpoint was replaced. "
+                f"Lower the learning rate or max_grad_norm, and {way_back(self.trainer)}"
+            ) from error
         self._updated_epoch = self.current_epoch
-        totals = cast("Tensor", self.trainer.strategy.reduce(totals, reduce_op="sum"))
-        # Numbers, and no tensors: a tensor is reduced where it lies, and NCCL takes none that lies on a CPU.
-        named = {f"loss/{name}": value for name, value in zip(self._logged, totals.tolist(), strict=True)}
-        named["loss/gradient_norm"] = norm.item()
+        named = {f"loss/{name}": value for name, value in losses.items()}
         self.log_dict(named, on_step=False, on_epoch=True, batch_size=batch.counts.num_rows, sync_dist=True)
         self._update_seconds += time.perf_counter() - started
-
-    def _clip_gradients(self) -> Tensor:
-        """Scale the gradients down to the largest norm; their norm before, over all ranks."""
-        model = self.trainer.strategy.model
-        if isinstance(model, FullyShardedDataParallel):
-            return model.clip_grad_norm_(self.max_grad_norm)
-        norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
-        return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
     def on_train_epoch_start(self) -> None:
         """Start the clock of the update."""
@@ -259,11 +278,9 @@ class GiGPOModule(LightningModule):
         self.policy.train()
 
     def on_train_epoch_end(self) -> None:
-        """Count the iteration, step the scheduler, and log the time of the update and the learning rate."""
-        self.iteration += 1
-        scheduler = self.lr_schedulers()
-        if scheduler is not None:
-            cast("torch.optim.lr_scheduler.LRScheduler", scheduler).step()
+        """Step the scheduler, and log the time of the update and the learning rate."""
+        assert self._learner is not None
+        self._learner.end_epoch()
         optimizer = cast("LightningOptimizer", self.optimizers())
         self.log("time/update", self._update_seconds, sync_dist=True)
         self.log("loss/learning_rate", float(optimizer.param_groups[0]["lr"]), sync_dist=True)
@@ -326,12 +343,12 @@ class GiGPOModule(LightningModule):
         if trainer is not None and fitting:
             restore_random_states(kept["random_states"][self.global_rank % len(kept["random_states"])])
             log_again(trainer, kept["unlogged"])
-        self.policy_version, self.iteration = kept["policy_version"], kept["iteration"]
+        self.policy_version = kept["policy_version"]
         self.credit.load_state_dict(restored(kept["credit"]))
         path = trainer.ckpt_path if trainer is not None else None
         if path is not None and self.global_rank == 0:
             what = "going on from" if fitting else "playing with the policy of"
-            done, step = self.iteration, checkpoint.get("global_step")
+            done, step = kept["iteration"], checkpoint.get("global_step")
             _logger.info("%s %s: %d epochs done, global step %s", what, path, done, step)
 
     def check_checkpoint(self, checkpoint: dict[str, Any]) -> dict[str, Any]:
@@ -357,44 +374,11 @@ class GiGPOModule(LightningModule):
         named = self.named_parameters(remove_duplicate=False)
         return {name.replace(PREFIX, "") for name, weight in named if not weight.requires_grad}
 
-    def _terms(self, micro_batch: StepBatch, batch: Minibatch) -> LossTerms:
-        """Loss of a micro-batch, divided by the whole minibatch's counts, so that micro-batches add up."""
-        micro_batch = micro_batch.to(self.device)
-        logprobs, entropy = self.policy(micro_batch.tokens, batch.temperature)
-        ref_logprobs = self._ref_logprobs(micro_batch, batch.temperature)
-        return policy_loss(
-            self.loss_settings,
-            logprobs=logprobs,
-            old_logprobs=micro_batch.old_logprobs,
-            entropy=entropy,
-            ref_logprobs=ref_logprobs,
-            advantage=micro_batch.advantage,
-            action_mask=micro_batch.tokens.action_mask,
-            row_weight=micro_batch.row_weight,
-            counts=batch.counts,
-            engine_logprobs=micro_batch.engine_logprobs,
-            trajectory_share=micro_batch.trajectory_share,
-            progress=self.progress,
-        )
-
     @torch.no_grad()
-    def _ref_logprobs(self, micro_batch: StepBatch, temperature: float) -> Tensor | None:
-        """Log-probabilities of the frozen reference, where the loss wants one."""
-        if not self.loss_settings.kl_coefficient:
-            return None
+    def _ref_logprobs(self, tokens: TokenBatch, temperature: float) -> Tensor:
+        """Log-probabilities of the frozen reference."""
         reference = self.reference or self.policy
         off = self.policy.without_adapters() if isinstance(self.policy, AdaptedPolicy) else contextlib.nullcontext()
         with off:
-            ref_logprobs: Tensor = reference(micro_batch.tokens, temperature)[0]
+            ref_logprobs: Tensor = reference(tokens, temperature)[0]
         return ref_logprobs
-
-    def _check_finite(self, what: str, value: Tensor, batch: Minibatch, batch_idx: int) -> None:
-        if math.isfinite(value.item()):
-            return
-        rows = sorted(int(row) for micro_batch in batch.micro_batches for row in micro_batch.row)
-        raise FloatingPointError(
-            f"the {what} must be finite, got {value.item()} in epoch {self.current_epoch}, minibatch {batch_idx}, rows "
-            f"{rows[0]} to {rows[-1]} of the rollout's table; updates of this epoch before it: "
-            f"{batch_idx}; no checkpoint was replaced. Lower the learning rate or max_grad_norm, and "
-            f"{way_back(self.trainer)}"
-        )

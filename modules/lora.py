@@ -29,6 +29,11 @@ class AdaptedPolicy(Policy):
         super().__init__(policy.model, policy.tokenizer)
         self.adapter_config = config
 
+    @property
+    def adapted(self) -> "AdaptedPolicy":
+        """Its weights and adapters apart."""
+        return self
+
     def named_weights(self) -> Iterator[tuple[str, Tensor]]:
         """Every weight by the name that its checkpoint gives it, the adapters added to those that they adapt."""
         adapted = dict(self.adapted_layers())

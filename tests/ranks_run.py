@@ -54,7 +54,7 @@ class Watch(Callback):
         self.backward_passes.append(len(batch.micro_batches))
 
     def on_train_epoch_end(self, trainer, pl_module):
-        self.steps.append(len(trainer.datamodule.last_rollout.table.reward))
+        self.steps.append(len(trainer.datamodule.experience.table.reward))
         self.updates.append(pl_module.policy_version)
         self.losses.append(float(trainer.callback_metrics["loss/policy"]))
 

@@ -51,7 +51,7 @@ class Saboteur(Callback):
         if trainer.global_rank != self.rank:
             self.epoch = -1
         if self.moment == "rollout":
-            engine = trainer.datamodule.engine
+            engine = trainer.datamodule.player.engine
             submit = engine.submit
 
             def counted(request):

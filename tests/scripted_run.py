@@ -12,17 +12,17 @@ from gigpo_lightning.environments.gridworld import (
     GridworldTasks,
     gridworld_words,
 )
+from gigpo_lightning.interruption import never
 from gigpo_lightning.prompts.gridworld import GridworldPrompt, gridworld_markers
 from gigpo_lightning.rollout import GenerationRequest, SamplingParameters, ScriptedEngine
 from modules import GiGPOModule, TinyPolicy
 
 
 class ScriptedSync(Callback):
-    """Tells the scripted engine the module's version before each rollout: a script has no weights to compare."""
+    """Tells the scripted engine the policy's version before each rollout: a script has no weights to compare."""
 
-    def setup(self, trainer, pl_module, stage):
-        data = trainer.datamodule
-        data.before_rollout = lambda: data.engine.load_weights([], pl_module.policy_version)
+    def sync(self, policy, engine, should_stop=never):
+        engine.load_weights([], policy.policy_version)
 
 
 def tiny_module(hidden_size: int = 16) -> GiGPOModule:

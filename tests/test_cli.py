@@ -345,12 +345,16 @@ def test_the_parsed_defaults_are_those_of_the_paper():
         "reward",
         0.1,
     )
-    assert (cli.datamodule.tasks_per_epoch, cli.datamodule.group_size, cli.datamodule.max_steps) == (16, 8, 50)
+    assert (
+        cli.datamodule.player.tasks_per_epoch,
+        cli.datamodule.player.group_size,
+        cli.datamodule.player.max_steps,
+    ) == (16, 8, 50)
 
 
 def test_one_seed_reaches_the_tasks_order_and_the_sampling_noise():
     cli = build_cli(["--config", str(ROOT / "configs/gridworld_cpu.yaml"), "--seed_everything", "3"], run=False)
-    assert cli.datamodule.seed == 3
+    assert cli.datamodule.player.seed == 3
 
 
 def test_a_dry_run_plans_for_machines_that_are_not_there(tmp_path: Path):

@@ -18,11 +18,13 @@ from torch.overrides import TorchFunctionMode
 from callbacks import AnchorStats, HeldOutEvaluation, RolloutMetrics
 from gigpo_lightning.algorithm import GiGPO, TruncatedCorrection
 from gigpo_lightning.algorithm.losses import LossSettings
+from gigpo_lightning.engines import vllm as vllm_engine
 from gigpo_lightning.engines.vllm_device import on_this_device
 from gigpo_lightning.environments.gridworld import gridworld_words
 from gigpo_lightning.errors import RunError
+from gigpo_lightning.interruption import never
 from gigpo_lightning.prompts.gridworld import gridworld_markers
-from gigpo_lightning.rollout import VLLMEngine, vllm_engine
+from gigpo_lightning.rollout import VLLMEngine
 from modules import FSDP2Strategy, GiGPOModule, TinyPolicy
 from tests.scripted_run import ScriptedSync, quiet_trainer, random_walk, walking_data
 
@@ -132,16 +134,10 @@ def test_sharded_weights_are_evaluated_without_inference_mode_as_nccl_would_have
     class Asking(ScriptedSync):
         """Asks for what a weight sync does: every weight gathered, then a score."""
 
-        def setup(self, trainer, pl_module, stage):
-            super().setup(trainer, pl_module, stage)
-            load = trainer.datamodule.before_rollout
-
-            def before_rollout():
-                modes.append(torch.is_inference_mode_enabled())
-                assert all(torch.isfinite(weight).all() for _, weight in pl_module.named_weights())
-                load()
-
-            trainer.datamodule.before_rollout = before_rollout
+        def sync(self, policy, engine, should_stop=never):
+            modes.append(torch.is_inference_mode_enabled())
+            assert all(torch.isfinite(weight).all() for _, weight in policy.named_weights())
+            super().sync(policy, engine, should_stop)
 
     monkeypatch.setattr(utilities, "dist", SimpleNamespace(get_backend=lambda: "nccl"))
     module = tiny_module()

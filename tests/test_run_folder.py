@@ -89,7 +89,7 @@ class Watched(GridworldTasks):
 def fit(folder, tasks):
     module = tiny_module()
     data = walking_data(random_walk(module))
-    data.tasks = tasks
+    data.player.tasks = tasks
     trainer_with(folder, TensorBoardLogger(folder)).fit(module, data)
 
 

@@ -11,7 +11,7 @@ import transformers
 from gigpo_lightning.trajectory import Step, StopReason, Trajectory, TrajectoryGroup
 from gpu_stages.shapes import SHAPES
 from modules import Policy
-from modules.policy import word_tokenizer
+from modules.tiny_policy import word_tokenizer
 from modules.tokenizer import TransformersTokenizer
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"

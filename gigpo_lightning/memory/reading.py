@@ -46,11 +46,11 @@ def setup_of(
         MemoryUnknownError: If they do not say enough.
     """
     source, loss = getattr(module, "policy_source", None), getattr(module, "loss_settings", None)
-    if source is None or loss is None or not hasattr(data, "micro_batch_tokens"):
+    if source is None or loss is None or not hasattr(data, "batching"):
         raise MemoryUnknownError(f"{type(module).__name__} on {type(data).__name__} is not known here")
     base, rank = (source.base, source.rank) if hasattr(source, "base") else (source, 0)
     shape = _shape(base, policy)
-    settings = getattr(data, "engine", None)
+    settings = getattr(getattr(data, "player", None), "engine", None)
     engine = settings.memory_settings(on_gpu) if isinstance(settings, TakesMemory) else None
     copies, scratch = _of_optimizer(module.make_optimizer) if hasattr(module, "make_optimizer") else (2.0, 1.0)
     ranks = trainer.num_nodes * trainer.num_devices
@@ -63,7 +63,7 @@ def setup_of(
         optimizer_scratch=scratch if on_gpu else 0.0,  # on a CPU torch takes one weight after the other
         reference=loss.kl_coefficient > 0 and not rank,
         gradient_checkpointing=getattr(base, "gradient_checkpointing", False),
-        micro_batch_tokens=data.micro_batch_tokens,
+        micro_batch_tokens=data.batching.micro_batch_tokens,
         lora_rank=rank,
         reshard=getattr(strategy, "reshard_after_forward", True),
         offload=bool(getattr(strategy, "cpu_offload", False)),
@@ -78,7 +78,7 @@ def setup_of(
         shape=shape,
         training=training,
         engine=engine,
-        episodes=_episodes(data, ranks) if engine is not None else 0,
+        episodes=_episodes(data.player, ranks) if engine is not None else 0,
         sleep=any(getattr(each, "sleep", False) is True for each in getattr(trainer, "callbacks", ())),
         scored=loss.importance_correction is not None,
         device_gib=device_gib,
@@ -143,10 +143,10 @@ def _of_optimizer(make: Any) -> tuple[float, float]:
     return sum(each.numel() for each in kept) / weight.numel(), 0.0 if alone else 1.0
 
 
-def _episodes(data: Any, ranks: int) -> int:
+def _episodes(player: Any, ranks: int) -> int:
     """Episodes of a rank that may ask the engine at the same time."""
-    groups = math.ceil(data.tasks_per_epoch / ranks)
-    if data.carry_over is not None:
-        groups += math.ceil(data.carry_over.extra_groups / ranks)
-    episodes = groups * data.group_size
-    return min(int(episodes), int(data.num_slots)) if data.num_slots else int(episodes)
+    groups = math.ceil(player.tasks_per_epoch / ranks)
+    if player.carry_over is not None:
+        groups += math.ceil(player.carry_over.extra_groups / ranks)
+    episodes = groups * player.group_size
+    return min(int(episodes), int(player.num_slots)) if player.num_slots else int(episodes)

@@ -18,7 +18,8 @@ from gigpo_lightning.pool.workers import Deadlines
 from gigpo_lightning.rollout.carry_over import CarryOver
 from gigpo_lightning.rollout.collector import Collector
 from gigpo_lightning.rollout.group_sampler import DynamicSampling, GroupSampler
-from gigpo_lightning.rollout.record import HeldOutEpisodes, Rollout
+from gigpo_lightning.rollout.player import HeldOutEpisodes, RolloutPlayer
+from gigpo_lightning.rollout.sync import EngineSync, ProvedSync
 
 __all__ = [
     "Adapter",
@@ -27,13 +28,15 @@ __all__ = [
     "Completion",
     "Deadlines",
     "DynamicSampling",
+    "EngineSync",
     "EnvironmentPool",
     "GenerationRequest",
     "GroupSampler",
     "HeldOutEpisodes",
     "LoadsAdapters",
-    "Rollout",
+    "ProvedSync",
     "RolloutEngine",
+    "RolloutPlayer",
     "SamplingParameters",
     "ScriptedEngine",
     "ServerTimeouts",

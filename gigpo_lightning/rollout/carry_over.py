@@ -1,10 +1,13 @@
 """Episodes that outlast a rollout."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from gigpo_lightning.environments.base import Task
 from gigpo_lightning.rollout.episode import Episode, Group
+
+GroupKey = tuple[str, object]
+"""A group's task and what its noise depends on, such as the epoch that began it."""
 
 
 @dataclass(frozen=True, kw_only=True)  # no slots: the command line reads defaults with vars()
@@ -30,19 +33,6 @@ class CarryOver:
 
 
 @dataclass(slots=True, kw_only=True)
-class PausedEpisode:
-    """An episode under way that has no environment, until another has been brought to where its own was.
-
-    Attributes:
-        episode: All of it that can be written down; its event is the last answer that was heard.
-        waiting: Its place among those whose next request is written; None: its last command is not answered yet.
-    """
-
-    episode: Episode
-    waiting: int | None
-
-
-@dataclass(slots=True, kw_only=True)
 class CarriedEpisodes:
     """Where the episodes of a rollout are; what is left of it when the rollout stops goes on in the next.
 
@@ -52,7 +42,6 @@ class CarriedEpisodes:
         running: Episodes under way, by slot.
         stepping: Slots that have a command.
         waiting: Episodes whose next request is written, by slot, oldest first.
-        paused: Those of a checkpoint, which the next rollout puts where they were; then nothing else is under way.
         begun: Groups that were ever begun.
         oldest: Key of the oldest groups that need not be complete when a rollout stops; None waits for no group.
     """
@@ -62,7 +51,6 @@ class CarriedEpisodes:
     running: dict[int, Episode] = field(default_factory=dict)
     stepping: set[int] = field(default_factory=set)
     waiting: dict[int, Episode] = field(default_factory=dict)
-    paused: list[PausedEpisode] = field(default_factory=list)
     begun: int = 0
     oldest: int | None = None
 
@@ -92,40 +80,9 @@ class CarriedEpisodes:
         self.groups = [group for group in self.groups if not group.dropped and id(group) not in given]
         return complete
 
-    def at_rest(self) -> "CarriedEpisodes":
-        """The same episodes, all of them paused: a copy that stays as it is while these are played."""
-        groups: dict[int, Group] = {}
-
-        def copied(episode: Episode) -> Episode:
-            group = groups.setdefault(id(episode.group), _copied(episode.group))
-            steps, history = list(episode.steps), list(episode.history)
-            return replace(episode, group=group, slot=-1, view=None, request=None, steps=steps, history=history)
-
-        for group in self.groups:
-            groups[id(group)] = _copied(group)
-        waiting = {slot: place for place, slot in enumerate(self.waiting)}
-        under_way = [(episode, waiting.get(slot)) for slot, episode in self.running.items()]
-        under_way += [(each.episode, each.waiting) for each in self.paused]
-        return CarriedEpisodes(
-            groups=[groups[id(group)] for group in self.groups],
-            queue=[copied(episode) for episode in self.queue],
-            paused=[PausedEpisode(episode=copied(episode), waiting=place) for episode, place in under_way],
-            begun=self.begun,
-        )
-
-    def begin_anew(self, groups: Sequence[Group], group_size: int) -> None:
-        """Begin paused groups again from their start, before all that has not begun."""
-        anew = {id(group) for group in groups}
-        self.paused = [each for each in self.paused if id(each.episode.group) not in anew]
-        self.queue = [episode for episode in self.queue if id(episode.group) not in anew]
-        episodes = [Episode(group=group, index=index) for group in groups for index in range(group_size)]
-        self.queue += episodes[::-1]
-        for group in groups:
-            group.finished, group.carried = {}, 0
+    def keys(self) -> list[GroupKey]:
+        """What it takes to begin its groups again."""
+        return [(group.task.task_id, group.noise_key) for group in self.groups if not group.dropped]
 
     def _is_too_old(self, group: Group) -> bool:
         return self.oldest is not None and isinstance(group.noise_key, int) and group.noise_key < self.oldest
-
-
-def _copied(group: Group) -> Group:
-    return replace(group, finished=dict(group.finished))

@@ -21,7 +21,6 @@ from gigpo_lightning.prompts.base import Prompt, Tokenizer
 from gigpo_lightning.rollout.carry_over import CarriedEpisodes
 from gigpo_lightning.rollout.episode import Episode, EpisodePlayer, Group
 from gigpo_lightning.rollout.progress import ProgressDisplay, RolloutProgress
-from gigpo_lightning.rollout.resumption import Resumption
 from gigpo_lightning.trajectory import TrajectoryGroup
 
 _logger = logging.getLogger(__name__)
@@ -183,8 +182,6 @@ class _Rollout:
 
         What environments are doing then is heard in the next rollout: they step while the policy is updated.
         """
-        if self.state.paused:
-            self._resume()
         while not self.state.enough(self.group_size, self.wanted):
             self._submit()
             self._hear_engine()
@@ -197,22 +194,6 @@ class _Rollout:
             self.collector.display.update(self.progress)
         while self.generating or self.abandoned:
             self._hear_engine()
-
-    def _resume(self) -> None:
-        """Bring environments to where those of a checkpoint's episodes were."""
-        clock = time.perf_counter()
-        resumption = Resumption(self.state, self.pool, self.progress)
-        for episode, lost in resumption.replay():
-            if episode.group.dropped and episode.slot not in self.running:
-                continue  # ended with its group
-            if isinstance(lost, EnvironmentEvent):
-                self._fail(episode, lost)
-                continue
-            if episode.slot in self.running:
-                self._end(episode)
-            self._begin_again(episode, episode.failures, lost)
-        resumption.settle(self.collector.player)
-        self.progress.environment_seconds += time.perf_counter() - clock
 
     def _enough(self) -> bool:
         """Whether what waits is worth a batch."""

@@ -60,12 +60,20 @@ class PlayedGroups:
         discarded: The others.
         rounds: Times that it was played.
         progress: Counts of all rounds.
+        seconds: Time that playing them took.
+        stored: Whether they were read and not played.
     """
 
     groups: tuple[TrajectoryGroup, ...]
-    discarded: tuple[TrajectoryGroup, ...]
-    rounds: int
     progress: RolloutProgress
+    discarded: tuple[TrajectoryGroup, ...] = ()
+    rounds: int = 1
+    seconds: float = 0.0
+    stored: bool = False
+
+    def every(self) -> tuple[TrajectoryGroup, ...]:
+        """All groups that were played."""
+        return *self.groups, *self.discarded
 
 
 def play_groups(

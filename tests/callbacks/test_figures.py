@@ -23,7 +23,7 @@ class Keeper(Callback):
         self.rollouts = []
 
     def on_train_epoch_end(self, trainer, pl_module):
-        self.rollouts.append(trainer.datamodule.last_rollout)
+        self.rollouts.append(trainer.datamodule.experience)
 
 
 def run(folder, logger, *callbacks, **options):

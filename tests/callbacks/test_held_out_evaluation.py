@@ -32,7 +32,7 @@ def folder(tmp_path, monkeypatch):
 def test_each_evaluation_writes_every_game_of_every_split_once(folder):
     _, data, _, lines = run(folder)
     for split in ("valid_seen", "valid_unseen"):
-        expected = sorted(task.task_id for task in data.panels[split].tasks)
+        expected = sorted(task.task_id for task in data.player.panels[split].tasks)
         versions = sorted({line["policy_version"] for line in lines})
         assert versions == [0, 2]
         for version in versions:
@@ -53,7 +53,7 @@ def test_the_logged_success_is_that_of_the_record(folder):
 
 def test_repeats_of_a_game_are_one_pair_of_the_comparison(folder):
     _, data, evaluation, lines = run(folder, held_out_repeats=3)
-    games = len(data.panels["valid_seen"].tasks)
+    games = len(data.player.panels["valid_seen"].tasks)
     assert sum(line["split"] == "valid_seen" for line in lines) == 2 * 3 * games
     (_, before), (_, after) = evaluation.evaluations["valid_seen"]
     assert before.keys() == after.keys()
@@ -63,7 +63,7 @@ def test_repeats_of_a_game_are_one_pair_of_the_comparison(folder):
 def test_the_fit_ends_with_the_comparison_and_where_to_look(folder, caplog):
     caplog.set_level(logging.INFO)
     _, data, _, _ = run(folder)
-    games = len(data.panels["valid_unseen"].tasks)
+    games = len(data.player.panels["valid_unseen"].tasks)
     # The script plays without the policy's weights, so that before and after are equal game by game.
     expected = f"(version 2): +0.000, 95% paired bootstrap over {games} games [+0.000, +0.000]"
     (line,) = [line for line in caplog.messages if line.startswith("held-out success on valid_unseen")]
@@ -106,7 +106,7 @@ def averaged(tmp_path_factory):
         patch.chdir(folder)
         trainer, data, _, lines = run(folder, num_sanity_val_steps=0, batch_mean_size=3)
     last = [line for line in lines if line["split"] == "valid_unseen"]
-    assert [line["task_id"] for line in last] == [task.task_id for task in data.panels["valid_unseen"].tasks]
+    assert [line["task_id"] for line in last] == [task.task_id for task in data.player.panels["valid_unseen"].tasks]
     assert len({line["kind"] for line in last}) == 2
     return trainer.callback_metrics, last
 

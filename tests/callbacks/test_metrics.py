@@ -16,7 +16,7 @@ from tests.scripted_run import ScriptedSync, quiet_trainer, random_walk, tiny_mo
 
 class Keeper(Callback):
     def on_train_epoch_end(self, trainer, pl_module):
-        self.rollout = trainer.datamodule.last_rollout
+        self.rollout = trainer.datamodule.experience
 
 
 @pytest.fixture(scope="module")

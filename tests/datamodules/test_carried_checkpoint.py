@@ -1,13 +1,11 @@
-"""A run that goes on from a checkpoint with carried episodes equals, to the last bit, one that was never stopped."""
+"""Groups that a checkpoint carries are begun again by the run that goes on from it."""
 
 import dataclasses
-import random
 
 import pytest
 import torch
 from lightning.pytorch import Callback
 
-from gigpo_lightning.environments.gridworld import GridworldEnvironment
 from gigpo_lightning.rollout import CarryOver
 from tests.scripted_run import ScriptedSync, quiet_trainer, random_walk, tiny_module, walking_data
 
@@ -28,10 +26,10 @@ class Keeper(Callback):
         self.minibatches.append(plain([dataclasses.astuple(part) for part in batch.micro_batches]))
 
     def on_train_epoch_end(self, trainer, pl_module):
-        rollout = trainer.datamodule.last_rollout
-        progress = rollout.progress
+        rollout = trainer.datamodule.experience
+        progress = rollout.played.progress
         counts = progress.total, progress.finished, progress.carried, progress.retried, progress.steps
-        self.epochs.append((rollout.epoch, rollout.groups, counts, self.minibatches))
+        self.epochs.append((rollout.epoch, rollout.played.groups, counts, self.minibatches))
         self.minibatches = []
 
     def on_train_epoch_start(self, trainer, pl_module):
@@ -49,7 +47,7 @@ def run(folder, *callbacks, epochs=5, workers=0, max_staleness=1, environment=No
         workers=workers,
         deterministic=True,
     )
-    data.environment = environment or data.environment
+    data.player.environment = environment or data.player.environment
     trainer = quiet_trainer(
         folder, ScriptedSync(), *callbacks, max_epochs=epochs, limit_val_batches=0, **trainer_options
     )
@@ -65,47 +63,39 @@ def assert_equal(one, other):
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    """What a run does that is never stopped, and its last weights."""
-    keeper = Keeper()
-    _, weights = run(tmp_path_factory.mktemp("whole"), keeper)
-    assert max(counts[2] for _, _, counts, _ in keeper.epochs) > 0  # something was carried
-    return keeper.epochs, weights
+def carried(checkpoint):
+    """What a checkpoint carries on: tasks, and the epochs that began them."""
+    return torch.load(checkpoint, weights_only=True)["RolloutDataModule"]["carried"]
 
 
-@pytest.mark.parametrize("last", [1, 2, pytest.param(3, marks=pytest.mark.slow)])
-def test_a_run_that_was_saved_and_goes_on_equals_one_that_was_not(tmp_path, whole, last):
+def test_a_run_that_goes_on_begins_the_carried_groups_again(tmp_path):
     first, rest = Keeper(), Keeper()
-    trainer, _ = run(tmp_path, first, epochs=last)
+    trainer, _ = run(tmp_path, first, epochs=2)
     trainer.save_checkpoint(tmp_path / "kept.ckpt")
-    _, weights = run(tmp_path, rest, ckpt_path=tmp_path / "kept.ckpt")
-    assert first.epochs + rest.epochs == whole[0]
-    assert_equal(weights, whole[1])
+    kept = carried(tmp_path / "kept.ckpt")
+    assert kept
+    assert {epoch for _, epoch in kept} <= {0, 1}
+    run(tmp_path, rest, epochs=3, ckpt_path=tmp_path / "kept.ckpt")
+    ((epoch, groups, _, _),) = rest.epochs
+    assert epoch == 2
+    assert {group.task_id for group in groups} >= {task_id for task_id, _ in kept}  # the oldest are waited for
+    versions = {step.policy_version for group in groups for episode in group.trajectories for step in episode.steps}
+    assert len(versions) == 1  # all of it is played anew
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("options", [{"max_staleness": 2}, {"workers": 1}, {"workers": 2, "max_staleness": 3}])
-def test_the_same_with_workers_and_with_groups_that_are_carried_more_often(tmp_path, options):
-    uncut, saving = Keeper(), Keeper(tmp_path)
-    _, expected = run(tmp_path, uncut, **options)
-    run(tmp_path, saving, epochs=4, **options)
-    for last in (2, 3):
-        rest = Keeper()
-        _, weights = run(tmp_path, rest, ckpt_path=tmp_path / f"{last}.ckpt", **options)
-        assert rest.epochs == uncut.epochs[last:]
-        assert_equal(weights, expected)
+def test_two_runs_that_go_on_from_one_checkpoint_are_equal(tmp_path):
+    saving, one, other = Keeper(tmp_path), Keeper(), Keeper()
+    run(tmp_path, saving, epochs=4)
+    ends = [run(tmp_path, keeper, ckpt_path=tmp_path / "3.ckpt")[1] for keeper in (one, other)]
+    assert one.epochs == other.epochs
+    assert_equal(*ends)
 
 
-def test_saving_disturbs_nothing_and_what_was_saved_while_the_run_went_on_is_as_good(tmp_path, whole):
-    saving, rest = Keeper(tmp_path), Keeper()
+def test_saving_disturbs_nothing(tmp_path):
+    plain, saving = Keeper(), Keeper(tmp_path)
+    run(tmp_path, plain)
     run(tmp_path, saving)
-    assert saving.epochs == whole[0]
-    kept = tmp_path / "3.ckpt"
-    assert any(entry["paused"] for entry in torch.load(kept, weights_only=True)["RolloutDataModule"]["ranks"])
-    _, weights = run(tmp_path, rest, ckpt_path=kept)
-    assert rest.epochs == whole[0][3:]
-    assert_equal(weights, whole[1])
+    assert saving.epochs == plain.epochs
 
 
 class Interrupted(Exception):
@@ -119,7 +109,7 @@ class SavedWhenInterrupted(Callback):
         self.path, self.epoch, self.where = path, epoch, where
 
     def setup(self, trainer, pl_module, stage):
-        engine = trainer.datamodule.engine
+        engine = trainer.datamodule.player.engine
         script, count = engine.script, [0]
 
         def breaking(request):
@@ -140,47 +130,22 @@ class SavedWhenInterrupted(Callback):
 
 
 @pytest.mark.parametrize("where", ["rollout", "update"])
-def test_a_run_that_is_interrupted_saves_what_the_epoch_began_with(tmp_path, whole, where):
-    rest, kept = Keeper(), tmp_path / "interrupted.ckpt"
+def test_a_run_that_is_interrupted_saves_what_the_epoch_began_with(tmp_path, where):
+    saving, kept = Keeper(tmp_path), tmp_path / "interrupted.ckpt"
     with pytest.raises(Interrupted):
-        run(tmp_path, SavedWhenInterrupted(kept, 2, where))
-    entry = torch.load(kept, weights_only=True)["RolloutDataModule"]["ranks"][0]
-    assert entry["paused"]
-    assert max(group["noise_key"] for group in entry["groups"]) == 1
-    run(tmp_path, rest, ckpt_path=kept)
-    played = [(epoch, groups, counts) for epoch, groups, counts, _ in rest.epochs]
-    assert played[0] == whole[0][2][:3]
-
-
-class Elsewhere(GridworldEnvironment):
-    """A gridworld that now and then says where it is in other words."""
-
-    def step(self, action):
-        observation, *rest, info = super().step(action)
-        return f"{observation} {random.choice(['w', 'v'])}"[: len(observation) + 2 * info["success"]], *rest, info
-
-    def reset(self, *, seed=None, options=None):
-        observation, info = super().reset(seed=seed, options=options)
-        return observation, {**info, "instruction": info.get("instruction", "") + random.choice(["x", "y"])}
-
-
-def test_where_the_environment_is_not_deterministic_episodes_begin_again(tmp_path):
-    random.seed(0)
-    trainer, _ = run(tmp_path, Keeper(), epochs=2, environment=Elsewhere())
-    trainer.save_checkpoint(tmp_path / "kept.ckpt")
-    rest = Keeper()
-    run(tmp_path, rest, epochs=4, environment=Elsewhere(), ckpt_path=tmp_path / "kept.ckpt")
-    assert rest.epochs[0][2][3] > 0
-    assert [len(groups) for _, groups, _, _ in rest.epochs] == [4, 4]
+        run(tmp_path, saving, SavedWhenInterrupted(kept, 2, where))
+    run(tmp_path, Keeper(), epochs=2)
+    assert carried(kept) == carried(tmp_path / "2.ckpt")
+    assert max(epoch for _, epoch in carried(kept)) == 1
 
 
 def test_another_split_is_refused_by_the_name_of_a_task(tmp_path):
     trainer, _ = run(tmp_path, epochs=2)
     trainer.save_checkpoint(tmp_path / "kept.ckpt")
     kept = torch.load(tmp_path / "kept.ckpt", weights_only=True)
-    kept["RolloutDataModule"]["ranks"][0]["groups"][0]["task_id"] = "somewhere else"
+    kept["RolloutDataModule"]["carried"][0] = ("somewhere else", 1)
     torch.save(kept, tmp_path / "other.ckpt")
-    with pytest.raises(ValueError, match="these training tasks; in this one task 'somewhere else' is under way"):
+    with pytest.raises(ValueError, match="tasks that the checkpoint carries on, but lacks 'somewhere else'"):
         run(tmp_path, ckpt_path=tmp_path / "other.ckpt")
 
 
@@ -191,6 +156,6 @@ def test_a_run_that_carries_nothing_saves_nothing_and_takes_any_checkpoint(tmp_p
     data = walking_data(random_walk(module))
     trainer = quiet_trainer(tmp_path, ScriptedSync(), max_epochs=3, limit_val_batches=0)
     trainer.fit(module, data, ckpt_path=tmp_path / "kept.ckpt", weights_only=True)
-    assert data.last_rollout.progress.total == 16
+    assert data.experience.played.progress.total == 16
     trainer.save_checkpoint(tmp_path / "plain.ckpt")
     assert "RolloutDataModule" not in torch.load(tmp_path / "plain.ckpt", weights_only=True)

@@ -1,7 +1,6 @@
 """Training on stored rollouts is the training that stored them."""
 
 import shutil
-from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -137,10 +136,11 @@ def test_shuffled_files_give_the_minibatches_of_the_original(played, tmp_path):
     def minibatches(source):
         module = make_module()
         data = ReplayDataModule(str(source), **OPTIONS)
-        data.trainer = SimpleNamespace(lightning_module=module, global_rank=0, world_size=1)
+        data.trainer = quiet_trainer(tmp_path)
+        data.trainer.strategy.connect(module)
         return [
             [getattr(batch, name) for name in ("old_logprobs", "advantage", "row")] + [batch.tokens.input_ids]
-            for minibatch in data.minibatches()
+            for minibatch in data.make_experience(0).minibatches(module, data.batching)
             for batch in minibatch.micro_batches
         ]
 

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from dataclasses import replace
-from types import SimpleNamespace
+from pathlib import Path
 
 import pytest
 from lightning.pytorch import Callback
@@ -12,6 +12,7 @@ from gigpo_lightning.algorithm.corrections import TruncatedCorrection
 from gigpo_lightning.algorithm.losses import LossSettings
 from gigpo_lightning.environments.gridworld import GridworldEnvironment, GridworldTasks
 from gigpo_lightning.errors import RunError
+from gigpo_lightning.interruption import never
 from gigpo_lightning.prompts.gridworld import GridworldPrompt
 from gigpo_lightning.rollout import CarryOver, DynamicSampling, ScriptedEngine
 from tests.scripted_run import ScriptedSync, quiet_trainer, random_walk, tiny_module, walking_data
@@ -31,7 +32,7 @@ class Keeper(Callback):
         self.rows[-1] += [int(row) for micro_batch in batch.micro_batches for row in micro_batch.row]
 
     def on_train_epoch_end(self, trainer, pl_module):
-        self.rollouts.append(trainer.datamodule.last_rollout)
+        self.rollouts.append(trainer.datamodule.experience)
 
 
 class SilentEnvironment(GridworldEnvironment):
@@ -90,7 +91,7 @@ def test_every_step_is_trained_on_once(tmp_path):
 
 def test_no_epoch_repeats_a_task_and_the_next_has_others(tmp_path):
     _, _, keeper = fit(tmp_path)
-    played = [[group.task_id for group in rollout.groups] for rollout in keeper.rollouts]
+    played = [[group.task_id for group in rollout.played.groups] for rollout in keeper.rollouts]
     assert max(Counter(task for epoch in played for task in epoch).values()) == 1
 
 
@@ -105,9 +106,9 @@ def test_the_seed_decides_the_tasks_and_the_noise(tmp_path):
 def test_groups_that_all_went_alike_are_replaced_by_others(tmp_path):
     _, engine, keeper = fit(tmp_path, max_epochs=1, data={"group_sampler": DynamicSampling(max_rounds=20)})
     (rollout,) = keeper.rollouts
-    returns = [{episode.episode_return for episode in group.trajectories} for group in rollout.groups]
+    returns = [{episode.episode_return for episode in group.trajectories} for group in rollout.played.groups]
     assert [len(values) > 1 for values in returns] == [True] * 4
-    played = [group.task_id for group in (*rollout.groups, *rollout.discarded)]
+    played = [group.task_id for group in (*rollout.played.groups, *rollout.played.discarded)]
     assert len(set(played)) == len(played) > 4
     assert rollout.metrics()["rollout/discarded_groups"] == len(played) - 4
     assert sorted(keeper.rows[0]) == list(range(len(rollout.table)))  # the update has the kept groups' steps alone
@@ -117,8 +118,19 @@ def test_groups_that_all_went_alike_are_replaced_by_others(tmp_path):
 def test_an_engine_with_other_weights_is_refused(tmp_path):
     module = tiny_module()
     data = walking_data(random_walk(module))
-    with pytest.raises(RuntimeError, match=r"weights, version 0, but the engine has version -1; add callbacks.Weight"):
-        quiet_trainer(tmp_path, max_epochs=1).fit(module, data)
+
+    class Forgetful(ScriptedSync):
+        def sync(self, policy, engine, should_stop=never):
+            """Forget it."""
+
+    with pytest.raises(RunError, match=r"weights, version 0, but after Forgetful the engine has version -1"):
+        quiet_trainer(tmp_path, Forgetful(), max_epochs=1).fit(module, data)
+
+
+def test_an_engine_that_cannot_be_proved_is_refused_where_no_callback_syncs_it(tmp_path):
+    module = tiny_module()
+    with pytest.raises(ValueError, match=r"engine must show its weights .*, got ScriptedEngine"):
+        quiet_trainer(tmp_path, max_epochs=1).fit(module, walking_data(random_walk(module)))
 
 
 def test_a_resumed_run_goes_on_with_the_next_epochs_tasks_and_weights(tmp_path):
@@ -128,7 +140,7 @@ def test_a_resumed_run_goes_on_with_the_next_epochs_tasks_and_weights(tmp_path):
     _, _, rest = fit(tmp_path, ckpt_path=tmp_path / "two.ckpt")
     assert [rollout.epoch for rollout in rest.rollouts] == [2]
     (resumed,), expected = rest.rollouts, whole.rollouts[2]
-    assert [group.task_id for group in resumed.groups] == [group.task_id for group in expected.groups]
+    assert [group.task_id for group in resumed.played.groups] == [group.task_id for group in expected.played.groups]
     assert set(resumed.table.policy_version) == set(expected.table.policy_version)
 
 
@@ -169,9 +181,9 @@ def test_more_tasks_an_epoch_than_there_are_is_refused(tmp_path):
         quiet_trainer(tmp_path, ScriptedSync(), max_epochs=1).fit(module, data)
 
 
-def test_fewer_tasks_than_ranks_are_refused():
+def test_fewer_tasks_than_ranks_are_refused(monkeypatch):
     data = walking_data(random_walk(tiny_module()))
-    data.trainer = SimpleNamespace(world_size=5)
+    monkeypatch.setattr("gigpo_lightning.rollout.player.place", lambda: (0, 5))
     with pytest.raises(ValueError, match=r"tasks_per_epoch must be >= 5, the number of ranks .*, got 4"):
         data.setup("fit")
 
@@ -190,9 +202,9 @@ def test_after_a_broken_rollout_the_next_begins_with_new_environments(tmp_path):
     with pytest.raises(KeyError):
         quiet_trainer(tmp_path, ScriptedSync(), max_epochs=1, limit_val_batches=0).fit(module, data)
     second = random_walk(module)
-    data.engine = second
+    data.player.engine = second
     quiet_trainer(tmp_path, ScriptedSync(), max_epochs=1, limit_val_batches=0).fit(module, data)
-    assert len(second.requests) == len(data.last_rollout.table)
+    assert len(second.requests) == len(data.experience.table)
 
 
 class FarEndIsBroken(GridworldEnvironment):
@@ -208,7 +220,7 @@ class FarEndIsBroken(GridworldEnvironment):
 def test_an_evaluation_without_every_task_is_no_evaluation(tmp_path):
     module = tiny_module()
     data = walking_data(random_walk(module), held_out_splits=["valid_seen"])
-    data.environment = FarEndIsBroken()
+    data.player.environment = FarEndIsBroken()
     with pytest.raises(RunError, match=r"must play every task of split 'valid_seen', .* again and again on 1 of \d+"):
         quiet_trainer(tmp_path, ScriptedSync()).validate(module, data, verbose=False)
 
@@ -216,7 +228,7 @@ def test_an_evaluation_without_every_task_is_no_evaluation(tmp_path):
 def test_without_a_trainer_nothing_is_played():
     data: RolloutDataModule = walking_data(random_walk(tiny_module()))
     with pytest.raises(RuntimeError, match="under a Trainer"):
-        data.rollout()
+        data.current_experience()
 
 
 CARRY = {"carry_over": CarryOver(extra_groups=2), "max_steps": 12, "held_out_splits": ["valid_seen"]}
@@ -224,15 +236,15 @@ CARRY = {"carry_over": CarryOver(extra_groups=2), "max_steps": 12, "held_out_spl
 
 def test_carried_groups_are_trained_on_once_and_an_epoch_never_has_more_than_its_share(tmp_path):
     _, _, keeper = fit(tmp_path, max_epochs=6, limit_val_batches=1.0, data=dict(CARRY))
-    assert [len(rollout.groups) for rollout in keeper.rollouts] == [4] * 6
-    assert all(len(group.trajectories) == 4 for rollout in keeper.rollouts for group in rollout.groups)
-    assert 0 < keeper.rollouts[-1].progress.carried <= 2 * 4
+    assert [len(rollout.played.groups) for rollout in keeper.rollouts] == [4] * 6
+    assert all(len(group.trajectories) == 4 for rollout in keeper.rollouts for group in rollout.played.groups)
+    assert 0 < keeper.rollouts[-1].played.progress.carried <= 2 * 4
     metrics = [rollout.metrics() for rollout in keeper.rollouts]
     assert [each["rollout/staleness_max"] for each in metrics[:1]] == [0.0]
     assert max(each["rollout/staleness_max"] for each in metrics) == 1.0  # one update an epoch, one epoch at most
     assert 0.0 < max(each["rollout/staleness_mean"] for each in metrics) < 1.0
     for rollout in keeper.rollouts:
-        progress = rollout.progress
+        progress = rollout.played.progress
         assert progress.finished + progress.carried + progress.dropped == progress.total
 
 
@@ -269,7 +281,7 @@ def test_the_correction_of_a_stale_step_is_by_the_probabilities_that_it_was_writ
 
     class Watch(Callback):
         def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
-            table = trainer.datamodule.last_rollout.table
+            table = trainer.datamodule.experience.table
             for part in batch.micro_batches:
                 for row, engine_logprobs, written in zip(
                     part.row, part.engine_logprobs, part.tokens.action_mask, strict=True
@@ -294,10 +306,10 @@ def test_with_dynamic_sampling_beside_carried_groups_no_group_is_played_twice(tm
     noises = Counter(request.seed for request in engine.requests)
     assert max(noises.values()) == 1
     for rollout in keeper.rollouts:
-        progress = rollout.progress
+        progress = rollout.played.progress
         assert progress.finished + progress.carried + progress.dropped == progress.total
         assert progress.carried <= 2 * 4
-    assert max(rollout.rounds for rollout in keeper.rollouts) > 1
+    assert max(rollout.played.rounds for rollout in keeper.rollouts) > 1
 
 
 class TwoNamesOfOneSplit(GridworldTasks):
@@ -316,7 +328,7 @@ def prepared(stage, tasks=None, **options):
         ScriptedEngine(lambda request: []),
         **options,
     )
-    data.trainer = SimpleNamespace(world_size=1)
+    data.trainer = quiet_trainer(Path())
     data.setup(stage)
     return data
 
@@ -336,7 +348,7 @@ ARGUMENTS = pytest.mark.parametrize(("stage", "name"), [("fit", "held_out_splits
 def test_splits_that_are_not_held_out_are_refused_unless_they_are_asked_for(stage, name, splits, message):
     with pytest.raises(ValueError, match=rf"{name} {message}.*\(allow_shared_tasks: true allows it\)"):
         prepared(stage, **{name: splits})
-    assert set(splits) <= prepared(stage, **{name: splits}, allow_shared_tasks=True).panels.keys()
+    assert set(splits) <= prepared(stage, **{name: splits}, allow_shared_tasks=True).player.panels.keys()
 
 
 @ARGUMENTS
@@ -353,5 +365,5 @@ class WithoutTraining(GridworldTasks):
 
 
 def test_a_machine_without_the_training_tasks_tests_and_says_what_it_cannot_compare(caplog):
-    assert list(prepared("test", WithoutTraining(size=4)).panels) == ["valid_unseen"]
+    assert list(prepared("test", WithoutTraining(size=4)).player.panels) == ["valid_unseen"]
     assert "not compared with those of train_split 'train': there is no file" in caplog.text

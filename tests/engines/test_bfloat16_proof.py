@@ -3,12 +3,13 @@
 import pytest
 import torch
 
-from callbacks.weight_sync import WeightSync, probe_errors
+from callbacks import WeightSync
 from gigpo_lightning.algorithm import GiGPO
 from gigpo_lightning.engines.weight_proof import WeightProof
 from gigpo_lightning.engines.weight_stream import WeightStream
 from gigpo_lightning.errors import RunError
 from gigpo_lightning.rollout import VLLMEngine
+from gigpo_lightning.rollout.sync import ProvedSync, probe_errors
 from modules import GiGPOModule, TinyPolicy
 
 pytestmark = [pytest.mark.vllm, pytest.mark.slow]
@@ -56,7 +57,7 @@ def test_each_weight_that_was_not_taken_is_noticed_where_log_probabilities_are_b
     module, engine = synced
     before = cast(module)
     optimizer = torch.optim.AdamW(module.policy.parameters(), lr=1e-6)
-    probes = WeightSync()._probes(module.policy)
+    probes = ProvedSync().probes(module.vocabulary_size)
     for parameter in module.policy.parameters():
         parameter.grad = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
     optimizer.step()

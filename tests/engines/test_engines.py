@@ -8,7 +8,7 @@ from contextlib import ExitStack
 import pytest
 import torch
 
-from callbacks.weight_sync import WeightSync, probe_errors
+from callbacks import WeightSync
 from gigpo_lightning.algorithm import GiGPO
 from gigpo_lightning.engines.weight_proof import WeightProof
 from gigpo_lightning.rollout import (
@@ -21,6 +21,7 @@ from gigpo_lightning.rollout import (
     VLLMEngine,
     VLLMServerEngine,
 )
+from gigpo_lightning.rollout.sync import ProvedSync, probe_errors
 from gigpo_lightning.token_batch import make_token_batch
 from modules import GiGPOModule, TinyPolicy
 from tests.devices import DEVICE, VLLM_TYPE, is_exact, tolerance
@@ -122,7 +123,7 @@ def test_without_a_sync_the_probes_tell(synced):
     module, engine = synced
     WeightSync().sync(module, engine)
     change(module)
-    probes = WeightSync()._probes(module.policy)
+    probes = ProvedSync().probes(module.vocabulary_size)
     assert probe_errors(module, engine, probes).max() > 1e-2
     WeightSync().sync(module, engine)
 
@@ -146,7 +147,7 @@ def test_weights_are_taken_block_by_block(synced):
     change(module)
     engine.load_weights(one_by_one(), module.policy_version)
     assert most < len(gathered) // 2  # there are two blocks
-    assert probe_errors(module, engine, WeightSync()._probes(module.policy)).max() < tolerance(engine)
+    assert probe_errors(module, engine, ProvedSync().probes(module.vocabulary_size)).max() < tolerance(engine)
 
 
 @pytest.mark.parametrize("skipped", ["model.layers.0.self_attn.v_proj.weight", "model.layers.1.mlp.down_proj.weight"])

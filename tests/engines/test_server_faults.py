@@ -38,10 +38,10 @@ def test_a_run_outlives_one_of_two_servers_and_ends_with_the_cause_when_the_last
         trainer = quiet_trainer(tmp_path, WeightSync(), max_epochs=1)
         before = torch.nn.utils.parameters_to_vector(module.policy.parameters()).clone()
         trainer.fit(module, data)
-        played = data.last_rollout
+        played = data.experience
         episodes = list(played.trajectories())
-        assert (len(episodes), played.progress.finished, played.progress.dropped) == (32, 32, 0)
-        assert played.progress.steps == sum(len(episode.steps) for episode in episodes)
+        assert (len(episodes), played.played.progress.finished, played.played.progress.dropped) == (32, 32, 0)
+        assert played.played.progress.steps == sum(len(episode.steps) for episode in episodes)
         assert {step.policy_version for episode in episodes for step in episode.steps} == {0}
         assert [server.url for server in engine.replicas] == [second.url]
         assert f"the vLLM server {first.url}" in caplog.text

@@ -7,11 +7,14 @@ import socket
 import threading
 
 import pytest
+from lightning.pytorch import Callback
 
 from callbacks import WeightSync
+from gigpo_lightning.engines.vllm_server import client as vllm_client
+from gigpo_lightning.engines.vllm_server import waiting as vllm_waiting
 from gigpo_lightning.engines.vllm_server.client import ServerClient, ServerError
 from gigpo_lightning.errors import Preempted, RunError
-from gigpo_lightning.rollout import ServerTimeouts, VLLMServerEngine, vllm_client, vllm_waiting
+from gigpo_lightning.rollout import ServerTimeouts, VLLMServerEngine
 from tests.engines.fake_server import ARCHITECTURE, FakeServer
 from tests.engines.real_server import free_port
 from tests.scripted_run import quiet_trainer, tiny_module, walking_data
@@ -164,7 +167,11 @@ def test_a_key_that_cannot_be_sent_is_not_waited_with(start, nobody, monkeypatch
 @pytest.mark.parametrize("validated", [0, 2], ids=["before the first rollout", "in the sanity check"])
 def test_a_fit_that_waits_for_a_server_stops_when_it_is_asked_to(nobody, tmp_path, said_often, validated):
     module, data = tiny_module(), walking_data(VLLMServerEngine([nobody], timeouts=FOREVER))
-    trainer = quiet_trainer(tmp_path, WeightSync(), max_epochs=1, num_sanity_val_steps=validated)
-    data.should_stop = lambda: "s more at most: the vLLM server" in said_often.text
+
+    class Asked(Callback):
+        def should_stop(self):
+            return "s more at most: the vLLM server" in said_often.text
+
+    trainer = quiet_trainer(tmp_path, WeightSync(), Asked(), max_epochs=1, num_sanity_val_steps=validated)
     with pytest.raises(Preempted):
         trainer.fit(module, data)

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 import torch
 
+from gigpo_lightning.engines import vllm as vllm_engine
 from gigpo_lightning.engines.vllm_server.command import server_command
 from gigpo_lightning.engines.vllm_server.weight_source import weight_source
 from gigpo_lightning.engines.weight_stream import WeightStream
-from gigpo_lightning.rollout import VLLMEngine, vllm_engine
+from gigpo_lightning.rollout import VLLMEngine
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.vllm

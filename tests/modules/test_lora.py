@@ -109,7 +109,9 @@ def test_adapters_beside_the_weights_need_a_policy_with_adapters(tmp_path):
     words = [gridworld_words, gridworld_markers]
     module = GiGPOModule(TinyPolicy(words, hidden_size=16, max_length=64), GiGPO())
     trainer = quiet_trainer(tmp_path, WeightSync(adapters=True), max_epochs=1, limit_val_batches=0)
-    with pytest.raises(ValueError, match=r"adapters needs a policy from modules.LoraPolicy .*, got Policy"):
+    with pytest.raises(
+        ValueError, match=r"adapters needs a policy from modules.LoraPolicy .*, got one without adapters"
+    ):
         trainer.fit(module, walking_data(TransformersEngine()))
 
 

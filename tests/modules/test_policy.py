@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 
 from gigpo_lightning.token_batch import Layout, TokenBatch, make_token_batch
 from modules import Policy, PretrainedPolicy, TinyPolicy
-from modules.policy import word_tokenizer
+from modules.tiny_policy import word_tokenizer
 from modules.tokenizer import TransformersTokenizer
 from tests.devices import DEVICE
 

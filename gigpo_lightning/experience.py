@@ -1,0 +1,197 @@
+"""What is learnt from: groups of episodes, their table, its credit, and the minibatches made of both.
+
+groups ─▶ StepTable ─▶ CreditEstimator ─▶ Credit ─▶ minibatches
+"""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+
+from gigpo_lightning.algorithm import Credit, CreditEstimator
+from gigpo_lightning.batch import Minibatch, make_minibatches, with_old_logprobs
+from gigpo_lightning.errors import check_count, check_seed
+from gigpo_lightning.policy_view import PolicyView
+from gigpo_lightning.ranks import gather, place
+from gigpo_lightning.rollout.episode import noise_seed
+from gigpo_lightning.rollout.group_sampler import PlayedGroups
+from gigpo_lightning.trajectory import Step, StepTable, Trajectory
+
+
+@runtime_checkable
+class WatchesExperience(Protocol):
+    """Is shown each epoch's experience once; callbacks that log it are."""
+
+    def on_experience(self, experience: "Experience") -> None:
+        """Called on every rank, before the epoch's first update."""
+
+
+@dataclass(frozen=True, kw_only=True)  # no slots: the command line reads defaults with vars()
+class Batching:
+    """How an epoch's steps are cut into minibatches.
+
+    Attributes:
+        minibatch_size: Steps of one optimizer step, of all ranks; None takes all steps of the epoch.
+        micro_batch_tokens: Longest micro-batch, rows times longest row, in tokens.
+        seed: Of the shuffle.
+    """
+
+    minibatch_size: int | None = None
+    micro_batch_tokens: int = 16384
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.minibatch_size is not None:
+            check_count("minibatch_size", self.minibatch_size)
+        check_count("micro_batch_tokens", self.micro_batch_tokens)
+        check_seed(self.seed)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Experience:
+    """One epoch's episodes on this rank, and their credit.
+
+    Attributes:
+        epoch: The epoch that learns from them.
+        policy_version: Version of the weights that played them.
+        played: The episodes.
+        table: One row a step.
+        credit: The advantage of every row.
+        rollout_seconds: Time that playing, or reading, took.
+        credit_seconds: Time of the table and its credit.
+        temperature: That replies were drawn at.
+    """
+
+    epoch: int
+    policy_version: int
+    played: PlayedGroups
+    table: StepTable
+    credit: Credit
+    rollout_seconds: float
+    credit_seconds: float
+    temperature: float = 1.0
+
+    @classmethod
+    def of(
+        cls,
+        played: PlayedGroups,
+        credit: CreditEstimator,
+        *,
+        epoch: int,
+        policy_version: int | None = None,
+        temperature: float = 1.0,
+    ) -> "Experience":
+        """Assign the credit of an epoch's episodes, fresh or stored.
+
+        Args:
+            played: The episodes.
+            credit: Assigns the advantage of every step.
+            epoch: The epoch that learns from them.
+            policy_version: Version of the weights that played them; default: the newest that wrote a step.
+            temperature: That replies were drawn at.
+        """
+        started = time.perf_counter()
+        table = StepTable.from_groups(played.groups)
+        assigned = credit.estimate(table)
+        return cls(
+            epoch=epoch,
+            policy_version=int(table.policy_version.max()) if policy_version is None else policy_version,
+            played=played,
+            table=table,
+            credit=assigned,
+            rollout_seconds=played.seconds,
+            credit_seconds=time.perf_counter() - started,
+            temperature=temperature,
+        )
+
+    def minibatches(self, policy: PolicyView, batching: Batching) -> list[Minibatch]:
+        """Cut the steps of all ranks into minibatches; all ranks have to ask together.
+
+        Each holds the log-probabilities that ratios are taken to: the policy's own where it ``rescores``, so that this
+        has to be asked before an update changes the policy.
+        """
+        minibatches = make_minibatches(
+            self.played.groups,
+            self.credit,
+            pad_token_id=policy.tokenizer.pad_token_id,
+            temperature=self.temperature,
+            minibatch_size=batching.minibatch_size,
+            micro_batch_tokens=batching.micro_batch_tokens,
+            seed=noise_seed(batching.seed, self.epoch, "minibatches"),
+            layout=policy.layout,
+            rank=place()[0],
+        )
+        return [with_old_logprobs(each, policy) for each in minibatches] if policy.rescores else minibatches
+
+    def trajectories(self) -> Iterator[Trajectory]:
+        """Every episode that is trained on, in the table's order."""
+        for group in self.played.groups:
+            yield from group.trajectories
+
+    def metrics(self) -> dict[str, float]:
+        """Figures per episode, never averaged over steps: long episodes do not weigh more. Every rank must ask.
+
+        They are of all ranks' episodes, each counted once. Discarded groups count as well: without them a success rate
+        would be that of the tasks that are sometimes won.
+        """
+        by_rank = gather((self._of_episodes(), self._counts(), self._most()))
+        episodes = [figures for of_rank, _, _ in by_rank for figures in of_rank]
+        means = {f"rollout/{name}": value for name, value in _means(episodes).items()}
+        _, counted, measured = by_rank[0]
+        totals = {name: sum(counts[name] for _, counts, _ in by_rank) for name in counted}
+        most = {name: max(values[name] for _, _, values in by_rank) for name in measured}
+        tokens, seconds = totals.pop("tokens"), most["time/rollout"]
+        speeds = {
+            "rollout/tokens_per_second": tokens / seconds,
+            "rollout/episodes_per_second": len(episodes) / seconds,
+        }
+        return means | totals | most | speeds
+
+    def _of_episodes(self) -> list[dict[str, float]]:
+        """Figures of each episode, the environment's own among them."""
+        return [
+            {
+                **episode.metrics,
+                "success_rate": float(episode.success),
+                "return": episode.episode_return,
+                "episode_length": float(len(episode.steps)),
+                "invalid_action_rate": float(np.mean([not step.valid_action for step in episode.steps])),
+                "staleness_mean": float(np.mean([self.policy_version - s.policy_version for s in episode.steps])),
+            }
+            for group in self.played.every()
+            for episode in group.trajectories
+        ]
+
+    def _counts(self) -> dict[str, float]:
+        """What adds up over ranks."""
+        counts = {
+            "tokens": self.played.progress.tokens,
+            "rollout/truncated_prompts": sum(step.prompt_truncated for step in self._steps()),
+            "rollout/carried_episodes": self.played.progress.carried,
+            "rollout/dropped_episodes": self.played.progress.dropped,
+            "rollout/retried_episodes": self.played.progress.retried,
+            "rollout/discarded_groups": len(self.played.discarded),
+        }
+        return {name: float(count) for name, count in counts.items()}
+
+    def _most(self) -> dict[str, float]:
+        """Figures for which the slowest rank counts."""
+        return {
+            "rollout/staleness_max": float(max(self.policy_version - step.policy_version for step in self._steps())),
+            "rollout/rounds": float(self.played.rounds),
+            "time/rollout": self.rollout_seconds,
+            "time/rollout_engine": self.played.progress.engine_seconds,
+            "time/rollout_environment": self.played.progress.environment_seconds,
+            "time/credit": self.credit_seconds,
+        }
+
+    def _steps(self) -> list[Step]:
+        return [s for group in self.played.every() for episode in group.trajectories for s in episode.steps]
+
+
+def _means(episodes: list[dict[str, float]]) -> dict[str, float]:
+    """The mean of each figure, over the episodes that have it."""
+    names = dict.fromkeys(name for figures in episodes for name in figures)
+    return {name: float(np.mean([figures[name] for figures in episodes if name in figures])) for name in names}
