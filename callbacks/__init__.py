@@ -8,12 +8,14 @@ from callbacks.optimizer_settings import OptimizerSettings
 from callbacks.preemption import Preemption
 from callbacks.rollout_metrics import RolloutMetrics
 from callbacks.run_manifest import RunManifest
+from callbacks.standard import STANDARD, missing_callbacks
 from callbacks.tensorboard_layout import TensorBoardLayout
 from callbacks.transcripts import Transcripts
 from callbacks.update_threads import UpdateThreads
 from callbacks.weight_sync import WeightSync
 
 __all__ = [
+    "STANDARD",
     "AnchorStats",
     "Export",
     "GroupFigure",
@@ -26,4 +28,5 @@ __all__ = [
     "Transcripts",
     "UpdateThreads",
     "WeightSync",
+    "missing_callbacks",
 ]

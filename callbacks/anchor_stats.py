@@ -20,19 +20,21 @@ class AnchorStats(ExperienceCallback):
 
     Args:
         histograms_every_n_epochs: Log the histograms of every n-th epoch; 0 logs none.
+        enabled: Log anything at all.
 
     Raises:
         ValueError: If ``histograms_every_n_epochs`` is negative.
     """
 
-    def __init__(self, histograms_every_n_epochs: int = 1) -> None:
+    def __init__(self, histograms_every_n_epochs: int = 1, enabled: bool = True) -> None:
         if histograms_every_n_epochs < 0:
             raise ValueError(f"histograms_every_n_epochs must be >= 0, got {histograms_every_n_epochs}")
         self.histograms_every_n_epochs = histograms_every_n_epochs
+        self.enabled = enabled
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the credit's own metrics, the shares of sizes, and the histograms where they are due."""
-        if self.experience is None:
+        if self.experience is None or not self.enabled:
             return
         credit = self.experience.credit
         pl_module.log_dict(credit.metrics | group_size_shares(credit.step_group_id), sync_dist=True)

@@ -52,16 +52,20 @@ class HeldOutEvaluation(Callback):
         file_name: Name of the record in the run's folder.
         batch_mean_size: Also log what the reference code's mean over batches of so many tasks, in the panel's order,
             would be; its search script has 512. Default: no.
+        enabled: Count and write anything at all; ``trainer.limit_val_batches: 0`` leaves the evaluations out.
 
     Raises:
         ValueError: If ``batch_mean_size`` is not positive.
     """
 
-    def __init__(self, file_name: str = "evaluations.jsonl", batch_mean_size: int | None = None) -> None:
+    def __init__(
+        self, file_name: str = "evaluations.jsonl", batch_mean_size: int | None = None, enabled: bool = True
+    ) -> None:
         if batch_mean_size is not None and batch_mean_size < 1:
             raise ValueError(f"batch_mean_size must be >= 1, got {batch_mean_size}")
         self.file_name = file_name
         self.batch_mean_size = batch_mean_size
+        self.enabled = enabled
         # split -> evaluations, each the policy's version and the success rate of every task over its repeats
         self.evaluations: dict[str, list[tuple[int, dict[str, float]]]] = defaultdict(list)
         self._metrics: dict[str, MeanMetric] = {}
@@ -88,7 +92,7 @@ class HeldOutEvaluation(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *args: Any
     ) -> None:
         """Count the episodes and write them down."""
-        if isinstance(outputs, HeldOutEpisodes):
+        if isinstance(outputs, HeldOutEpisodes) and self.enabled:
             self._count(trainer, pl_module, outputs)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -33,6 +33,7 @@ class RolloutMetrics(ExperienceCallback):
         }
         self._last_end = now
         pl_module.log_dict(metrics, sync_dist=True)
+        pl_module.log("success", metrics["rollout/success_rate"], prog_bar=True, logger=False, sync_dist=True)
         _logger.info(
             "epoch %d: success %.0f%%, return %.2f, length %.1f, invalid %.1f%%, %.1f s",
             self.experience.epoch,

@@ -1,9 +1,10 @@
 """The callback that gives the engine the trainer's weights, and proves that it has them."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.profilers import PassThroughProfiler
 
 from gigpo_lightning.engines.base import RolloutEngine
 from gigpo_lightning.interruption import never
@@ -40,6 +41,11 @@ class WeightSync(Callback):
         self.adapters = adapters
         self.proved = ProvedSync(num_probes, probe_tokens, adapters)
         self._engine: RolloutEngine | None = None
+        self._profiler: Any = PassThroughProfiler()
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Have syncs show up in the Trainer's profiler."""
+        self._profiler = cast("Any", trainer).profiler
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -48,7 +54,8 @@ class WeightSync(Callback):
 
     def sync(self, policy: PolicyView, engine: RolloutEngine, should_stop: Callable[[], bool] = never) -> None:
         """Bring the engine to the policy's version, as ``ProvedSync.sync`` does."""
-        self.proved.sync(policy, engine, should_stop)
+        with self._profiler.profile("sync"):
+            self.proved.sync(policy, engine, should_stop)
         self._engine = engine
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:

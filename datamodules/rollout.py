@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import gymnasium
 from torch.utils.data import DataLoader
@@ -78,7 +78,10 @@ class RolloutDataModule(ExperienceDataModule):
             ValueError: If the source does not know a split, held-out splits share tasks with others, or an epoch wants
                 more tasks than the training panel holds or fewer than there are ranks.
         """
-        player = self.player
+        player, trainer = self.player, cast("Any", self._trainer())
+        if stage == "fit" and trainer.overfit_batches:
+            player.overfit(int(trainer.overfit_batches))
+            trainer.limit_train_batches = 1.0  # Lightning would cut the epoch after as many minibatches
         splits = {
             "fit": (player.train_split, *self.held_out_splits),
             "validate": self.held_out_splits,
@@ -134,15 +137,14 @@ class RolloutDataModule(ExperienceDataModule):
 
     def make_experience(self, epoch: int) -> Experience:
         """Play an epoch on the module's weights, and assign its credit; what one rank is asked to drop, all drop."""
-        module = self._module()
-        played = play_unless_stopped(partial(self.player.play, epoch, module, self._should_stop), self._should_stop)
-        return Experience.of(
-            played,
-            module.credit,
-            epoch=epoch,
-            policy_version=module.policy_version,
-            temperature=self.player.sampling.temperature,
-        )
+        module, profiler, should_stop = self._module(), cast("Any", self._trainer()).profiler, self._should_stop
+        with profiler.profile("rollout"):
+            played = play_unless_stopped(partial(self.player.play, epoch, module, should_stop), should_stop)
+        temperature = self.player.sampling.temperature
+        with profiler.profile("credit"):
+            return Experience.of(
+                played, module.credit, epoch=epoch, policy_version=module.policy_version, temperature=temperature
+            )
 
     def _held_out(self, split: str) -> Iterator[HeldOutEpisodes]:
         yield self.player.evaluate(split, self._module(), self._should_stop)

@@ -17,10 +17,9 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.accelerators import AcceleratorRegistry
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser
-from lightning.pytorch.plugins.io import CheckpointIO
 from lightning.pytorch.utilities import rank_zero_only
 
-from callbacks import OptimizerSettings, Preemption
+from callbacks import OptimizerSettings
 from callbacks.kept_configuration import KeptConfiguration
 from gigpo_lightning.changed_configuration import changes, check_classes
 from gigpo_lightning.complaints import constructor_complaint, parser_complaint, with_section
@@ -30,6 +29,7 @@ from gigpo_lightning.errors import Preempted, RunError, check_seed, no_exit
 from gigpo_lightning.last_checkpoint import last_checkpoint, read_progress
 from gigpo_lightning.prompts.markers import check_markers
 from gigpo_lightning.ranks import leave_job
+from gigpo_lightning.standard_settings import add_standard
 from gigpo_lightning.strict_cli import MENDABLE, REFUSED, StrictCLI
 from gigpo_lightning.trainer_settings import check_trainer
 from modules import AtomicCheckpointIO
@@ -91,27 +91,27 @@ class GigpoCLI(StrictCLI):
         """Let ``--seed_everything`` seed the tasks, the sampling noise and the minibatches too."""
         parser.link_arguments("seed_everything", "data.init_args.seed", compute_fn=_seed)
 
-    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Have every run's checkpoints written whole or not at all, and SIGTERM end it in good order.
+    def before_instantiate_classes(self) -> None:
+        """Write into the configuration what every run has: callbacks, and checkpoints that are whole or not there.
 
-        A CheckpointIO or a ``callbacks.Preemption`` of the user's own takes the place of ours.
+        What a user names takes the place of ours; ``trainer.enable_checkpointing: false`` leaves checkpoints out.
         """
+        if self.subcommand:
+            add_standard(self.config[self.subcommand], self.subcommand)
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Make the Trainer of settings that a run can have."""
         given = self._get(self.config_init, "trainer", default={})
         check_trainer(vars(given))
         known = ("auto", "gpu", *AcceleratorRegistry.available_accelerators())
         if isinstance(given.get("accelerator"), str) and given["accelerator"] not in known:
             raise ValueError(f"trainer.accelerator must be one of {', '.join(known)}, got {given['accelerator']!r}")
-        plugins, callbacks = _as_list(given.get("plugins")), _as_list(given.get("callbacks"))
-        if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
-            plugins.append(AtomicCheckpointIO())
-        if not any(isinstance(callback, Preemption) for callback in callbacks):
-            callbacks.append(Preemption())
         if self._is_dry_run() and given.get("accelerator", "auto") not in ("auto", "cpu"):
             # The machine that plans need not have the devices that are planned with.
             kwargs |= {"accelerator": "cpu", "devices": self._planned_devices(given.get("devices", "auto"))}
             kwargs |= {"strategy": "ddp"} if given.get("strategy") == "fsdp" else {}
         try:
-            return super().instantiate_trainer(plugins=plugins, callbacks=callbacks, **kwargs)
+            return super().instantiate_trainer(**kwargs)
         except REFUSED as error:
             if "`fsdp`" in str(error) and "GPU" in str(error):
                 raise ValueError(
@@ -376,12 +376,6 @@ def _seed(value: Any) -> int:
         raise ValueError("seed_everything must be a whole number, got nothing")
     check_seed(int(value), "seed_everything")
     return int(value)
-
-
-def _as_list(value: Any) -> list[Any]:
-    if value is None:
-        return []
-    return list(value) if isinstance(value, list | tuple) else [value]
 
 
 def what_is_wrong(error: BaseException) -> str:

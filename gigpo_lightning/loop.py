@@ -46,7 +46,7 @@ def train(
         metrics = experience.metrics()
         for minibatch in experience.minibatches(policy, batching):
             losses = learner.update(minibatch, progress=epoch / max(1, epochs - 1))
-            metrics |= {f"loss/{name}": value for name, value in losses.items()}  # of the last minibatch
+            metrics |= {f"loss/{name}": value for name, value in losses.items()}  # of the last one
         learner.end_epoch()
         yield metrics, [player.evaluate(split, policy) for split in held_out_splits]
     player.close()

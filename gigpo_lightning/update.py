@@ -13,7 +13,7 @@ from gigpo_lightning.algorithm.losses import LossSettings, LossTerms, policy_los
 from gigpo_lightning.batch import Minibatch, StepBatch
 from gigpo_lightning.token_batch import TokenBatch
 
-_LOGGED = ("policy", "kl", "entropy", "clip_fraction", "approximate_kl")
+_LOGGED = ("loss", "policy", "kl", "entropy", "clip_fraction", "approximate_kl")
 _LOGGED_WITH_CORRECTION = ("engine_kl", "correction_weight", "corrected_fraction")
 
 
@@ -149,7 +149,7 @@ class Learner:
             progress: Share of the training that is done, from 0 to 1; not a number where there is no end.
 
         Returns:
-            The minibatch's terms of ``LossTerms`` and ``gradient_norm``, over all processes.
+            The minibatch's terms of ``LossTerms``, ``loss`` among them, and ``gradient_norm``, over all processes.
 
         Raises:
             NotFiniteError: If the loss or the gradient is not finite.

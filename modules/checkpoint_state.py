@@ -79,9 +79,11 @@ def check_training_state(checkpoint: dict[str, Any], num_parameters: int, has_sc
     """Refuse a checkpoint that one can evaluate and not go on from.
 
     Raises:
-        ValueError: If the optimizer's state is missing or another's, or there is no scheduler where the run has one,
-            or the other way round; the message begins with ``rule``.
+        ValueError: If it was written within an epoch, the optimizer's state is missing or another's, or there is no
+            scheduler where the run has one, or the other way round; the message begins with ``rule``.
     """
+    if checkpoint["gigpo"].get("within_epoch"):
+        raise ValueError(f"{rule} from the end of an epoch; this one was written between two updates of one")
     optimizers, schedulers = checkpoint.get("optimizer_states"), checkpoint.get("lr_schedulers")
     if not optimizers or schedulers is None or "loops" not in checkpoint:
         raise ValueError(f"{rule} with the optimizer's state to go on from; this one has weights only")

@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from lightning.pytorch import Callback, LightningModule
@@ -19,6 +19,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.distributed.fsdp import FullyShardedDataParallel
 
+from callbacks import missing_callbacks
 from gigpo_lightning.algorithm import CreditEstimator
 from gigpo_lightning.algorithm.losses import LossSettings
 from gigpo_lightning.batch import Minibatch
@@ -44,6 +45,7 @@ from modules.lora import AdaptedPolicy
 from modules.policy import Policy, PolicySource
 from modules.rehearsal import Rehearsal, check_trainer, rehearse_optimization, rehearse_policy
 from modules.run_folder import RunFolder
+from modules.scheduling import watched
 from modules.sharding import PREFIX, named_weights, weight_shapes, wrap_blocks
 from modules.strategy_execution import StrategyExecution
 from modules.tokenizer import TransformersTokenizer
@@ -62,15 +64,19 @@ class GiGPOModule(LightningModule):
         credit: Assigns the advantage of every step; used where the rollout's table is made.
         loss: The loss and its coefficients.
         optimizer: Makes the optimizer of the policy's parameters.
-        lr_scheduler: Makes the learning-rate scheduler, stepped once an epoch; default: constant.
+        lr_scheduler: Makes the learning-rate scheduler; default: constant. ``lightning.pytorch.cli.ReduceLROnPlateau``
+            watches what its ``monitor`` names, at the end of each epoch.
+        lr_interval: Whether the scheduler is stepped once an epoch or once an optimizer step.
         max_grad_norm: Gradients are scaled down to this norm, in units of loss per parameter.
 
     Raises:
         ValueError: If ``max_grad_norm`` is not positive.
     """
 
-    optimizer_arguments = ("optimizer", "lr_scheduler")
+    optimizer_arguments = ("optimizer", "lr_scheduler", "lr_interval")
     """The arguments that a run which goes on takes from its checkpoint."""
+
+    missing_callbacks = staticmethod(missing_callbacks)  # that a run has unless it names its own
 
     def __init__(
         self,
@@ -79,6 +85,7 @@ class GiGPOModule(LightningModule):
         loss: LossSettings = LossSettings(),  # noqa: B008  frozen
         optimizer: OptimizerCallable = torch.optim.AdamW,
         lr_scheduler: LRSchedulerCallable | None = None,
+        lr_interval: Literal["epoch", "step"] = "epoch",
         max_grad_norm: float = 1.0,
     ) -> None:
         super().__init__()
@@ -90,6 +97,7 @@ class GiGPOModule(LightningModule):
         self.loss_settings = loss
         self.make_optimizer = optimizer
         self.make_lr_scheduler = lr_scheduler
+        self.lr_interval = lr_interval
         self.max_grad_norm = max_grad_norm
         self.policy_version = 0
         self._policy: Policy | None = None
@@ -122,8 +130,9 @@ class GiGPOModule(LightningModule):
         return rehearsal
 
     def configure_callbacks(self) -> list[Callback]:
-        """Claim the run's folder, before any process makes data or logs; a subclass's own should keep this one."""
-        return [RunFolder(self.trainer)]
+        """Claim the run's folder, and add the standard callbacks that the Trainer lacks; a subclass keeps both."""
+        named = [type(each) for each in cast("Any", self.trainer).callbacks]
+        return [RunFolder(self.trainer), *(kind() for kind in self.missing_callbacks(named))]
 
     @property
     def policy(self) -> Policy:
@@ -246,13 +255,14 @@ class GiGPOModule(LightningModule):
             self.loss_settings,
             self.optimizers(),
             self.lr_schedulers(),
+            scheduler_interval=self.lr_interval,
             max_grad_norm=self.max_grad_norm,
             ref_logprobs=self._ref_logprobs,
             execution=StrategyExecution(self),
         )
 
-    def training_step(self, batch: Minibatch, batch_idx: int) -> None:
-        """Take one optimizer step, as ``Learner.update`` does.
+    def training_step(self, batch: Minibatch, batch_idx: int) -> dict[str, Any]:
+        """Take one optimizer step, as ``Learner.update`` does; its terms are returned as well as logged.
 
         Raises:
             FloatingPointError: If the loss or the gradient is not finite; this minibatch has changed no weight.
@@ -260,7 +270,8 @@ class GiGPOModule(LightningModule):
         started = time.perf_counter()
         assert self._learner is not None
         try:
-            losses = self._learner.update(batch, self.progress)
+            with cast("Any", self.trainer).profiler.profile("update"):
+                losses = self._learner.update(batch, self.progress)
         except NotFiniteError as error:
             raise FloatingPointError(
                 f"the {error.what} must be finite, got {error.value} in epoch {self.current_epoch}, minibatch "
@@ -268,9 +279,12 @@ class GiGPOModule(LightningModule):
                 f"Lower the learning rate or max_grad_norm, and {way_back(self.trainer)}"
             ) from error
         self._updated_epoch = self.current_epoch
-        named = {f"loss/{name}": value for name, value in losses.items()}
-        self.log_dict(named, on_step=False, on_epoch=True, batch_size=batch.counts.num_rows, sync_dist=True)
+        total = losses.pop("loss")
+        named, rows = {f"loss/{name}": value for name, value in losses.items()}, batch.counts.num_rows
+        self.log_dict(named, on_step=False, on_epoch=True, batch_size=rows, sync_dist=True)
+        self.log("policy_loss", losses["policy"], prog_bar=True, logger=False, sync_dist=True)
         self._update_seconds += time.perf_counter() - started
+        return losses | {"loss": torch.tensor(total)}
 
     def on_train_epoch_start(self) -> None:
         """Start the clock of the update."""
@@ -280,7 +294,7 @@ class GiGPOModule(LightningModule):
     def on_train_epoch_end(self) -> None:
         """Step the scheduler, and log the time of the update and the learning rate."""
         assert self._learner is not None
-        self._learner.end_epoch()
+        self._learner.end_epoch(watched(self.lr_schedulers(), self.trainer.callback_metrics))
         optimizer = cast("LightningOptimizer", self.optimizers())
         self.log("time/update", self._update_seconds, sync_dist=True)
         self.log("loss/learning_rate", float(optimizer.param_groups[0]["lr"]), sync_dist=True)
@@ -322,7 +336,9 @@ class GiGPOModule(LightningModule):
             FloatingPointError: If a weight is not finite; no checkpoint is replaced by it.
         """
         self.check_finite_weights()
+        within_epoch = self._trainer is not None and self._updated_epoch == self.iteration
         checkpoint["gigpo"] = {
+            "within_epoch": within_epoch,  # a run cannot go on from here: the epoch's other updates would be lost
             "policy_version": self.policy_version,
             "iteration": self.iteration,
             "credit": storable(self.credit.state_dict(), type(self.credit).__name__),

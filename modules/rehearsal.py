@@ -61,11 +61,49 @@ def check_trainer(trainer: Any, credit: CreditEstimator) -> None:
                 f"trainer.{name} must be left out, got {getattr(trainer, name)}: max_grad_norm and the "
                 "data's minibatch_size are in its place"
             )
+    _check_that_epochs_are_whole(trainer)
     if ranks > 1 and (getattr(credit, "whole_batch", False) or credit.state_dict()):
         raise ValueError(
             f"trainer.devices times trainer.num_nodes must be 1 with {type(credit).__name__}, got {ranks}: it "
             "compares or remembers all episodes of an epoch, and a rank knows only its own"
         )
+
+
+def _check_that_epochs_are_whole(trainer: Any) -> None:
+    """Refuse settings that would break an epoch off: an iteration plays once and learns from all that it has played.
+
+    Raises:
+        ValueError: If there is one; the message names it and what to set instead.
+    """
+    whole = "an epoch is one iteration, which learns from every step that it has played"
+    made_by_lightning = trainer.fast_dev_run or trainer.overfit_batches
+    if trainer.limit_train_batches != 1.0 and not made_by_lightning:
+        raise ValueError(
+            f"trainer.limit_train_batches must be left out, got {trainer.limit_train_batches}: {whole}; fewer tasks "
+            "are data.init_args.tasks_per_epoch"
+        )
+    if trainer.max_steps != -1 and not trainer.fast_dev_run:
+        raise ValueError(
+            f"trainer.max_steps must be left out, got {trainer.max_steps}: {whole}; use trainer.max_epochs"
+        )
+    if trainer.val_check_interval != 1.0:
+        raise ValueError(
+            f"trainer.val_check_interval must be left out, got {trainer.val_check_interval}: {whole}; use "
+            "trainer.check_val_every_n_epoch"
+        )
+    if isinstance(trainer.overfit_batches, float) and trainer.overfit_batches:
+        raise ValueError(
+            f"trainer.overfit_batches must be a number of tasks, got {trainer.overfit_batches}: every epoch plays them "
+            "again"
+        )
+    for callback in trainer.checkpoint_callbacks:
+        within = {name: getattr(callback, f"_{name}", None) for name in ("every_n_train_steps", "train_time_interval")}
+        for name, value in within.items():
+            if value:
+                raise ValueError(
+                    f"{name} of {type(callback).__name__} must be left out, got {value}: a run can go on from the end "
+                    "of an epoch alone; use every_n_epochs"
+                )
 
 
 def rehearse_policy(source: PolicySource) -> Rehearsal:
@@ -150,11 +188,11 @@ def _take_step(optimizer: torch.optim.Optimizer) -> None:
 def _go_through(scheduler: Any, optimizer: torch.optim.Optimizer, epochs: int) -> None:
     for epoch in range(1, epochs + 1):
         try:
-            scheduler.step()
+            scheduler.step(*((0.0,) if getattr(scheduler, "monitor", None) is not None else ()))
         except _REFUSED as error:
             raise ValueError(
-                "lr_scheduler must be one that is stepped once an epoch and without a metric, but "
-                f"{_name(scheduler)} cannot go on to epoch {epoch}: {error}"
+                "lr_scheduler must be stepped without a metric, or name one as lightning.pytorch.cli.ReduceLROnPlateau "
+                f"does with monitor, but {_name(scheduler)} cannot go on to epoch {epoch}: {error}"
             ) from error
         for group in optimizer.param_groups:
             if not 0 <= float(group["lr"]) < math.inf:

@@ -83,6 +83,7 @@ class RolloutPlayer:
     Attributes:
         panels: The tasks of every split that has been read.
         sync: Brings the engine up to date before each rollout.
+        same_tasks: Whether every epoch plays the first one's tasks.
 
     Raises:
         ValueError: If a number is out of its range.
@@ -151,6 +152,7 @@ class RolloutPlayer:
         self._carried = CarriedEpisodes()
         self._begun_with: tuple[int, list[GroupKey]] = (-1, [])  # an epoch, and the groups that it began with
         self._playing = False
+        self.same_tasks = False
         self._success_watch = SuccessWatch()
 
     def read_panels(self, splits: Iterable[str], training: bool = True) -> None:
@@ -175,6 +177,15 @@ class RolloutPlayer:
                 f"{self.tasks_per_epoch}"
             )
 
+    def overfit(self, num_tasks: int) -> None:
+        """Play the same tasks in every epoch: the first epoch's, so many of them.
+
+        Raises:
+            ValueError: If the number is not positive.
+        """
+        check_count("num_tasks", num_tasks)
+        self.tasks_per_epoch, self.same_tasks = num_tasks, True
+
     def play(self, epoch: int, policy: PolicyView, should_stop: Callable[[], bool] = never) -> PlayedGroups:
         """Play this rank's share of an epoch's tasks, and others for the groups that the sampler discards.
 
@@ -193,7 +204,8 @@ class RolloutPlayer:
         collector = self._collector(policy, self.sampling, "rollout", should_stop, should_stop)
         carried = self._carried if self.carry_over is not None else CarriedEpisodes()
         self._begun_with, self._playing = (epoch, carried.keys()), True
-        tasks = epoch_tasks(self.panels[self.train_split], self.tasks_per_epoch, epoch, self.seed)
+        number = 0 if self.same_tasks else epoch
+        tasks = epoch_tasks(self.panels[self.train_split], self.tasks_per_epoch, number, self.seed)
         under_way = _Epoch(player=self, collector=collector, carried=carried, epoch=epoch, dealt=tasks)
         played = play_groups(under_way.play, under_way.own_tasks(), under_way.more, self.group_sampler)
         self._playing = False
@@ -341,6 +353,8 @@ class _Epoch:
         """Other tasks for this rank, which it has not begun."""
         rank, ranks = place()
         player, under_way = self.player, [group.task for group in self.carried.groups]
+        if player.same_tasks:
+            return ()
         known = [*self.dealt, *played, *self.begun, *under_way]
         panel = player.panels[player.train_split]
         return more_tasks(panel, known, max(0, missing), self.epoch, player.seed, rank, ranks)

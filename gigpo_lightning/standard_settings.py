@@ -1,0 +1,67 @@
+"""What the command line adds to a run's configuration, so that ``config.yaml`` says all that a run is made of."""
+
+import inspect
+from importlib import import_module
+from typing import Any
+
+from jsonargparse import Namespace
+from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.plugins.io import CheckpointIO
+
+from callbacks import Preemption
+from modules import AtomicCheckpointIO
+
+_EVERY_EPOCH = Namespace(
+    class_path="lightning.pytorch.callbacks.ModelCheckpoint",
+    init_args=Namespace(save_last="link", save_on_train_epoch_end=True, save_top_k=1, every_n_epochs=1),
+)
+
+
+def add_standard(settings: Namespace, subcommand: str) -> None:
+    """Add what a run has unless it names its own: the module's callbacks, checkpoints, and a good end on SIGTERM.
+
+    Args:
+        settings: The subcommand's configuration, with ``trainer`` and ``model``.
+        subcommand: Its name; only ``fit`` writes checkpoints.
+    """
+    trainer, module = settings.trainer, _class_of(settings.model)
+    callbacks = _as_list(trainer.get("callbacks"))
+    named = [_class_of(each) for each in callbacks]
+    own: list[type] = module.missing_callbacks(named) if hasattr(module, "missing_callbacks") else []
+    callbacks += [_settings(kind) for kind in own]
+    if not any(issubclass(each, Preemption) for each in named):
+        callbacks.append(_settings(Preemption))
+    keeps = subcommand == "fit" and trainer.get("enable_checkpointing") is not False
+    if keeps and not any(issubclass(each, Checkpoint) for each in named):
+        callbacks.append(_EVERY_EPOCH.clone())
+    plugins = _as_list(trainer.get("plugins"))
+    if not any(issubclass(_class_of(each), CheckpointIO) for each in plugins):
+        plugins.append(_settings(AtomicCheckpointIO))
+    trainer["callbacks"], trainer["plugins"] = callbacks, plugins
+
+
+def _settings(kind: type) -> Namespace:
+    """A class and its defaults, as a configuration names them."""
+    defaults = {
+        name: parameter.default
+        for name, parameter in inspect.signature(kind).parameters.items()
+        if parameter.default is not inspect.Parameter.empty
+    }
+    path = f"{kind.__module__.partition('.')[0]}.{kind.__name__}"
+    return Namespace(class_path=path, init_args=Namespace(defaults)) if defaults else Namespace(class_path=path)
+
+
+def _class_of(entry: Any) -> type:
+    """The class that an entry of a configuration names; of an object its own."""
+    path = entry.get("class_path") if isinstance(entry, Namespace | dict) else None
+    if path is None:
+        return str if isinstance(entry, str) else type(entry)
+    module, _, name = path.rpartition(".")
+    found: type = getattr(import_module(module), name)
+    return found
+
+
+def _as_list(value: Any) -> list[Any]:
+    if value is None:
+        return []
+    return list(value) if isinstance(value, list | tuple) else [value]
