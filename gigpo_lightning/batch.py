@@ -29,7 +29,7 @@ class StepBatch:
         old_logprobs: The log-probabilities that ratios are taken to, 0 off the mask, ``(S, R)``: the engine's, unless
             the trainer has computed its own.
         engine_logprobs: The engine's log-probabilities of those tokens, 0 elsewhere, ``(S, R)``.
-        advantage: Of each step, ``(S,)``.
+        advantage: Of each written token, 0 elsewhere, ``(S, R)``; as it is made, the advantage of its step.
         trajectory_share: One over the number of steps of its trajectory, ``(S,)``.
         row_weight: 1, or 0 for a step that only fills up, ``(S,)``.
         row: The step's row in the rollout's table, -1 for one that only fills up, ``(S,)``.
@@ -38,7 +38,7 @@ class StepBatch:
     tokens: TokenBatch
     old_logprobs: Float32[Tensor, "S R"]
     engine_logprobs: Float32[Tensor, "S R"]
-    advantage: Float32[Tensor, " S"]
+    advantage: Float32[Tensor, "S R"]
     trajectory_share: Float32[Tensor, " S"]
     row_weight: Float32[Tensor, " S"]
     row: Int64[Tensor, " S"]
@@ -165,7 +165,7 @@ def _filling(pad_token_id: int) -> StepBatch:
         tokens=make_token_batch([((pad_token_id,), (pad_token_id,))], pad_token_id),
         old_logprobs=torch.zeros(1, 1),
         engine_logprobs=torch.zeros(1, 1),
-        advantage=torch.zeros(1),
+        advantage=torch.zeros(1, 1),
         trajectory_share=torch.zeros(1),
         row_weight=torch.zeros(1),
         row=torch.full((1,), -1),
@@ -241,11 +241,12 @@ def make_step_batch(
     tokens = make_token_batch(pairs, pad_token_id, layout, [len(block) for block in blocks])
     engine_logprobs = torch.zeros(tokens.reply_ids.shape)
     engine_logprobs[tokens.action_mask] = torch.tensor([value for step in chosen for value in step.logprobs])
+    advantage = torch.from_numpy(credit.advantage[rows].astype(np.float32))
     return StepBatch(
         tokens=tokens,
         old_logprobs=engine_logprobs,
         engine_logprobs=engine_logprobs,
-        advantage=torch.from_numpy(credit.advantage[rows].astype(np.float32)),
+        advantage=advantage.unsqueeze(1) * tokens.action_mask,
         trajectory_share=torch.tensor([trajectory_share[row] for row in rows]),
         row_weight=torch.ones(len(rows)),
         row=torch.tensor(rows),

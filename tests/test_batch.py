@@ -41,7 +41,7 @@ CREDIT = credit_of([0.5, -1.5, 2.0])
 @pytest.mark.parametrize(
     ("tensor", "values"),
     [
-        ("advantage", [-1.5, 0.5]),
+        ("advantage", [[-1.5, 0.0], [0.5, 0.5]]),
         ("row_weight", [1.0, 1.0]),
         ("row", [1, 0]),
     ],
@@ -114,7 +114,8 @@ def test_every_step_keeps_its_own_advantage() -> None:
     expected = GiGPO().estimate(StepTable.from_groups(rollout())).advantage
     for minibatch in minibatches():
         for part in minibatch.micro_batches:
-            np.testing.assert_allclose(part.advantage, expected[part.row], rtol=1e-6)
+            spread = expected[part.row.numpy()][:, None] * part.tokens.action_mask.numpy()
+            np.testing.assert_allclose(part.advantage, spread, rtol=1e-6)
 
 
 def test_a_minibatch_counts_the_tokens_that_were_written() -> None:

@@ -238,7 +238,7 @@ def policy_loss(
     old_logprobs: Float[Tensor, "B T"],
     entropy: Float[Tensor, "B T"],
     ref_logprobs: Float[Tensor, "B T"] | None,
-    advantage: Float[Tensor, " B"],
+    advantage: Float[Tensor, "B T"] | Float[Tensor, " B"],
     action_mask: Bool[Tensor, "B T"],
     row_weight: Float[Tensor, " B"],
     counts: BatchCounts,
@@ -257,7 +257,7 @@ def policy_loss(
         old_logprobs: Of the policy before the update, in nats, ``(B, T)``: what ratios are taken to.
         entropy: Of the policy, in nats, ``(B, T)``.
         ref_logprobs: Of the reference, in nats, ``(B, T)``; None without one.
-        advantage: Of each row, ``(B,)``.
+        advantage: Of each token, ``(B, T)``, or of each row for all of its tokens, ``(B,)``.
         action_mask: True on tokens that the policy wrote, ``(B, T)``.
         row_weight: 0 for rows that only fill up, else 1, ``(B,)``.
         counts: Of the whole minibatch.
@@ -286,7 +286,7 @@ def policy_loss(
     log_ratio = written(logprobs - old_logprobs)
     objective, clipped = clipped_surrogate(
         (settings.ratio or TokenRatio()).log_ratio(log_ratio, mask, progress),
-        written(advantage.to(logprobs.dtype).unsqueeze(1).expand_as(logprobs)),
+        written(advantage.to(logprobs.dtype).reshape(len(logprobs), -1).expand_as(logprobs)),
         clip_low=settings.clip_low,
         clip_high=settings.clip_high,
         dual_clip=settings.dual_clip,

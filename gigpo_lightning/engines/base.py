@@ -1,8 +1,8 @@
 """What an engine is: token ids in, token ids and the sampler's own log-probabilities out."""
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 
@@ -37,6 +37,7 @@ class GenerationRequest:
         sampling: How the reply is drawn.
         stop_token_ids: Tokens that end the reply; the one that did is kept in it.
         seed: Seed of this reply's sampling noise, whatever else shares the batch.
+        extras: What the prompt carries beside token ids, by name (``EncodedPrompt.extras``).
     """
 
     request_id: str
@@ -44,6 +45,21 @@ class GenerationRequest:
     sampling: SamplingParameters
     stop_token_ids: tuple[int, ...]
     seed: int
+    extras: Mapping[str, Any] = field(default_factory=dict)
+
+    def check_extras(self, known: Collection[str] = ()) -> None:
+        """Refuse what an engine would leave out.
+
+        Args:
+            known: Names of the extras that the engine takes.
+
+        Raises:
+            ValueError: If the prompt carries another.
+        """
+        if unknown := sorted(self.extras.keys() - set(known)):
+            raise ValueError(
+                f"this engine takes a prompt's token ids and {sorted(known)}, but was given {unknown[0]!r}"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

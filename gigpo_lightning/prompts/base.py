@@ -1,8 +1,8 @@
 """What a prompt is: a template and the parser of its replies, side by side in one class."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
 
 
 class NoRoomError(ValueError):
@@ -28,6 +28,25 @@ class Tokenizer(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Turn:
+    """One earlier turn of an episode, in words and in tokens.
+
+    Attributes:
+        observation: What the world said.
+        action: What was sent to the environment.
+        response: What the policy wrote, in words.
+        prompt_ids: What it was shown, in tokens.
+        completion_ids: What it wrote, in tokens, its stop token included.
+    """
+
+    observation: str
+    action: str
+    response: str = ""
+    prompt_ids: tuple[int, ...] = ()
+    completion_ids: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TurnView:
     """All that a template may show at one turn.
 
@@ -36,12 +55,18 @@ class TurnView:
         observation: What the world says now.
         admissible_actions: Commands that do something now; None where the environment does not say.
         history: All earlier turns of the episode as (observation, action), oldest first.
+        turns: The same turns with what was really shown and written; a prompt is free to repeat, drop or rewrite them.
     """
 
     instruction: str
     observation: str
     admissible_actions: tuple[str, ...] | None
-    history: tuple[tuple[str, str], ...]
+    history: tuple[tuple[str, str], ...] = ()
+    turns: tuple[Turn, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.turns and not self.history:
+            object.__setattr__(self, "history", tuple((turn.observation, turn.action) for turn in self.turns))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,10 +76,13 @@ class EncodedPrompt:
     Attributes:
         ids: Token ids for the engine.
         truncated: Whether something had to be left out to fit.
+        extras: What an engine is to be given beside token ids, by name, such as images; an engine that does not know a
+            name refuses the prompt.
     """
 
     ids: tuple[int, ...]
     truncated: bool = False
+    extras: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from gigpo_lightning.engines.base import Completion, GenerationRequest, SamplingParameters
 from gigpo_lightning.environments.base import Task
 from gigpo_lightning.pool.slots import EnvironmentEvent
-from gigpo_lightning.prompts.base import NoRoomError, Prompt, Tokenizer, TurnView
+from gigpo_lightning.prompts.base import NoRoomError, Prompt, Tokenizer, Turn, TurnView
 from gigpo_lightning.trajectory import Step, StopReason, Trajectory
 
 
@@ -47,7 +47,7 @@ class Episode:
     prompt_truncated: bool = False
     says_success: bool = False
     """Whether the info of one of its steps had ``"success"``."""
-    history: list[tuple[str, str]] = field(default_factory=list)
+    turns: list[Turn] = field(default_factory=list)
     steps: list[Step] = field(default_factory=list)
 
     @property
@@ -135,7 +135,7 @@ class EpisodePlayer:
             instruction=episode.instruction,
             observation=episode.event.observation,
             admissible_actions=episode.event.admissible_actions,
-            history=tuple(episode.history),
+            turns=tuple(episode.turns),
         )
         try:
             encoded = self.prompt.encode(episode.view, self.tokenizer, self.max_prompt_tokens)
@@ -152,6 +152,7 @@ class EpisodePlayer:
         return GenerationRequest(
             request_id=f"{episode.group.index}/{episode.index}/{episode.attempt}/{step}",
             prompt_ids=encoded.ids,
+            extras=encoded.extras,
             sampling=self.sampling,
             stop_token_ids=self.tokenizer.stop_token_ids,
             seed=noise_seed(self.seed, episode.group.noise_key, episode.task.task_id, episode.index, step),
@@ -166,7 +167,15 @@ class EpisodePlayer:
             parsed = self.prompt.parse(response, episode.view)
         except ValueError as error:
             raise ValueError(self._of_prompt("read a reply", episode, error)) from error
-        episode.history.append((episode.event.observation, parsed.action))
+        episode.turns.append(
+            Turn(
+                observation=episode.event.observation,
+                action=parsed.action,
+                response=response,
+                prompt_ids=episode.request.prompt_ids,
+                completion_ids=completion.token_ids,
+            )
+        )
         episode.steps.append(
             Step(
                 observation=episode.event.observation,
