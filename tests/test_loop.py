@@ -1,5 +1,8 @@
 """The loop without Lightning is the Lightning run: equal weights to the last bit, one process, float32, on a CPU."""
 
+import inspect
+import re
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -91,3 +94,13 @@ def test_a_kl_coefficient_without_a_reference_is_refused():
     policy = tiny_module().policy
     with pytest.raises(ValueError, match=r"kl_coefficient must be 0 without a reference, got 0\.1"):
         Learner(policy, LossSettings(kl_coefficient=0.1), torch.optim.SGD(policy.parameters()))
+
+
+def test_the_readme_quotes_the_loop_as_it_is(repository_root):
+    (quoted,) = re.findall(r"^```py\n(.*?)^```", (repository_root / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    source = inspect.getsource(train)
+    assert quoted == textwrap.dedent(source[source.index("    player.read_panels") :])
+
+
+def test_the_loop_fits_on_a_page(repository_root):
+    assert len((repository_root / "gigpo_lightning/loop.py").read_text().splitlines()) <= 80

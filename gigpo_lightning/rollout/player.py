@@ -112,20 +112,6 @@ class RolloutPlayer:
         deterministic: bool = False,
         seed: int = 0,
     ) -> None:
-        check_count("group_size", group_size, 2, why="a group of one has nothing to be compared with")
-        for name, number, least in (
-            *(("tasks_per_epoch", tasks_per_epoch, 1), ("max_steps", max_steps, 1)),
-            *(("held_out_repeats", held_out_repeats, 1), ("held_out_tasks", held_out_tasks, 1)),
-            *(("num_slots", num_slots, 1), ("workers", workers, 0), ("max_retries", max_retries, 0)),
-        ):
-            if number is not None:
-                check_count(name, number, least)
-        check_seed(seed)
-        if carry_over is not None and carry_over.extra_groups > tasks_per_epoch:
-            raise ValueError(
-                f"carry_over.extra_groups must be <= tasks_per_epoch {tasks_per_epoch}, got {carry_over.extra_groups}: "
-                "groups would be complete for longer than an epoch before their update"
-            )
         self.environment = environment
         self.tasks = tasks
         self.prompt = prompt
@@ -146,6 +132,7 @@ class RolloutPlayer:
         self.max_retries = max_retries
         self.deterministic = deterministic
         self.seed = seed
+        self._check_arguments()
         self.panels: dict[str, TaskPanel] = {}
         self.sync: EngineSync = ProvedSync()
         self._pools: dict[str, EnvironmentPool] = {}
@@ -154,6 +141,20 @@ class RolloutPlayer:
         self._playing = False
         self.same_tasks = False
         self._success_watch = SuccessWatch()
+
+    def _check_arguments(self) -> None:
+        check_count("group_size", self.group_size, 2, why="a group of one has nothing to be compared with")
+        least = dict.fromkeys(("tasks_per_epoch", "max_steps", "held_out_repeats", "held_out_tasks", "num_slots"), 1)
+        for name, number in (least | {"workers": 0, "max_retries": 0}).items():
+            if getattr(self, name) is not None:
+                check_count(name, getattr(self, name), number)
+        check_seed(self.seed)
+        extra = self.carry_over.extra_groups if self.carry_over is not None else 0
+        if extra > self.tasks_per_epoch:
+            raise ValueError(
+                f"carry_over.extra_groups must be <= tasks_per_epoch {self.tasks_per_epoch}, got {extra}: groups would "
+                "be complete for longer than an epoch before their update"
+            )
 
     def read_panels(self, splits: Iterable[str], training: bool = True) -> None:
         """Read the tasks of some splits, unless that has been done.
