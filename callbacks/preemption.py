@@ -10,6 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
 
+from callbacks.lightning_internals import begin_epoch_again, epochs_done, take_over_sigterm
 from gigpo_lightning.errors import Preempted, StoppedBySignal
 from gigpo_lightning.ranks import gather
 
@@ -42,8 +43,7 @@ class Preemption(Callback):
         def on_sigterm(number: int, frame: FrameType | None) -> None:
             self._stop(trainer, number)
 
-        # Lightning registers its handlers after the last hook before the first rollout.
-        cast("Any", trainer)._signal_connector._sigterm_notifier_fn = on_sigterm
+        take_over_sigterm(trainer, on_sigterm)
 
     def should_stop(self) -> bool:
         """Whether a rollout under way is to be dropped; a DataModule that plays asks before and during each."""
@@ -63,14 +63,13 @@ class Preemption(Callback):
         """Write the checkpoint, and say how to go on."""
         if not isinstance(exception, Preempted) or cast("Any", trainer).fast_dev_run:
             return
-        progress = cast("Any", trainer.fit_loop.epoch_progress)
-        for each in (progress.total, progress.current):
-            each.ready = each.started = each.processed  # the epoch that was begun will be begun again, with its hooks
+        begin_epoch_again(trainer)
         path = _checkpoints(trainer) / self.file_name
         trainer.save_checkpoint(path, weights_only=False)
         if trainer.is_global_zero:
-            done = progress.current.processed
-            _logger.info("stopped by SIGTERM, %d epochs done; go on with --ckpt_path last, or %s", done, path)
+            _logger.info(
+                "stopped by SIGTERM, %d epochs done; go on with --ckpt_path last, or %s", epochs_done(trainer), path
+            )
         elif isinstance(getattr(trainer.strategy, "cluster_environment", None), LightningEnvironment):
             exception.exit_code = 0  # Lightning kills the first rank when one that it started fails
 

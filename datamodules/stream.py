@@ -7,6 +7,7 @@ import torch
 from lightning.pytorch import Callback, LightningDataModule, Trainer
 from torch.utils.data import DataLoader, IterableDataset
 
+from callbacks.lightning_internals import show_length
 from gigpo_lightning.batch import Minibatch
 from gigpo_lightning.experience import Batching, Experience, WatchesExperience
 from gigpo_lightning.ranks import end_processes
@@ -59,7 +60,9 @@ class ExperienceDataModule(LightningDataModule):
         if epochs is not None and 0 <= epochs <= self._module().iteration:
             return  # Lightning asks for an epoch's data before it finds that a resumed run was at its end
         self.current_experience()
-        yield from self._minibatches
+        for minibatch in self._minibatches:
+            yield minibatch
+            show_length(self._trainer(), len(self._minibatches))  # of the first epoch there is no bar before
 
     def _callbacks(self) -> list[Callback]:
         return cast("list[Callback]", cast("Any", self._trainer()).callbacks)

@@ -1,13 +1,14 @@
 """What a module keeps in a checkpoint, all of which is checked before any of it is taken."""
 
 import copy
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
 from lightning.pytorch import Trainer
 from torch import Tensor
 
+from callbacks.lightning_internals import metrics_to_be_logged
 from gigpo_lightning.algorithm import CreditEstimator
 from gigpo_lightning.random_states import keep_random_states, restore_random_states
 
@@ -22,12 +23,10 @@ def unlogged_metrics(trainer: Trainer) -> dict[str, Any]:
     Returns:
         ``step`` and ``metrics``; empty unless an epoch has just ended. Every rank must ask.
     """
-    progress = cast("Any", trainer.fit_loop.epoch_progress.current)
-    results = cast("Any", trainer)._results if trainer.training else None
-    if not results or progress.processed == progress.completed:
+    waiting = metrics_to_be_logged(trainer)
+    if waiting is None:
         return {}
-    metrics = {name: float(value) for name, value in results.metrics(False)["log"].items()}
-    step = trainer.fit_loop.epoch_loop._batches_that_stepped - 1
+    step, metrics = waiting
     return {"step": step, "metrics": metrics | {"epoch": trainer.current_epoch}}
 
 

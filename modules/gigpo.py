@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.distributed.fsdp import FullyShardedDataParallel
 
 from callbacks import missing_callbacks
+from callbacks.lightning_internals import epochs_done
 from gigpo_lightning.algorithm import CreditEstimator
 from gigpo_lightning.algorithm.losses import LossSettings
 from gigpo_lightning.batch import Minibatch
@@ -40,7 +41,6 @@ from modules.checkpoint_state import (
 )
 from modules.finite_weights import check_finite_weights, way_back
 from modules.fsdp2 import FSDP2Strategy
-from modules.lightning_internals import epochs_done
 from modules.lora import AdaptedPolicy
 from modules.policy import Policy, PolicySource
 from modules.rehearsal import Rehearsal, check_trainer, rehearse_optimization, rehearse_policy

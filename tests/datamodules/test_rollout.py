@@ -183,6 +183,7 @@ def test_more_tasks_an_epoch_than_there_are_is_refused(tmp_path):
 
 def test_fewer_tasks_than_ranks_are_refused(monkeypatch):
     data = walking_data(random_walk(tiny_module()))
+    data.trainer = quiet_trainer(Path())
     monkeypatch.setattr("gigpo_lightning.rollout.player.place", lambda: (0, 5))
     with pytest.raises(ValueError, match=r"tasks_per_epoch must be >= 5, the number of ranks .*, got 4"):
         data.setup("fit")

@@ -1,0 +1,50 @@
+"""What is used of Lightning that it does not promise to keep; each function has a test of its own."""
+
+from collections.abc import Callable
+from typing import Any, cast
+
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import RichProgressBar, TQDMProgressBar
+
+
+def epochs_done(trainer: Trainer) -> int:
+    """Number of epochs that are over, and so the number of the one that is played and learnt from.
+
+    ``Trainer.current_epoch`` is behind by one in a run that goes on from an epoch's end, until its first hook.
+    """
+    return int(_progress(trainer).current.processed)
+
+
+def begin_epoch_again(trainer: Trainer) -> None:
+    """Forget that an epoch was begun: a checkpoint written now goes on with its start, hooks and all."""
+    for each in (_progress(trainer).total, _progress(trainer).current):
+        each.ready = each.started = each.processed
+
+
+def take_over_sigterm(trainer: Trainer, handler: Callable[..., None]) -> None:
+    """Have a handler of ours answer SIGTERM; Lightning registers it after the last hook before the first rollout."""
+    cast("Any", trainer)._signal_connector._sigterm_notifier_fn = handler
+
+
+def metrics_to_be_logged(trainer: Trainer) -> tuple[int, dict[str, float]] | None:
+    """The step and the metrics of an epoch whose checkpoint is written before they are logged; every rank must ask."""
+    current = _progress(trainer).current
+    results = cast("Any", trainer)._results if trainer.training else None
+    if not results or current.processed == current.completed:
+        return None
+    step = trainer.fit_loop.epoch_loop._batches_that_stepped - 1
+    return step, {name: float(value) for name, value in results.metrics(False)["log"].items()}
+
+
+def show_length(trainer: Trainer, num_batches: int) -> None:
+    """Tell the progress bar how many updates the epoch has, which is known once its episodes have been played."""
+    for bar in cast("Any", trainer).callbacks:
+        if isinstance(bar, TQDMProgressBar) and bar.is_enabled and bar._train_progress_bar is not None:
+            bar._train_progress_bar.total = num_batches
+        if isinstance(bar, RichProgressBar) and bar.is_enabled and bar.train_progress_bar_id is not None:
+            assert bar.progress is not None
+            bar.progress.update(bar.train_progress_bar_id, total=num_batches)
+
+
+def _progress(trainer: Trainer) -> Any:
+    return cast("Any", trainer.fit_loop.epoch_progress)
