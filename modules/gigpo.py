@@ -107,16 +107,13 @@ class GiGPOModule(LightningModule):
         self._updated_epoch: int | None = None
 
     def setup(self, stage: str) -> None:
-        """Refuse what would train something else than was asked for, or run what is in a checkpoint.
+        """Refuse a strategy that would run what is in the checkpoint.
 
         Raises:
-            ValueError: If the strategy would run what is in the checkpoint, ``trainer.precision`` is one that converts
-                every tensor or scales gradients, or several ranks would each see a part of what the estimator must see
-                whole.
+            ValueError: If it would.
         """
         if isinstance(self.trainer.strategy, FSDPStrategy) and self.trainer.ckpt_path is not None:
             check_for_another_reader(self.trainer.ckpt_path)
-        check_trainer(self.trainer, self.credit)
 
     def rehearse(self, trainer: Any) -> Rehearsal:
         """Try out the policy without its weights, the optimizer and the scheduler, before anything is started.
@@ -130,7 +127,13 @@ class GiGPOModule(LightningModule):
         return rehearsal
 
     def configure_callbacks(self) -> list[Callback]:
-        """Claim the run's folder, and add the standard callbacks that the Trainer lacks; a subclass keeps both."""
+        """Refuse a Trainer that would train something else than was asked for; claim the run's folder, and add the
+        standard callbacks that it lacks. A subclass's own should keep these.
+
+        Raises:
+            ValueError: As ``check_trainer``.
+        """
+        check_trainer(self.trainer, self.credit)  # Lightning's own look at some settings comes later
         named = [type(each) for each in cast("Any", self.trainer).callbacks]
         return [RunFolder(self.trainer), *(kind() for kind in self.missing_callbacks(named))]
 

@@ -77,7 +77,8 @@ def _check_that_epochs_are_whole(trainer: Any) -> None:
     """
     whole = "an epoch is one iteration, which learns from every step that it has played"
     made_by_lightning = trainer.fast_dev_run or trainer.overfit_batches
-    if trainer.limit_train_batches != 1.0 and not made_by_lightning:
+    all_batches = trainer.limit_train_batches == 1.0 and isinstance(trainer.limit_train_batches, float)
+    if not all_batches and not made_by_lightning:
         raise ValueError(
             f"trainer.limit_train_batches must be left out, got {trainer.limit_train_batches}: {whole}; fewer tasks "
             "are data.init_args.tasks_per_epoch"
