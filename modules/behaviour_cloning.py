@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import torch
 from jaxtyping import Float
-from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch import Callback
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
@@ -15,14 +15,15 @@ from gigpo_lightning.disk import whole_folder
 from gigpo_lightning.errors import check_count, check_range
 from gigpo_lightning.token_batch import TokenBatch
 from modules.finite_weights import check_finite_weights, way_back
-from modules.policy import Policy, PolicySource
+from modules.policy import PolicySource
+from modules.policy_module import PolicyModule
 from modules.rehearsal import Rehearsal, rehearse_policy
 from modules.run_folder import RunFolder
 
 _logger = logging.getLogger(__name__)
 
 
-class BehaviourCloningModule(LightningModule):
+class BehaviourCloningModule(PolicyModule):
     """Maximises the likelihood of demonstrated replies, and writes the policy's folder at the end.
 
     Args:
@@ -47,28 +48,19 @@ class BehaviourCloningModule(LightningModule):
         weight_decay: float = 0.01,
         output_folder: str | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(policy)
         if not 0 < learning_rate < math.inf:
             raise ValueError(f"learning_rate must be > 0 and finite, got {learning_rate}")
         check_count("warm_up_steps", warm_up_steps, 0)
         check_range("weight_decay", weight_decay)
-        self.policy_source = policy
         self.learning_rate = learning_rate
         self.warm_up_steps = warm_up_steps
         self.weight_decay = weight_decay
         self.output_folder = output_folder
-        self._policy: Policy | None = None
 
     def configure_callbacks(self) -> list[Callback]:
         """Claim the run's folder, before any process makes data or logs; a subclass's own should keep this one."""
         return [RunFolder(self.trainer)]
-
-    @property
-    def policy(self) -> Policy:
-        """The policy that is trained."""
-        self.configure_model()
-        assert self._policy is not None
-        return self._policy
 
     def configure_model(self) -> None:
         """Build the policy."""
@@ -92,10 +84,6 @@ class BehaviourCloningModule(LightningModule):
         fall = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, total - warm_up, self.learning_rate / 10)
         scheduler = torch.optim.lr_scheduler.SequentialLR(optimizer, [rise, fall], milestones=[warm_up])
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": cast("Any", scheduler), "interval": "step"}}
-
-    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """Leave the batch where it is: each step moves what it needs, when it needs it."""
-        return batch
 
     def training_step(self, batch: TokenBatch, batch_idx: int) -> Tensor:
         """Mean negative log-likelihood of the replies' tokens, in nats.

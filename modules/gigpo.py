@@ -5,29 +5,25 @@ import copy
 import logging
 import math
 import time
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
-from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch import Callback
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.strategies import FSDPStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
-from torch.distributed.fsdp import FullyShardedDataParallel
 
 from callbacks import missing_callbacks
 from callbacks.lightning_internals import epochs_done
 from gigpo_lightning.algorithm import CreditEstimator
 from gigpo_lightning.algorithm.losses import LossSettings
 from gigpo_lightning.batch import Minibatch
-from gigpo_lightning.policy_view import AdaptedWeights
 from gigpo_lightning.random_states import random_states, restore_random_states
 from gigpo_lightning.ranks import gather
-from gigpo_lightning.token_batch import Layout, TokenBatch
+from gigpo_lightning.token_batch import TokenBatch
 from gigpo_lightning.update import Learner, NotFiniteError
 from modules.checkpoint_io import check_for_another_reader
 from modules.checkpoint_state import (
@@ -43,17 +39,17 @@ from modules.finite_weights import check_finite_weights, way_back
 from modules.fsdp2 import FSDP2Strategy
 from modules.lora import AdaptedPolicy
 from modules.policy import Policy, PolicySource
+from modules.policy_module import PolicyModule
 from modules.rehearsal import Rehearsal, check_trainer, rehearse_optimization, rehearse_policy
 from modules.run_folder import RunFolder
 from modules.scheduling import watched
-from modules.sharding import PREFIX, named_weights, weight_shapes, wrap_blocks
+from modules.sharding import PREFIX, wrap_blocks
 from modules.strategy_execution import StrategyExecution
-from modules.tokenizer import TransformersTokenizer
 
 _logger = logging.getLogger(__name__)
 
 
-class GiGPOModule(LightningModule):
+class GiGPOModule(PolicyModule):
     """Trains a policy on steps whose credit has been assigned.
 
     One training step is one optimizer step on one minibatch. The advantage arrives as data, so a new way of assigning
@@ -88,11 +84,10 @@ class GiGPOModule(LightningModule):
         lr_interval: Literal["epoch", "step"] = "epoch",
         max_grad_norm: float = 1.0,
     ) -> None:
-        super().__init__()
+        super().__init__(policy)
         if not max_grad_norm > 0:
             raise ValueError(f"max_grad_norm must be > 0, got {max_grad_norm}")
         self.automatic_optimization = False
-        self.policy_source = policy
         self.credit = credit
         self.loss_settings = loss
         self.make_optimizer = optimizer
@@ -100,7 +95,6 @@ class GiGPOModule(LightningModule):
         self.lr_interval = lr_interval
         self.max_grad_norm = max_grad_norm
         self.policy_version = 0
-        self._policy: Policy | None = None
         self.reference: Policy | None = None
         self._learner: Learner | None = None
         self._update_seconds = 0.0
@@ -127,23 +121,14 @@ class GiGPOModule(LightningModule):
         return rehearsal
 
     def configure_callbacks(self) -> list[Callback]:
-        """Refuse a Trainer that would train something else than was asked for; claim the run's folder, and add the
-        standard callbacks that it lacks. A subclass's own should keep these.
+        """Claim the run's folder, and add the standard callbacks that the Trainer lacks; a subclass keeps both.
 
         Raises:
-            ValueError: As ``check_trainer``.
+            ValueError: If the Trainer would train something else than was asked for.
         """
         check_trainer(self.trainer, self.credit)  # Lightning's own look at some settings comes later
         named = [type(each) for each in cast("Any", self.trainer).callbacks]
         return [RunFolder(self.trainer), *(kind() for kind in self.missing_callbacks(named))]
-
-    @property
-    def policy(self) -> Policy:
-        """The policy that is trained; it exists once the Trainer has called ``configure_model``."""
-        if self._policy is None:
-            self.configure_model()
-        assert self._policy is not None
-        return self._policy
 
     @property
     def progress(self) -> float:
@@ -160,63 +145,9 @@ class GiGPOModule(LightningModule):
         return 0 if self._trainer is None else epochs_done(self.trainer)
 
     @property
-    def tokenizer(self) -> TransformersTokenizer:
-        """The policy's."""
-        return self.policy.tokenizer
-
-    @property
-    def layout(self) -> Layout:
-        """How the policy's attention wants prompts and replies to lie in rows."""
-        return self.policy.layout
-
-    @property
-    def vocabulary_size(self) -> int:
-        """Number of token ids that the policy's embedding has a row for."""
-        return self.policy.vocabulary_size
-
-    @property
     def rescores(self) -> bool:
         """Whether ratios are taken to the trainer's own log-probabilities."""
         return self.loss_settings.importance_correction is not None
-
-    @property
-    def adapted(self) -> AdaptedWeights | None:
-        """The policy's weights and adapters apart, if it has adapters."""
-        return self.policy.adapted
-
-    def save_architecture(self, folder: str | Path) -> None:
-        """Write the ``config.json`` that an engine starts on."""
-        self.policy.save_architecture(folder)
-
-    def forward(self, tokens: TokenBatch, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
-        """What the policy says: log-probabilities and entropies, ``(S, R)``."""
-        logprobs, entropy = self.policy(tokens, temperature)
-        return logprobs, entropy
-
-    @torch.no_grad()
-    def score(self, tokens: TokenBatch, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
-        """As ``forward``, in the precision of a training step but without gradients and dropout; for all ranks."""
-        root = self.trainer.strategy.model if self._trainer is not None else None
-        precision = (
-            contextlib.nullcontext() if self._trainer is None else self.trainer.precision_plugin.forward_context()
-        )
-        training = self.policy.training
-        self.policy.eval()
-        with precision:
-            model = root if isinstance(root, FullyShardedDataParallel) else self
-            logprobs, entropy = model(tokens.to(self.device), temperature)
-        self.policy.train(training)
-        return logprobs, entropy
-
-    def named_weights(self) -> Iterator[tuple[str, Tensor]]:
-        """The policy's weights by their checkpoint's names, gathered where they are sharded; for all ranks together."""
-        root = self.trainer.strategy.model if self._trainer is not None else None
-        return named_weights(self.policy, root)
-
-    def weight_shapes(self) -> dict[str, tuple[int, ...]]:
-        """The whole shape of each of ``named_weights``, in its order; for all ranks together."""
-        root = self.trainer.strategy.model if self._trainer is not None else None
-        return weight_shapes(self.policy, root)
 
     def check_finite_weights(self) -> None:
         """Refuse to keep, or to sample from, weights that an update has ruined; for all ranks together.
@@ -301,10 +232,6 @@ class GiGPOModule(LightningModule):
         optimizer = cast("LightningOptimizer", self.optimizers())
         self.log("time/update", self._update_seconds, sync_dist=True)
         self.log("loss/learning_rate", float(optimizer.param_groups[0]["lr"]), sync_dist=True)
-
-    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """Leave the batch where it is: each step moves what it needs, when it needs it."""
-        return batch
 
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:
         """Hand the held-out episodes on to the callbacks that count them."""

@@ -1,0 +1,96 @@
+"""What the LightningModules that train a policy share."""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor
+from torch.distributed.fsdp import FullyShardedDataParallel
+
+from gigpo_lightning.policy_view import AdaptedWeights
+from gigpo_lightning.token_batch import Layout, TokenBatch
+from modules.policy import Policy, PolicySource
+from modules.sharding import named_weights, weight_shapes
+from modules.tokenizer import TransformersTokenizer
+
+
+class PolicyModule(LightningModule):
+    """Builds a policy when the Trainer is there, and shows it as a strategy may have sharded it.
+
+    Args:
+        policy: Where the policy comes from.
+    """
+
+    def __init__(self, policy: PolicySource) -> None:
+        super().__init__()
+        self.policy_source = policy
+        self._policy: Policy | None = None
+
+    @property
+    def policy(self) -> Policy:
+        """The policy that is trained; it exists once the Trainer has called ``configure_model``."""
+        if self._policy is None:
+            self.configure_model()
+        assert self._policy is not None
+        return self._policy
+
+    @property
+    def tokenizer(self) -> TransformersTokenizer:
+        """The policy's."""
+        return self.policy.tokenizer
+
+    @property
+    def layout(self) -> Layout:
+        """How the policy's attention wants prompts and replies to lie in rows."""
+        return self.policy.layout
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Number of token ids that the policy's embedding has a row for."""
+        return self.policy.vocabulary_size
+
+    @property
+    def adapted(self) -> AdaptedWeights | None:
+        """The policy's weights and adapters apart, if it has adapters."""
+        return self.policy.adapted
+
+    def save_architecture(self, folder: str | Path) -> None:
+        """Write the ``config.json`` that an engine starts on."""
+        self.policy.save_architecture(folder)
+
+    def forward(self, tokens: TokenBatch, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+        """What the policy says: log-probabilities and entropies, ``(S, R)``."""
+        logprobs, entropy = self.policy(tokens, temperature)
+        return logprobs, entropy
+
+    @torch.no_grad()
+    def score(self, tokens: TokenBatch, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+        """As ``forward``, in the precision of a training step but without gradients and dropout; for all ranks."""
+        root = self.trainer.strategy.model if self._trainer is not None else None
+        precision = (
+            contextlib.nullcontext() if self._trainer is None else self.trainer.precision_plugin.forward_context()
+        )
+        training = self.policy.training
+        self.policy.eval()
+        with precision:
+            model = root if isinstance(root, FullyShardedDataParallel) else self
+            logprobs, entropy = model(tokens.to(self.device), temperature)
+        self.policy.train(training)
+        return logprobs, entropy
+
+    def named_weights(self) -> Iterator[tuple[str, Tensor]]:
+        """The policy's weights by their checkpoint's names, gathered where they are sharded; for all ranks together."""
+        root = self.trainer.strategy.model if self._trainer is not None else None
+        return named_weights(self.policy, root)
+
+    def weight_shapes(self) -> dict[str, tuple[int, ...]]:
+        """The whole shape of each of ``named_weights``, in its order; for all ranks together."""
+        root = self.trainer.strategy.model if self._trainer is not None else None
+        return weight_shapes(self.policy, root)
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Leave the batch where it is: each step moves what it needs, when it needs it."""
+        return batch
