@@ -1,8 +1,8 @@
 """What a user can get wrong ends with one line that says what, before anything is lost."""
 
-import importlib
 import json
 import logging
+import sys
 from pathlib import Path
 
 import pytest
@@ -165,14 +165,7 @@ def test_a_gpu_that_is_not_there_is_named(complaint):
 
 
 def test_without_vllm_the_extra_is_named(complaint, monkeypatch):
-    find = importlib.import_module
-
-    def absent(name, *rest):
-        if name == "vllm":
-            raise ModuleNotFoundError("No module named 'vllm'")
-        return find(name, *rest)
-
-    monkeypatch.setattr(importlib, "import_module", absent)
+    monkeypatch.setitem(sys.modules, "vllm", None)
     message = complaint("fit", "--config", GRIDWORLD)
     assert "make install" in message
     assert "EXTRA=cuda" in message

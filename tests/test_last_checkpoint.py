@@ -213,7 +213,7 @@ def test_a_path_is_taken_as_it_is(taken, tmp_path):
 
 def parts(*arguments: str) -> tuple[list[type], list[type]]:
     """How a run's Trainer writes checkpoints, and its callbacks for SIGTERM."""
-    trainer = build_cli(["--config", GRIDWORLD, *arguments], run=False).trainer
+    trainer = build_cli(["fit", "--config", GRIDWORLD, "--dry_run", *arguments]).trainer
     return type(trainer.strategy.checkpoint_io), [each for each in trainer.callbacks if isinstance(each, Preemption)]
 
 

@@ -130,7 +130,8 @@ def test_the_walk_finds_what_configurations_name():
     assert len(found) > 80
     assert {
         ("GiGPOModule", "max_grad_norm"),
-        ("RolloutDataModule", "group_size"),
+        ("RolloutPlayer", "group_size"),
+        ("RolloutDataModule", "micro_batch_tokens"),
         ("VLLMEngine", "kv_cache_gib"),
     } <= found
 

@@ -45,23 +45,23 @@ def refused(tmp_path, monkeypatch):
         ("loss: {.*?}", "loss: [1]", "model.init_args.loss must hold settings, each with its key, got list [1]"),
         ("seed_everything: 0", "seed_everything:", "seed_everything must be a whole number, got nothing"),
         (
-            "class_path: callbacks.RunManifest",
-            "class_path: callbacks.RunManifest\n      init_args: true",
+            "class_path: callbacks.GroupFigure",
+            "class_path: callbacks.GroupFigure\n      init_args: true",
             "trainer.callbacks[0].init_args must hold settings, each with its key, got bool True",
         ),
         (
-            "class_path: callbacks.RunManifest",
-            "class_path: callbacks.RunManifest\n      init_args:",
+            "class_path: callbacks.GroupFigure",
+            "class_path: callbacks.GroupFigure\n      init_args:",
             "trainer.callbacks[0].init_args must hold settings, each with its key, got nothing",
         ),
         (
-            "class_path: callbacks.RunManifest",
+            "class_path: callbacks.GroupFigure",
             "class_path:",
             "trainer.callbacks[0].class_path must be the import path of a class, got nothing",
         ),
         (
-            "class_path: callbacks.RunManifest",
-            "class_path: callbacks.RunManifest\n      heat: 1",
+            "class_path: callbacks.GroupFigure",
+            "class_path: callbacks.GroupFigure\n      heat: 1",
             "trainer.callbacks[0].heat is no setting: beside a class_path",
         ),
         ("group_size", "groupsize", "data.init_args.groupsize is no setting of datamodules.RolloutDataModule"),
@@ -82,7 +82,7 @@ def refused(tmp_path, monkeypatch):
         (
             "every_n_epochs: 20",
             "every_n_epochs: -2",
-            "trainer.callbacks[4].init_args.every_n_epochs must be >= 0, got -2",
+            "trainer.callbacks[0].init_args.every_n_epochs must be >= 0, got -2",
         ),
         ("seed_everything: 0", "seed_everything: -1", "seed_everything must be in [0, 4294967295], got -1"),
         (
@@ -132,7 +132,7 @@ def test_a_scheduler_that_needs_a_metric_is_named_with_its_key(refused):
     plateau = "torch.optim.lr_scheduler.ReduceLROnPlateau"
     line = refused(options=("--model.lr_scheduler", plateau))
     assert line.startswith(
-        "model.init_args.lr_scheduler must be one that is stepped once an epoch and without a metric"
+        "model.init_args.lr_scheduler must be stepped without a metric, or name one as lightning.pytorch.cli.Reduce"
     )
 
 

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gigpo_lightning.algorithm import GiGPO
+from gigpo_lightning.engines.vllm_server import weight_source
 from gigpo_lightning.engines.vllm_server.client import ServerClient, ServerError
 from gigpo_lightning.engines.vllm_server.weight_transfer import FolderTransfer, NCCLTransfer
 from gigpo_lightning.engines.weight_proof import (
@@ -30,7 +31,7 @@ from gigpo_lightning.engines.weight_proof import (
 )
 from gigpo_lightning.engines.weight_stream import WeightStream
 from gigpo_lightning.errors import RunError
-from gigpo_lightning.rollout import ServerTimeouts, TransformersEngine, weight_source
+from gigpo_lightning.rollout import ServerTimeouts, TransformersEngine
 from modules import GiGPOModule, LoraPolicy, TinyPolicy
 from tests.engines.fake_server import FakeServer
 
