@@ -198,11 +198,11 @@ def _by_first_visit(pairs: Int64[ndarray, " S"]) -> Int64[ndarray, " S"]:
     return number
 
 
-def checked_groups(grouping: Grouping, table: StepTable) -> Int64[ndarray, " S"]:
+def checked_groups(grouping: Grouping | None, table: StepTable) -> Int64[ndarray, " S"]:
     """Ask a grouping for its groups, and hold it to what the statistics rely on.
 
     Args:
-        grouping: Built in or a user's own.
+        grouping: Built in or a user's own; None for ``ExactGrouping()``.
         table: Rows to be grouped; at least one.
 
     Returns:
@@ -212,6 +212,7 @@ def checked_groups(grouping: Grouping, table: StepTable) -> Int64[ndarray, " S"]
         ValueError: If the ids are not one integer per row, dense from 0, or a group holds rows of
             two episode groups.
     """
+    grouping = ExactGrouping() if grouping is None else grouping
     name = type(grouping).__name__
     ids = np.asarray(grouping.group(table))
     if ids.shape != (len(table),):
