@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from gigpo_lightning.algorithm import Credit
 from gigpo_lightning.disk import whole_file
 from gigpo_lightning.rollout.seal import check_seal, seal
-from gigpo_lightning.rollout.stored_rows import SCHEMA, PolicyLimits, StoredRows
+from gigpo_lightning.rollout.stored_rows import OF_STEP, OF_TRAJECTORY, SCHEMA, PolicyLimits, StoredRows
 from gigpo_lightning.trajectory import Step, StopReason, Trajectory, TrajectoryGroup
 
 _TEMPERATURE = b"gigpo.temperature"
@@ -61,22 +61,8 @@ def _rows(groups: Sequence[TrajectoryGroup], temperature: float) -> Iterator[dic
                     "episode_group_id": group_id,
                     "trajectory_id": trajectory_id,
                     "step_index": index,
-                    "task_id": trajectory.task_id,
-                    "kind": trajectory.kind,
-                    "episode_index": trajectory.episode_index,
-                    "observation": _text(step.observation),
-                    "anchor_key": _text(str(step.anchor_key)),
-                    "prompt_ids": list(step.prompt_ids),
-                    "completion_ids": list(step.completion_ids),
-                    "logprobs": list(step.logprobs),
-                    "response": _text(step.response),
-                    "action": _text(step.action),
-                    "valid_action": step.valid_action,
-                    "reward": step.reward,
-                    "policy_version": step.policy_version,
-                    "success": trajectory.success,
-                    "stop_reason": str(trajectory.stop_reason),
-                    "prompt_truncated": step.prompt_truncated,
+                    **{name: _stored(trajectory, name) for name in OF_TRAJECTORY},
+                    **{name: _stored(step, name) for name in OF_STEP},
                     "final_observation": _text(trajectory.final_observation) if index == last else None,
                     "metrics": list(trajectory.metrics.items()),
                     "num_steps": len(trajectory.steps),
@@ -85,6 +71,12 @@ def _rows(groups: Sequence[TrajectoryGroup], temperature: float) -> Iterator[dic
                     "temperature": temperature,
                 }
             trajectory_id += 1
+
+
+def _stored(noun: Step | Trajectory, name: str) -> object:
+    """A field as its column holds it."""
+    value = getattr(noun, name)
+    return _text(str(value)) if SCHEMA.field(name).type == pa.string() else value
 
 
 def _text(text: str) -> str:
@@ -169,28 +161,11 @@ def _noted_temperature(table: pa.Table, path: Path) -> float:
 
 def _trajectory(rows: Sequence[dict[str, Any]]) -> Trajectory:
     """The episode of some rows."""
-    return Trajectory(
-        task_id=rows[0]["task_id"],
-        kind=rows[0]["kind"],
-        episode_index=rows[0]["episode_index"],
-        steps=tuple(
-            Step(
-                observation=row["observation"],
-                anchor_key=row["anchor_key"],
-                prompt_ids=tuple(row["prompt_ids"]),
-                completion_ids=tuple(row["completion_ids"]),
-                logprobs=tuple(row["logprobs"]),
-                response=row["response"],
-                action=row["action"],
-                valid_action=row["valid_action"],
-                reward=row["reward"],
-                policy_version=row["policy_version"],
-                prompt_truncated=row["prompt_truncated"],
-            )
-            for row in rows
-        ),
-        success=rows[0]["success"],
-        stop_reason=StopReason(rows[0]["stop_reason"]),
-        final_observation=rows[-1]["final_observation"],
-        metrics=dict(rows[0]["metrics"]),
-    )
+    fields = {name: rows[-1][name] for name in OF_TRAJECTORY}
+    fields |= {"stop_reason": StopReason(fields["stop_reason"]), "metrics": dict(fields["metrics"])}
+    return Trajectory(**fields, steps=tuple(Step(**{name: _read(row[name]) for name in OF_STEP}) for row in rows))
+
+
+def _read(value: Any) -> Any:
+    """A step's field, of what its column holds."""
+    return tuple(value) if isinstance(value, list) else value

@@ -3,47 +3,42 @@
 Shape letters: S = rows of the file, one a step; E = entries of a list column, of all rows together.
 """
 
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from gigpo_lightning.environments.answers import LARGEST_REWARD
-from gigpo_lightning.trajectory import StopReason
+from gigpo_lightning.trajectory import Step, StopReason, Trajectory
 
+_TYPES: dict[object, pa.DataType] = {
+    str: pa.string(),
+    bool: pa.bool_(),
+    int: pa.int64(),
+    float: pa.float64(),
+    StopReason: pa.string(),
+    Hashable: pa.string(),
+    tuple[int, ...]: pa.list_(pa.int64()),
+    tuple[float, ...]: pa.list_(pa.float64()),
+    Mapping[str, float]: pa.map_(pa.string(), pa.float64()),
+}
 _COUNTS = ("num_steps", "num_trajectories", "num_groups")
+OF_STEP = {name: _TYPES[kind] for name, kind in get_type_hints(Step).items()}
+OF_TRAJECTORY = {name: _TYPES[kind] for name, kind in get_type_hints(Trajectory).items() if name != "steps"}
 SCHEMA = pa.schema(
-    {
-        "episode_group_id": pa.int64(),
-        "trajectory_id": pa.int64(),
-        "step_index": pa.int64(),
-        "task_id": pa.string(),
-        "kind": pa.string(),
-        "episode_index": pa.int64(),
-        "observation": pa.string(),
-        "anchor_key": pa.string(),
-        "prompt_ids": pa.list_(pa.int64()),
-        "completion_ids": pa.list_(pa.int64()),
-        "logprobs": pa.list_(pa.float64()),
-        "response": pa.string(),
-        "action": pa.string(),
-        "valid_action": pa.bool_(),
-        "reward": pa.float64(),
-        "policy_version": pa.int64(),
-        "success": pa.bool_(),
-        "stop_reason": pa.string(),
-        "prompt_truncated": pa.bool_(),
-        "final_observation": pa.string(),
-        "metrics": pa.map_(pa.string(), pa.float64()),
-        **dict.fromkeys(_COUNTS, pa.int64()),
-        "temperature": pa.float64(),
-    }
+    dict.fromkeys(("episode_group_id", "trajectory_id", "step_index"), pa.int64())
+    | OF_TRAJECTORY
+    | OF_STEP
+    | dict.fromkeys(_COUNTS, pa.int64())
+    | {"temperature": pa.float64()}
 )
-"""What is written. ``num_steps`` counts a trajectory's rows, ``num_trajectories`` those of its group, ``num_groups``
-those of the file, so that a lost row shows; ``final_observation`` is null but in a trajectory's last row."""
+"""Columns of a file: a step's place, the fields of ``Trajectory`` and ``Step``, and three counts by which a lost row
+shows: ``num_steps`` of a trajectory, ``num_trajectories`` of its group, ``num_groups`` of the file. A trajectory's
+``final_observation`` stands in its last row alone; the others have null."""
 LATER = (*_COUNTS, "temperature")
 """Columns that files of earlier versions have not."""
 _OF_TRAJECTORY = ("episode_group_id", "task_id", "kind", "episode_index", "success", "stop_reason", "num_steps")
