@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
+from gigpo_lightning.errors import check_count
+
 
 class NoRoomError(ValueError):
     """A prompt that is as short as its template can make it is longer than its room."""
@@ -122,3 +124,18 @@ class ReplyWriter(Protocol):
 
     def write_reply(self, action: str, view: TurnView) -> str:
         """The reply that ``parse`` reads as this action."""
+
+
+@dataclass(eq=False)
+class ShowsHistory:
+    """A prompt that shows earlier turns.
+
+    Raises:
+        ValueError: If ``history_length`` is negative.
+    """
+
+    history_length: int = 0
+    """Earlier actions shown."""
+
+    def __post_init__(self) -> None:
+        check_count("history_length", self.history_length, 0)

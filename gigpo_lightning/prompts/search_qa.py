@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable
 
 from gigpo_lightning.environments.search_qa.tags import ANSWER, SEARCH, blocks, count_tags
+from gigpo_lightning.errors import check_count
 from gigpo_lightning.prompts.base import EncodedPrompt, ParsedAction, Tokenizer, TurnView
 from gigpo_lightning.prompts.fitting import fit_prompt
 from gigpo_lightning.text import well_formed
@@ -43,7 +44,7 @@ class SearchQAPrompt:
     """
 
     def __init__(self, history_length: int = 4) -> None:
-        _check_history(history_length)
+        check_count("history_length", history_length, why="or no search would be of use")
         self.history_length = history_length
 
     def encode(self, view: TurnView, tokenizer: Tokenizer, max_tokens: int) -> EncodedPrompt:
@@ -114,11 +115,6 @@ class CompactSearchQAPrompt(SearchQAPrompt):
 def compact_markers() -> tuple[str, ...]:
     """The markers that the template writes and the tags that the policy does, for a tokenizer's vocabulary."""
     return CompactSearchQAPrompt.markers
-
-
-def _check_history(history_length: int) -> None:
-    if history_length < 1:
-        raise ValueError(f"history_length must be >= 1, or no search would be of use, got {history_length}")
 
 
 def _projected(text: str) -> str:

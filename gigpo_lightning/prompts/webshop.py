@@ -2,7 +2,7 @@
 
 import math
 import re
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from gigpo_lightning.environments.webshop.reading import (
     SEARCH_OFFER,
@@ -14,7 +14,7 @@ from gigpo_lightning.environments.webshop.reading import (
     wanted_words,
     words_of,
 )
-from gigpo_lightning.prompts.base import EncodedPrompt, ParsedAction, Tokenizer, TurnView
+from gigpo_lightning.prompts.base import EncodedPrompt, ParsedAction, ShowsHistory, Tokenizer, TurnView
 from gigpo_lightning.prompts.fitting import fit_prompt
 from gigpo_lightning.prompts.tagged import TaggedPrompt, list_offer, recent_turns, steps_taken
 from gigpo_lightning.text import well_formed
@@ -94,7 +94,8 @@ class WebShopPrompt(TaggedPrompt):
         return action in offered or (SEARCH_OFFER in offered and _SEARCH.fullmatch(action) is not None)
 
 
-class CompactWebShopPrompt:
+@dataclass(eq=False)
+class CompactWebShopPrompt(ShowsHistory):
     """A turn in lower-case words and a few markers: about 60 tokens on a page of ten results.
 
     Fields: the instruction's words and its price limit; earlier actions, as pages do not show which options are
@@ -103,22 +104,13 @@ class CompactWebShopPrompt:
     shown, prices in dollars, rounded up. A product is clicked by its place on the page, ``click 3``, anything else by
     its words, ``click buy now``; ``search`` alone looks for the instruction's words, others may follow it. Going back
     to the search bar and what is told about a product are not shown; they may be written.
-
-    Args:
-        history_length: Earlier actions shown.
-        mark_tried: Whether products and options chosen before come last, after a marker.
-
-    Raises:
-        ValueError: If ``history_length`` is negative.
     """
 
     markers = (TASK, LIMIT, DID, NOW, ITEM, CAN, TRIED, ACT)
-
-    def __init__(self, history_length: int = 8, mark_tried: bool = True) -> None:
-        if history_length < 0:
-            raise ValueError(f"history_length must be >= 0, got {history_length}")
-        self.history_length = history_length
-        self.mark_tried = mark_tried
+    history_length: int = 8
+    """Earlier actions shown."""
+    mark_tried: bool = True
+    """Whether products and options chosen before come last, after a marker."""
 
     def encode(self, view: TurnView, tokenizer: Tokenizer, max_tokens: int) -> EncodedPrompt:
         """Write the turn in at most ``max_tokens`` tokens: oldest actions go first, then what the page says.
