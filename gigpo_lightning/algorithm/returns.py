@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Float64, Int64
 from numpy import ndarray
 
+from gigpo_lightning.errors import check_range
 from gigpo_lightning.trajectory import visit_order
 
 
@@ -40,8 +41,7 @@ def discounted_returns(
         >>> discounted_returns(np.array([0.0, 0.0, 8.0]), ids, steps, discount=0.5)
         array([2., 4., 8.])
     """
-    if not 0 <= discount <= 1:
-        raise ValueError(f"discount must be in [0, 1], got {discount}")
+    check_range("discount", discount, 0.0, 1.0)
     returns = rewards.astype(np.float64)
     if not returns.size:
         return returns

@@ -189,3 +189,25 @@ class TellsDetails(Protocol):
 
     def details(self) -> dict[str, str]:
         """What its start has decided, by name, for the run's manifest; empty before."""
+
+
+class EngineBase:
+    """What the engines here share: the version of their weights, and the refusal of requests that are too long."""
+
+    _version = -1
+
+    @property
+    def policy_version(self) -> int:
+        """Version of the weights now loaded; -1 before the first ``load_weights``."""
+        return self._version
+
+    def poll(self: Interruptible) -> list[Completion]:
+        """Return what has finished, blocking until at least one has; empty only if nothing is under way."""
+        return self.poll_unless(lambda: False)
+
+    def _check_length(self, request: GenerationRequest, longest: int) -> None:
+        if len(request.prompt_ids) + request.sampling.max_tokens > longest:
+            raise ValueError(
+                f"prompt plus max_tokens must be <= max_model_len {longest}, got {len(request.prompt_ids)} + "
+                f"{request.sampling.max_tokens} in request {request.request_id!r}"
+            )

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from gigpo_lightning.engines.adapter import Adapter
-from gigpo_lightning.engines.base import Completion, GenerationRequest
+from gigpo_lightning.engines.base import Completion, EngineBase, GenerationRequest
 from gigpo_lightning.engines.weight_proof import Checksums, Shapes, show_tensors
+from gigpo_lightning.errors import check_count
 from gigpo_lightning.memory.engine import EngineSettings
 
 
@@ -46,7 +47,7 @@ class _Cohort:
     """What each reply reads next, ``(B, columns)``: its prompt, and then its last token."""
 
 
-class TransformersEngine:
+class TransformersEngine(EngineBase):
     """A copy of the policy that writes replies by Transformers, one token of every reply at a time.
 
     Requests that wait when it is polled begin together as a cohort and are padded to its longest prompt; cohorts of
@@ -75,8 +76,7 @@ class TransformersEngine:
         trust_remote_code: bool = False,
     ) -> None:
         for name, value in (("max_num_seqs", max_num_seqs), ("max_model_len", max_model_len)):
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be >= 1, got {value}")
+            check_count(name, 1 if value is None else value)
         self._dtype = getattr(torch, dtype)
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
         self._asked_length = max_model_len
@@ -87,12 +87,6 @@ class TransformersEngine:
         self._waiting: list[GenerationRequest] = []
         self._cohorts: list[_Cohort] = []
         self._has_adapter = False
-        self._version = -1
-
-    @property
-    def policy_version(self) -> int:
-        """Version of the weights now loaded; -1 before the first ``load_weights``."""
-        return self._version
 
     @property
     def max_model_len(self) -> int:
@@ -134,16 +128,8 @@ class TransformersEngine:
             ValueError: If prompt and reply together are longer than the model's context.
         """
         self._started()
-        if len(request.prompt_ids) + request.sampling.max_tokens > self.max_model_len:
-            raise ValueError(
-                f"prompt plus max_tokens must be <= max_model_len {self.max_model_len}, got "
-                f"{len(request.prompt_ids)} + {request.sampling.max_tokens} in request {request.request_id!r}"
-            )
+        self._check_length(request, self.max_model_len)
         self._waiting.append(request)
-
-    def poll(self) -> list[Completion]:
-        """Return what has finished, blocking until at least one has; empty only if nothing is under way."""
-        return self.poll_unless(lambda: False)
 
     @torch.no_grad()
     def poll_unless(self, ready: Callable[[], bool]) -> list[Completion]:

@@ -49,13 +49,3 @@ class PerProcess:
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
         self._start()
-
-
-def check_at_least_one(name: str, count: int) -> None:
-    """Refuse a count below 1.
-
-    Raises:
-        ValueError: If it is; the message names the argument and its value.
-    """
-    if count < 1:
-        raise ValueError(f"{name} must be >= 1, got {count}")

@@ -1,12 +1,12 @@
 """BM25 with the terms, the arithmetic and the order of Anserini, which is Lucene."""
 
-import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gigpo_lightning.errors import check_range
 from gigpo_lightning.retrieval.analyzer import lucene_tokens
 from gigpo_lightning.retrieval.postings import build_postings
 
@@ -43,10 +43,8 @@ class Bm25Index:
     def __init__(
         self, texts: Iterable[str], ids: Sequence[str] | None = None, *, k1: float = 0.9, b: float = 0.4
     ) -> None:
-        if not 0 <= k1 < math.inf:
-            raise ValueError(f"k1 must be at least 0, and finite, got {k1}")
-        if not 0 <= b <= 1:
-            raise ValueError(f"b must be from 0 to 1, got {b}")
+        check_range("k1", k1)
+        check_range("b", b, 0.0, 1.0)
         self._postings = build_postings(texts, k1=k1, b=b)
         if not len(self):
             raise ValueError("texts must hold at least one text, got none")

@@ -11,8 +11,8 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
-from gigpo_lightning.errors import RunError, check_range
-from gigpo_lightning.retrieval.base import Passage, PerProcess, check_at_least_one
+from gigpo_lightning.errors import RunError, check_count, check_range
+from gigpo_lightning.retrieval.base import Passage, PerProcess
 from gigpo_lightning.retrieval.connections import Connections
 from gigpo_lightning.retrieval.wire import parse_answer
 from gigpo_lightning.strict_json import load_json
@@ -107,7 +107,7 @@ class HttpRetriever(PerProcess):
         for name, value in (("first_wait", first_wait), ("longest_wait", longest_wait), ("pause", pause)):
             check_range(name, value, why="seconds")
         for name, count in (("attempts", attempts), ("batch_size", batch_size), ("max_requests", max_requests)):
-            check_at_least_one(name, count)
+            check_count(name, count)
         self.urls = [_address(url) for url in ([urls] if isinstance(urls, str) else urls)]
         if not self.urls:
             raise ValueError("urls must name at least one server, got none")
@@ -131,7 +131,7 @@ class HttpRetriever(PerProcess):
             RunError: If no server answers in time, or one answers with something else than passages.
             ValueError: If ``top_k`` < 1 or ``queries`` is a string.
         """
-        check_at_least_one("top_k", top_k)
+        check_count("top_k", top_k)
         if isinstance(queries, str):
             raise ValueError(f"queries must be a list of strings, got {queries!r}")
         started = time.monotonic()

@@ -11,7 +11,7 @@ import jsonargparse
 from aiohttp import web
 
 from gigpo_lightning.config_action import StrictConfigFile
-from gigpo_lightning.errors import RunError
+from gigpo_lightning.errors import RunError, check_count
 from gigpo_lightning.listening import check_free, is_loopback
 from gigpo_lightning.retrieval.base import Retriever
 from gigpo_lightning.retrieval.connected import listening
@@ -48,8 +48,7 @@ def make_application(
     Raises:
         ValueError: If ``top_k`` is more than ``limits`` allow.
     """
-    if not 1 <= top_k <= limits.top_k:
-        raise ValueError(f"top_k must be in [1, {limits.top_k}] (limits.top_k), got {top_k}")
+    check_count("top_k", top_k, 1, limits.top_k, why="limits.top_k is the most")
     application = web.Application(middlewares=[_errors_as_json], client_max_size=limits.body_bytes)
     searches = Searches(retriever, threads)
 

@@ -17,14 +17,14 @@ from urllib.parse import urlsplit
 import torch
 
 from gigpo_lightning.engines.adapter import Adapter
-from gigpo_lightning.engines.base import Completion, GenerationRequest
+from gigpo_lightning.engines.base import Completion, EngineBase, GenerationRequest
 from gigpo_lightning.engines.vllm_server.client import ServerClient, ServerError, ServerTimeouts
 from gigpo_lightning.engines.vllm_server.messages import GENERATE, completion, distrust, generation
 from gigpo_lightning.engines.vllm_server.plugin import PREFIX
 from gigpo_lightning.engines.vllm_server.replica import VLLMServer
 from gigpo_lightning.engines.vllm_server.waiting import checked_info, wait_for_servers
 from gigpo_lightning.engines.vllm_server.weight_transfer import FolderTransfer, NCCLTransfer, WeightTransfer
-from gigpo_lightning.errors import RunError
+from gigpo_lightning.errors import RunError, check_count
 from gigpo_lightning.interruption import never
 from gigpo_lightning.listening import is_loopback
 
@@ -33,7 +33,7 @@ _GLANCE = 0.002
 """Seconds between two looks at what else there is to do while servers write."""
 
 
-class VLLMServerEngine:
+class VLLMServerEngine(EngineBase):
     """Writes replies with vLLM servers that ``gigpo-server`` has started, on this machine or others.
 
     Every reply names the weights that wrote it, and one by others than were sent is refused: a server that was started
@@ -70,8 +70,7 @@ class VLLMServerEngine:
             if parts.scheme not in ("http", "https") or not parts.hostname or parts.path.strip("/"):
                 raise ValueError(f"urls must look like http://127.0.0.1:8000, got {url!r}")
         for name, value in (("max_connections", max_connections), ("max_model_len", max_model_len)):
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be >= 1, got {value}")
+            check_count(name, 1 if value is None else value)
         self._weights_folder = None if weights_folder is None else os.path.abspath(weights_folder)
         self._address = address
         self._max_connections = max_connections
@@ -88,14 +87,8 @@ class VLLMServerEngine:
         self._max_model_len = 0
         self._max_lora_rank = 0
         self._adapter = ""
-        self._version = -1
         self._requests: dict[str, GenerationRequest] = {}
         self._answers: queue.SimpleQueue[tuple[GenerationRequest, VLLMServer, Any]] = queue.SimpleQueue()
-
-    @property
-    def policy_version(self) -> int:
-        """Version of the weights now loaded; -1 before the first ``load_weights``."""
-        return self._version
 
     @property
     def max_model_len(self) -> int:
@@ -140,24 +133,16 @@ class VLLMServerEngine:
             ValueError: If prompt and reply together are longer than the servers' context.
         """
         self._started()
-        if len(request.prompt_ids) + request.sampling.max_tokens > self._max_model_len:
-            raise ValueError(
-                f"prompt plus max_tokens must be <= max_model_len {self._max_model_len}, got "
-                f"{len(request.prompt_ids)} + {request.sampling.max_tokens} in request {request.request_id!r}"
-            )
+        self._check_length(request, self._max_model_len)
         self._requests[request.request_id] = request
         self._send(request)
 
-    def poll(self) -> list[Completion]:
-        """Return what has finished, blocking until at least one has; empty only if nothing is under way.
+    def poll_unless(self, ready: Callable[[], bool]) -> list[Completion]:
+        """As ``poll``, but looks around now and then whether there is more to submit, and returns at once if so.
 
         Raises:
             RunError: If the last server is lost, or one refuses a request.
         """
-        return self.poll_unless(lambda: False)
-
-    def poll_unless(self, ready: Callable[[], bool]) -> list[Completion]:
-        """As ``poll``, but looks around now and then whether there is more to submit, and returns at once if so."""
         completions: list[Completion] = []
         while self._requests and (not completions or not self._answers.empty()):
             try:

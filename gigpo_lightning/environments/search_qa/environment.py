@@ -19,7 +19,7 @@ from gigpo_lightning.environments.search_qa.offline.information import (
 )
 from gigpo_lightning.environments.search_qa.scoring import exact_match, normalize_answer
 from gigpo_lightning.environments.search_qa.tags import ANSWER, SEARCH, blocks
-from gigpo_lightning.errors import RunError, check_range
+from gigpo_lightning.errors import RunError, check_count, check_range
 from gigpo_lightning.retrieval.base import Passage, Retriever
 
 _logger = logging.getLogger(__name__)
@@ -72,10 +72,8 @@ class SearchQAEnvironment(gymnasium.Env[str, str]):
             ("top_k", top_k),
             ("max_passage_characters", max_passage_characters),
         ):
-            if value < 1:
-                raise ValueError(f"{name} must be >= 1, got {value}")
-        if max_failures < 0:
-            raise ValueError(f"max_failures must be >= 0, got {max_failures}")
+            check_count(name, value)
+        check_count("max_failures", max_failures, 0)
         if information_format not in FORMATS:
             raise ValueError(f"information_format must be one of {FORMATS}, got {information_format!r}")
         check_range("success_reward", success_reward, -math.inf)

@@ -45,8 +45,7 @@ def search_qa_panel(
         ValueError: If a file cannot be read, a row lacks its question or answers, its golden answers all normalize to
             nothing, or nothing is left; the message names the file and the row.
     """
-    if per_source is not None and per_source < 1:
-        raise ValueError(f"per_source must be >= 1, got {per_source}")
+    check_count("per_source", 1 if per_source is None else per_source)
     files = [Path(each) for each in ([path] if isinstance(path, str | Path) else path)]
     tasks: list[Task] = []
     kept: Counter[str] = Counter()

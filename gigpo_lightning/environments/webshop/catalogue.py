@@ -13,7 +13,7 @@ from gigpo_lightning.environments.webshop.files import JsonFile
 from gigpo_lightning.environments.webshop.goals import check_description, check_wishes, human_goals, synthetic_goals
 from gigpo_lightning.environments.webshop.pages import Page, item_page
 from gigpo_lightning.environments.webshop.products import is_sold, make_product, searchable_text
-from gigpo_lightning.errors import check_seed
+from gigpo_lightning.errors import check_count, check_seed
 from gigpo_lightning.retrieval import Bm25Index
 
 PRICE_SEED = 233
@@ -45,8 +45,7 @@ class Catalogue:
         num_products: int | None = None,
         price_seed: int = PRICE_SEED,
     ) -> None:
-        if num_products is not None and num_products < 1:
-            raise ValueError(f"num_products must be >= 1, got {num_products}")
+        check_count("num_products", 1 if num_products is None else num_products)
         check_seed(price_seed, "price_seed")
         people = None if human_goals is None else str(Path(human_goals).absolute())
         self._files = (str(Path(products).absolute()), str(Path(attributes).absolute()), people)

@@ -60,8 +60,7 @@ def webshop_panel(
     splits = SPLITS if scheme == "by_product" else SPLITS[:2]
     if split not in splits:
         raise ValueError(f"split must be one of {splits} with scheme {scheme!r}, got {split!r}")
-    if max_goals_per_product is not None and max_goals_per_product < 1:
-        raise ValueError(f"max_goals_per_product must be >= 1, got {max_goals_per_product}")
+    check_count("max_goals_per_product", 1 if max_goals_per_product is None else max_goals_per_product)
     numbered = list(enumerate(catalogue.goals))
     random.Random(seed).shuffle(numbered)
     if scheme == "verl_agent":
