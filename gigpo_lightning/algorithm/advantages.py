@@ -58,6 +58,14 @@ class CreditEstimator(Protocol):
         """Take back what ``state_dict`` gave."""
 
 
+@runtime_checkable
+class ComparesTasks(Protocol):
+    """An estimator that says whether it compares all episodes of an epoch, whatever their task."""
+
+    whole_batch: bool
+    """If so, a run of several ranks is refused: each knows only its own episodes."""
+
+
 class OrderedEstimator(ABC):
     """For estimators that remember no earlier rollout and whose sums must not depend on the order of the rows.
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from gigpo_lightning.algorithm.advantages import Credit
+from gigpo_lightning.algorithm.advantages import ComparesTasks, Credit
 from gigpo_lightning.trajectory import StepTable
 
 _ADVANTAGES = ("advantage", "episode_advantage", "step_advantage")
@@ -64,7 +64,7 @@ def _check_on(estimator: Any, state: Mapping[str, Any], table: StepTable, genera
     )
     _check_equal(credit, estimated(renamed), "the numbers of groups and trajectories must not matter")
     _check_groups(credit, table)
-    if not getattr(estimator, "whole_batch", False):
+    if not (isinstance(estimator, ComparesTasks) and estimator.whole_batch):
         _check_tasks_apart(credit, estimated, table)
 
 

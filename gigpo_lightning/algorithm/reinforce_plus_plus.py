@@ -24,7 +24,7 @@ class ReinforcePlusPlus(PenalisedEstimator):
     """
 
     whole_batch: ClassVar[bool] = True
-    """Several ranks would each whiten over their own episodes, which is another estimator: they are refused."""
+    """Several ranks would each whiten over their own episodes, which is another estimator."""
 
     discount: float = 1.0
     """γ of the returns; 1 in the paper."""

@@ -14,7 +14,7 @@ import traceback
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection
 
-from gigpo_lightning.environments.base import Environment, Task
+from gigpo_lightning.environments.base import Environment, Task, Waits, WarmsUp
 from gigpo_lightning.errors import RunError
 from gigpo_lightning.pool.slots import EnvironmentSlots, in_one_process
 
@@ -79,7 +79,8 @@ def _warm_up(environment: Environment) -> str:
     """Let an environment read what it needs before its first step; what went wrong, if anything did."""
     try:
         with in_one_process(environment):
-            getattr(environment, "warm_up", lambda: None)()
+            if isinstance(environment, WarmsUp):
+                environment.warm_up()
     except BaseException as error:  # whatever a user's environment raises, the parent must hear of it
         return str(error) if isinstance(error, RunError | ValueError) else traceback.format_exc()
     return ""
@@ -87,7 +88,7 @@ def _warm_up(environment: Environment) -> str:
 
 def waits(environment: Environment) -> bool:
     """Whether an environment says that it mostly waits, and its copies may be stepped at the same time."""
-    return bool(getattr(environment, "waits", False))
+    return isinstance(environment, Waits) and environment.waits
 
 
 def _serve_in_threads(connection: Connection, slots: EnvironmentSlots) -> None:

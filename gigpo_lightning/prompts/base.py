@@ -119,6 +119,13 @@ class Prompt(Protocol):
 
 
 @runtime_checkable
+class Marked(Protocol):
+    """A prompt made of markers, each of which the policy's tokenizer must know as one token."""
+
+    markers: tuple[str, ...]
+
+
+@runtime_checkable
 class ReplyWriter(Protocol):
     """A prompt whose replies are not the commands themselves, and which can write the one that means a command."""
 
