@@ -20,8 +20,8 @@ class GraphGPO(TwoLevelEstimator):
     """A step is worth 10·γ^d, with d the shortest known way to success from the state that it led to.
 
     All trajectories of an episode group are joined into one graph of states, so that a useful step counts even in an
-    episode that failed. A state from which nobody succeeded is one step farther than the farthest that somebody did
-    from; where all fail, all states are alike. An invalid action's penalty is part of R(τ), and is taken from its own
+    episode that failed. A state from which no episode succeeded is one step farther than the farthest of the others;
+    where all fail, all states are alike. An invalid action's penalty is part of R(τ), and is taken from its own
     step's worth, as in its code; its published runs set ``scale_by_std``. Differs from its code where a failed episode
     ends: the table does not name the state that its last action led to, so that action counts as leading nowhere.
 

@@ -20,8 +20,8 @@ from gigpo_lightning.trajectory import StepTable
 class RewardFlow(TwoLevelEstimator):
     """A step is worth V(s') − V(s), where V(s) = max(r(s), γ·max V(s')) over the states that followed s.
 
-    All trajectories of an episode group are joined into one graph of states; r(s) is the largest reward that anybody
-    got on reaching s. A state from which nobody got a reward has V = 0, and negative rewards flow nowhere. An invalid
+    All trajectories of an episode group are joined into one graph of states; r(s) is the largest reward got on
+    reaching s. A state that never led to a reward has V = 0, and negative rewards flow nowhere. An invalid
     action's penalty is part of R(τ), and is taken from its own step's worth. Differs from its code, which leaves the
     last step of a trajectory with its plain reward and strikes idle actions from the graph first: the way to the
     largest value takes none of them.
@@ -48,8 +48,8 @@ class RewardFlow(TwoLevelEstimator):
 def state_values(graph: StateGraph, rewards: Float64[ndarray, " S"], *, discount: float) -> Float64[ndarray, " V"]:
     """The fixed point of V(s) = max(r(s), γ·max V(s')), found by one shortest-path search.
 
-    The largest r(u)·γ^d over all u at a distance d is what the nearest exit says, where leaving at u costs
-    log(r_max / r(u)) / log(1 / γ) steps, with r_max the episode group's largest.
+    V(s) = max over u of r(u)·γ^d(s, u) = r_max·γ^D(s), where D(s) is the shortest way to leave the graph from s if
+    leaving at u costs log(r_max / r(u)) / log(1 / γ) steps more, and r_max is the episode group's largest reward.
 
     Args:
         graph: Of the states.

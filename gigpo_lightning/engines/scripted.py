@@ -1,4 +1,4 @@
-"""An engine that says what a function tells it to: exact trajectories for tests and examples."""
+"""An engine whose replies a function writes: exact trajectories for tests and examples."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence

@@ -50,9 +50,9 @@ class _Cohort:
 class TransformersEngine(EngineBase):
     """A copy of the policy that writes replies by Transformers, one token of every reply at a time.
 
-    Requests that wait when it is polled begin together as a cohort and are padded to its longest prompt; cohorts of
-    different age go on side by side, so nothing waits for the slowest reply. It has no chunked prefill, no paged cache
-    and no prefix cache: vLLM is many times faster where it is to be had.
+    Requests that wait when it is polled form a cohort, padded to its longest prompt. Cohorts go on side by side, so
+    nothing waits for the slowest reply. There is no chunked prefill, paged cache or prefix cache: vLLM is many times
+    faster.
 
     Args:
         dtype: Type of the engine's weights.
@@ -96,7 +96,7 @@ class TransformersEngine(EngineBase):
         return self._asked_length or int(self._model.config.max_position_embeddings)
 
     def memory_settings(self, on_gpu: bool) -> EngineSettings:
-        """What decides how much it takes: its cache grows with the replies that it writes."""
+        """Settings that decide its memory: the cache grows with the replies."""
         return EngineSettings(
             kind="growing",
             weight_type=str(self._dtype).removeprefix("torch."),
@@ -110,7 +110,7 @@ class TransformersEngine(EngineBase):
         """Start on the architecture that a folder's ``config.json`` describes; a second call does nothing."""
         if self._model is not None:
             return
-        from transformers import AutoConfig, AutoModelForCausalLM  # seconds, which no other engine needs
+        from transformers import AutoConfig, AutoModelForCausalLM  # takes seconds, and other engines do not need it
 
         config = AutoConfig.from_pretrained(model_folder, trust_remote_code=self._trust_remote_code)
         model = AutoModelForCausalLM.from_config(
@@ -162,7 +162,7 @@ class TransformersEngine(EngineBase):
         self._version = -1
         ours = self._started().state_dict()
         missing = set(ours)
-        for name, tensor in named_tensors:  # one by one: they may have been gathered for this alone
+        for name, tensor in named_tensors:  # one by one: each may be gathered just for this
             if name not in ours:
                 raise RuntimeError(f"load_weights must bring this model's weights, but {name} is another's")
             ours[name].copy_(tensor)
@@ -192,7 +192,7 @@ class TransformersEngine(EngineBase):
     def show_weights(self, shapes: Shapes, seed: int | None) -> Checksums:
         """The checksums of the tensors that it computes with, each of which it keeps whole."""
         tensors = self._started().state_dict()
-        if self._has_adapter:  # PEFT's names of what is saved leave these parts out
+        if self._has_adapter:  # PEFT saves them under shorter names
             tensors = {_saved_name(name): tensor for name, tensor in tensors.items()}
         return show_tensors(tensors, shapes, seed)
 
@@ -208,9 +208,9 @@ class TransformersEngine(EngineBase):
         return scores
 
     def sleep(self) -> None:
-        """Give a GPU's memory back until ``wake``; a CPU has nothing to give."""
+        """Move the weights off the GPU until ``wake``; nothing on a CPU."""
         self._started().to("cpu")
-        self._version = -1  # whoever asks must wake it first
+        self._version = -1  # until it is awake and has weights again
 
     def wake(self) -> None:
         """Take the memory again."""
@@ -223,7 +223,7 @@ class TransformersEngine(EngineBase):
     def _check_idle(self, what: str) -> None:
         if self._waiting or self._cohorts:
             raise RuntimeError(f"{what} needs an idle engine, but requests are under way")
-        self._version = -1  # neither the old weights nor, until the end, the new ones
+        self._version = -1  # the old weights go, the new ones are not whole yet
 
     def _forget_adapter(self) -> None:
         if self._has_adapter:
@@ -236,7 +236,7 @@ class TransformersEngine(EngineBase):
         return self._model
 
     def _cohort(self, requests: Sequence[GenerationRequest]) -> _Cohort:
-        """Put prompts beside each other, padded on the left: their last tokens stand in one column."""
+        """Stack prompts, padded on the left, so that their last tokens share a column."""
         width = max(len(request.prompt_ids) for request in requests)
         prompts = torch.zeros((len(requests), width), dtype=torch.long)
         mask = torch.zeros_like(prompts)
@@ -254,7 +254,7 @@ class TransformersEngine(EngineBase):
         )
 
     def _write_one_token(self, cohort: _Cohort) -> list[Completion]:
-        """Give every reply of a cohort its next token, and take those that have ended out of it."""
+        """Give every reply of a cohort its next token, and remove the replies that end."""
         columns = cohort.next_ids.shape[1]
         positions = (cohort.attention_mask.cumsum(1) - 1).clamp(min=0)[:, -columns:]
         logits = self._model(
@@ -291,14 +291,14 @@ class TransformersEngine(EngineBase):
 
 
 def _saved_name(name: str) -> str:
-    """The name of a tensor beside an adapter as a checkpoint, or the adapter's folder, has it."""
+    """A tensor's name in a checkpoint or in the adapter's folder."""
     if ".lora_" in name:
         return name.replace(".default.", ".")
     return name.removeprefix("base_model.model.").replace(".base_layer.", ".")
 
 
 def _draw(reply: _Reply, logits: Tensor) -> None:
-    """Draw a reply's next token from its logits ``(V,)``, with noise of its own."""
+    """Draw a reply's next token from its logits ``(V,)`` with the reply's generator."""
     temperature = reply.request.sampling.temperature
     logprobs = torch.log_softmax(logits / temperature if temperature > 0 else logits, dim=-1)
     if temperature > 0:

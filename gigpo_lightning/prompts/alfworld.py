@@ -113,7 +113,7 @@ def _words(text: str) -> tuple[str, ...]:
 
 
 def _without_echo(words: Sequence[str]) -> list[str]:
-    """The words, but what is said twice in a row, such as a receptacle's name, is said once."""
+    """The words without direct repeats, such as a receptacle's name twice in a row."""
     kept: list[str] = []
     for word in words:
         kept.append(word)
@@ -144,7 +144,7 @@ def _turns(view: TurnView, task: frozenset[str], num_turns: int) -> list[list[st
 
 
 def _named_things(answer: Sequence[str], task: frozenset[str], known: frozenset[str]) -> list[str]:
-    """Things of an answer that the task names and the action did not, with their numbers."""
+    """Things in an answer that the task names and the action does not, with their numbers."""
     seen = []
     for word, number in pairwise((*answer, "")):
         if word in task and word not in known:
@@ -153,7 +153,7 @@ def _named_things(answer: Sequence[str], task: frozenset[str], known: frozenset[
 
 
 def _compact_offer(admissible_actions: Sequence[str], tried: frozenset[str]) -> list[str]:
-    """The commands, new ones first: what to look through next stands at the same place in every prompt."""
+    """The commands, new ones first, so that the next place to look stands at the same place in every prompt."""
     new: list[str] = []
     old: list[str] = []
     for action in admissible_actions:

@@ -8,7 +8,7 @@ from gigpo_lightning.errors import check_count
 
 
 class NoRoomError(ValueError):
-    """A prompt that is as short as its template can make it is longer than its room."""
+    """The shortest prompt that a template can write is too long."""
 
 
 @runtime_checkable
@@ -115,7 +115,7 @@ class Prompt(Protocol):
         """
 
     def parse(self, response: str, view: TurnView) -> ParsedAction:
-        """Read the action from a reply; never raises, whatever the model wrote."""
+        """Read the action from any reply; never raises."""
 
 
 @runtime_checkable
@@ -127,7 +127,7 @@ class Marked(Protocol):
 
 @runtime_checkable
 class ReplyWriter(Protocol):
-    """A prompt whose replies are not the commands themselves, and which can write the one that means a command."""
+    """A prompt whose replies are not the commands themselves; it can write the reply for a command."""
 
     def write_reply(self, action: str, view: TurnView) -> str:
         """The reply that ``parse`` reads as this action."""

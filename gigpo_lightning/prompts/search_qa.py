@@ -118,7 +118,7 @@ def compact_markers() -> tuple[str, ...]:
 
 
 def _projected(text: str) -> str:
-    """The reply's action: its first block of search, else of answer, up to where it is cut off."""
+    """The reply's action: its first search block, else its first answer block."""
     for tag in (SEARCH, ANSWER):
         head, closing, _ = text.partition(f"</{tag}>")
         if closing:
@@ -132,7 +132,7 @@ def _projected(text: str) -> str:
 
 
 def _fit(write: Callable[[int, str], list[int]], view: TurnView, history_length: int, max_tokens: int) -> EncodedPrompt:
-    """Fit a prompt that shows the last turn and, if there is room, so many earlier ones; at first there is none."""
+    """Fit a prompt that shows the last turn, if there is one, and earlier ones as far as there is room."""
     if not view.history:
         return fit_prompt(lambda _turns, _information: write(-1, ""), 0, "", max_tokens)
     earlier = min(history_length, len(view.history)) - 1
@@ -140,7 +140,7 @@ def _fit(write: Callable[[int, str], list[int]], view: TurnView, history_length:
 
 
 def _turns(view: TurnView, num_turns: int, information: str) -> list[tuple[str, str]]:
-    """The last turns, each as what was done and what came of it; of the last one only so much information."""
+    """The last turns as (action, result); the last one with this information."""
     said = [observation for observation, _ in view.history[1:]]
     done = [action for _, action in view.history]
     turns = list(zip(done, [*said, information], strict=True)) if done else []
@@ -169,7 +169,7 @@ def _words(text: str) -> list[str]:
 
 
 def _plain(text: str) -> str:
-    """The text of a result, out of its JSON if it is in any."""
+    """The text of a result, unpacked if it is JSON."""
     try:
         result = json.loads(_ASIDE.sub("", text))
     except ValueError:

@@ -156,7 +156,7 @@ class CompactWebShopPrompt(ShowsHistory):
 
 
 def webshop_markers() -> tuple[str, ...]:
-    """The markers and the words of its own that the compact template writes, for a tokenizer's vocabulary."""
+    """The markers and fixed words that the compact template writes, for a tokenizer's vocabulary."""
     numbers = (str(number) for number in range(_HIGHEST_NUMBER + 1))
     return (*CompactWebShopPrompt.markers, *_OWN_WORDS, *numbers)
 
@@ -166,7 +166,7 @@ def _dollars(price: float) -> str:
 
 
 def _compact_action(action: str, page: Page) -> list[str]:
-    """The words that an action is written with: a product is its place on the page."""
+    """The words of an action: a product is its place on the page."""
     searched = _SEARCH.fullmatch(action)
     if searched:
         return ["search", *words_of(searched[1])]
@@ -180,7 +180,7 @@ def _compact_action(action: str, page: Page) -> list[str]:
 
 
 def _compact_turns(view: TurnView, num_turns: int) -> list[list[str]]:
-    """What was done at each of the last turns; a search is told without its words."""
+    """The action of each of the last turns; a search without its words."""
     turns = []
     for observation, action in view.history[max(0, len(view.history) - num_turns) :]:
         words = _compact_action(action, read_page(observation, ()))
@@ -189,7 +189,7 @@ def _compact_turns(view: TurnView, num_turns: int) -> list[list[str]]:
 
 
 def _said(observation: str, page: Page, wanted: frozenset[str]) -> str:
-    """What the page says that the instruction names."""
+    """The page's words that the instruction names."""
     if page.kind == "results":
         return f"page {page.number}"
     if page.kind == "item":
@@ -204,7 +204,7 @@ def _named(title: str, price_tag: str, wanted: frozenset[str]) -> list[str]:
 
 
 def _compact_offer(view: TurnView, page: Page, wanted: frozenset[str], mark_tried: bool) -> list[str]:
-    """What can be done: products and options not chosen yet, the page's buttons, then those chosen before."""
+    """Available actions: products and options not chosen yet, buttons, then those chosen before."""
     tried = _tried(view, page) if mark_tried else frozenset()
     new: list[str] = []
     buttons: list[str] = []
@@ -226,7 +226,7 @@ def _compact_offer(view: TurnView, page: Page, wanted: frozenset[str], mark_trie
 
 
 def _tried(view: TurnView, page: Page) -> frozenset[str]:
-    """Products looked at in this episode, or what is chosen of this item's options now."""
+    """Products seen in this episode, or this item's chosen options."""
     if page.kind == "results":
         return frozenset(action for _, action in view.history)
     chosen: dict[str, str] = {}

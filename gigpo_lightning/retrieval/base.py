@@ -31,14 +31,13 @@ class Retriever(Protocol):
 
 
 class PerProcess:
-    """A retriever that a process has once: deep copies are the object itself, a pickled one begins anew elsewhere.
+    """A retriever that exists once a process: a deep copy is the object itself, an unpickled one starts anew.
 
-    What belongs to one process alone has a name that begins with an underscore; it is not pickled, and ``_start`` makes
-    it.
+    Attributes that begin with an underscore belong to one process: they are not pickled, and ``_start`` makes them.
     """
 
     def _start(self) -> None:
-        """Make what belongs to one process alone."""
+        """Make the attributes of this process."""
 
     def __deepcopy__(self, memo: dict[int, object]) -> "PerProcess":
         return self

@@ -13,7 +13,7 @@ _T = TypeVar("_T")
 
 
 class Connections:
-    """Runs HTTP calls for any number of threads; each process that holds a copy opens its own when it first calls.
+    """Runs HTTP calls for any number of threads; each process opens its connections at its first call.
 
     Args:
         max_requests: Requests under way at the same time; more wait for their turn.
@@ -32,8 +32,8 @@ class Connections:
         Args:
             url: Where to.
             payload: Sent as JSON.
-            timeout: Seconds from when its turn has come to the answer's last byte.
-            deadline: Seconds for all of it, the wait for its turn too.
+            timeout: Seconds from its turn to the answer's last byte.
+            deadline: Seconds for all of it, the wait for its turn included.
 
         Returns:
             The answer's status and body.
@@ -61,7 +61,7 @@ class Connections:
         try:
             return future.result()
         finally:
-            future.cancel()  # does something only when the thread that waits is interrupted
+            future.cancel()  # matters only if the waiting thread is interrupted
 
     def close(self) -> None:
         """Close every connection and end the thread; the next call opens them again."""

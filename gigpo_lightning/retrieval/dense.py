@@ -109,7 +109,7 @@ class DenseRetriever(PerProcess):
         ]
 
     def _start(self) -> None:
-        """What belongs to one process alone."""
+        """Make the attributes of this process."""
         self._lock = threading.Lock()
         self._loaded: tuple[Corpus, Any] | None = None
 

@@ -17,19 +17,19 @@ from gigpo_lightning.retrieval.connections import Connections
 from gigpo_lightning.retrieval.wire import parse_answer
 from gigpo_lightning.strict_json import load_json
 
-_PASSING = (408, 425, 429)  # and every 5xx: what a server may answer otherwise a moment later
+_PASSING = (408, 425, 429)  # and every 5xx: another try may succeed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetrievalStats:
-    """What searching has cost.
+    """The cost of searches.
 
     Attributes:
         calls: Calls of ``search``.
         queries: Queries in them.
         retries: Requests that had to be made again.
         failures: Calls that ended in an error.
-        seconds: Spent in ``search``; of calls at the same time, each counts.
+        seconds: Spent in ``search``, summed over calls, also over simultaneous ones.
     """
 
     calls: int = 0
@@ -49,7 +49,7 @@ class RetrievalStats:
 
 
 class _PassingFailure(Exception):
-    """A request failed in a way that another try may not."""
+    """A request failed, and another try may succeed."""
 
 
 @dataclass(slots=True)
@@ -68,8 +68,8 @@ class HttpRetriever(PerProcess):
     and an answer that is no list of passages, ends the search. Copies made with ``copy.deepcopy`` are the object
     itself, so that all environments of a process share its connections; a pickled one opens its own.
 
-    Differs from the reference client, which sends each query in a request of its own and returns nothing found when it
-    gives up: here that is an error, as an agent would otherwise learn from a broken tool.
+    Differs from the reference client, which sends one query a request, and returns no passages when it gives up: here
+    that is an error, or an agent would learn from a broken tool.
 
     Args:
         urls: Address of each server; ``/retrieve`` is added to one without a path. They are asked in turn.
@@ -170,17 +170,17 @@ class HttpRetriever(PerProcess):
         self._connections.close()
 
     def _start(self) -> None:
-        """What belongs to one process alone."""
+        """Make the attributes of this process."""
         self._connections = Connections(self.max_requests)
         self._lock = threading.Lock()
         self._total = RetrievalStats()
         self._local = threading.local()
         self._turn = 0
         self._paused_until = dict.fromkeys(self.urls, 0.0)
-        self._random = random.Random()  # not the run's: how long a wait was must not change what is played
+        self._random = random.Random()  # not the run's: waits must not change what is played
 
     async def _search(self, queries: list[str], top_k: int, call: _Call) -> list[list[Passage]]:
-        """All requests of a search at the same time; the first that fails for good ends the others."""
+        """All requests of a search at the same time; the first final failure ends the others."""
         batches = [queries[start : start + self.batch_size] for start in range(0, len(queries), self.batch_size)]
         tasks = [asyncio.create_task(self._ask(batch, top_k, call)) for batch in batches]
         try:
@@ -238,7 +238,7 @@ class HttpRetriever(PerProcess):
             raise RunError(f"the retriever {url} did not answer with JSON ({error}), but: {start!r}") from error
 
     def _next_url(self) -> str:
-        """The next server in turn that has not failed lately; if all have, the one that failed first."""
+        """The next server that has not failed lately; if all have, the one that failed first."""
         now = time.monotonic()
         self._turn += 1
         order = [self.urls[(self._turn + number) % len(self.urls)] for number in range(len(self.urls))]

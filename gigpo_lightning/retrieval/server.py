@@ -155,7 +155,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         retriever: Retriever = made.retriever
         limits: Limits = made.limits
         application = make_application(retriever, top_k=given.top_k, threads=given.threads, limits=limits)
-        retriever.search(["what is served"], 1)  # whatever it has to read, it reads before anyone waits for it
+        retriever.search(["what is served"], 1)  # it reads its index before anyone waits
     except (ImportError, OSError, RunError, ValueError) as error:
         parser.error(str(error))
     if not is_loopback(host):
@@ -165,7 +165,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except OSError as error:  # another server was quicker
         parser.error(str(error))
     if application[_SEARCHES].busy:
-        # Python would wait for the thread, which nobody can interrupt and nobody waits for.
+        # Python would wait for a thread that cannot be interrupted.
         logging.shutdown()
         os._exit(0)
 

@@ -32,8 +32,8 @@ def write_trajectories(
         path: The file; its folder is made.
         groups: The episodes.
         credit: Adds the advantage's parts; its rows are those of ``StepTable.from_groups(groups)``.
-        temperature: That replies were drawn at.
-        prompt_text: Adds the prompts as text; makes it of their token ids.
+        temperature: Sampling temperature of the replies.
+        prompt_text: Adds the prompts as text; decodes token ids.
 
     Raises:
         FullDiskError: If there is no room; the former file is still there.
@@ -80,26 +80,25 @@ def _stored(noun: Step | Trajectory, name: str) -> object:
 
 
 def _text(text: str) -> str:
-    """The text without what UTF-8 cannot say: half a surrogate pair must not cost an epoch's record."""
+    """The text with ``?`` for lone surrogates, which UTF-8 cannot write: they must not cost an epoch's record."""
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def read_trajectories(path: Path) -> tuple[list[TrajectoryGroup], float]:
-    """Read what ``write_trajectories`` wrote, whatever the order of its rows.
+    """Read what ``write_trajectories`` wrote; rows may come in any order.
 
-    Anchor keys come back as text: which steps share one is the same, unless two keys of one task differ and read alike.
-    A file must hold a whole rollout; to keep a part of one, read it and write that part anew.
+    Anchor keys come back as text, so different keys of a task that read alike become one. A file must hold a whole
+    rollout; to keep a part of one, read it and write that part anew.
 
     Args:
         path: The file.
 
     Returns:
-        The groups, and the temperature that their replies were drawn at.
+        The groups, and the sampling temperature of their replies.
 
     Raises:
-        ValueError: If the file is not there, is no Parquet file, is damaged, or does not hold a whole rollout, each of
-            its steps once, with values that can be; the message names the file, and where it can the row and the
-            column.
+        ValueError: If the file is missing, no Parquet file, or damaged, has an impossible value, or does not hold each
+            step of a whole rollout once; the message names the file and, where it can, the row and the column.
     """
     rows, temperature = _checked(path)
     groups = [
@@ -112,11 +111,11 @@ def read_trajectories(path: Path) -> tuple[list[TrajectoryGroup], float]:
 
 
 def check_trajectories(path: Path, limits: PolicyLimits) -> None:
-    """Refuse a file that ``read_trajectories`` would refuse, or whose tokens a policy cannot take.
+    """Refuse a file that ``read_trajectories`` would refuse, or whose tokens do not fit the policy.
 
     Args:
         path: The file.
-        limits: Of the policy that is to be trained on it.
+        limits: Of the policy to be trained.
 
     Raises:
         ValueError: As ``read_trajectories``; and if a token is not in the vocabulary, or a prompt with its reply is
@@ -142,7 +141,7 @@ def _checked(path: Path) -> tuple[StoredRows, float]:
 
 
 def _noted_temperature(table: pa.Table, path: Path) -> float:
-    """The temperature that files of earlier versions have in their metadata.
+    """The temperature in the metadata of files of earlier versions.
 
     Raises:
         ValueError: If there is none, or it is no finite number of at least 0.

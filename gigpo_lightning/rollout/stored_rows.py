@@ -40,7 +40,7 @@ SCHEMA = pa.schema(
 shows: ``num_steps`` of a trajectory, ``num_trajectories`` of its group, ``num_groups`` of the file. A trajectory's
 ``final_observation`` stands in its last row alone; the others have null."""
 LATER = (*_COUNTS, "temperature")
-"""Columns that files of earlier versions have not."""
+"""Columns that files of earlier versions lack."""
 _OF_TRAJECTORY = ("episode_group_id", "task_id", "kind", "episode_index", "success", "stop_reason", "num_steps")
 _OF_GROUP = ("task_id", "num_trajectories")
 _OF_FILE = ("num_groups", "temperature")
@@ -48,7 +48,7 @@ _OF_FILE = ("num_groups", "temperature")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PolicyLimits:
-    """What a policy can take.
+    """Limits of a policy.
 
     Attributes:
         vocabulary_size: Token ids are below it.
@@ -60,7 +60,7 @@ class PolicyLimits:
 
 
 class StoredRows:
-    """The rows of a file, in their right order, once they are checked.
+    """The checked rows of a file.
 
     Args:
         table: What the file holds, in any order of rows; columns that are not in ``SCHEMA`` are ignored.
@@ -87,11 +87,11 @@ class StoredRows:
         return self._table if (np.diff(order) == 1).all() else self._table.take(order)
 
     def temperature(self) -> float | None:
-        """What replies were drawn at; None if no column says it."""
+        """Sampling temperature of the replies; None without that column."""
         return float(self._column("temperature")[0]) if self._has("temperature") else None
 
     def check_limits(self, limits: PolicyLimits) -> None:
-        """Refuse tokens that a policy does not know, and rows that are longer than it can read.
+        """Refuse tokens outside the policy's vocabulary, and rows longer than its context.
 
         Raises:
             ValueError: At the first such row; the message names the file, the row and the column.
@@ -106,7 +106,7 @@ class StoredRows:
             self._refuse("prompt_ids", lengths > limits.context, lengths, rule)
 
     def _converted(self, table: pa.Table) -> pa.Table:
-        """The columns that are read, in the types that are written."""
+        """The columns of ``SCHEMA``, in its types."""
         columns = {}
         for field in SCHEMA:
             found = table.schema.get_all_field_indices(field.name)
@@ -269,7 +269,7 @@ def _shown(value: Any) -> str:
 
 
 def _is_alike(found: pa.DataType, wanted: pa.DataType) -> bool:
-    """Whether a column of the one type may be read as the other: what other tools make of a file that they rewrite."""
+    """Whether a column of one type may be read as the other, as after another tool has rewritten the file."""
     if pa.types.is_dictionary(found):
         found = found.value_type
     if pa.types.is_list(wanted):

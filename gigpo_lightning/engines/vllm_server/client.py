@@ -19,7 +19,7 @@ _logger = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
 _SAY_EVERY = 10.0
-"""Seconds between two lines that say what is waited for."""
+"""Seconds between two log lines about a wait."""
 _LONGEST_REASON = 500
 _NO_HTTP = (aiohttp.ClientResponseError, aiohttp.ClientSSLError, aiohttp.InvalidURL)
 
@@ -43,14 +43,14 @@ class ServerTimeouts:
 
 
 class ServerError(Exception):
-    """A server is not there, is too slow, or says no.
+    """A server is not there, is too slow, or refuses.
 
     Args:
         url: The server's.
         reason: What it did.
         status: Of its answer; 0 where there was none.
         broken: Whether the connection broke.
-        stranger: Whether what answered speaks something else than HTTP with JSON.
+        stranger: Whether the answer is not HTTP with JSON.
     """
 
     def __init__(self, url: str, reason: str, status: int = 0, *, broken: bool = False, stranger: bool = False) -> None:
@@ -62,10 +62,9 @@ class ServerError(Exception):
 
 
 class ServerClient:
-    """Talks to some servers at once.
+    """Talks to several servers at once.
 
-    The secret that a server asks for is read from the environment variable ``VLLM_API_KEY``, as the server does: it is
-    never part of a configuration, which is written down.
+    The secret comes from the environment variable ``VLLM_API_KEY``, as on the server: a configuration is written down.
 
     Args:
         timeouts: Of every call.
@@ -83,11 +82,11 @@ class ServerClient:
         headers = {"Authorization": f"Bearer {secret}"} if secret else {}
         self._http = HttpThread("vllm-servers")
         self._session = self._http.session(headers=headers, connections=max_connections)
-        # Never waits behind replies; and vLLM's server closes a connection after an error, a little too late to know.
+        # Never waits behind replies. No keep-alive: vLLM's server closes a connection some time after an error.
         self._control = self._http.session(headers=headers, keep=False)
 
     async def generate(self, url: str, path: str, payload: Any) -> Any:
-        """Ask for a reply; one that a broken connection has lost is asked for once more.
+        """Ask for a reply; once more if the connection breaks.
 
         Raises:
             ServerError: If there is none.
@@ -111,12 +110,12 @@ class ServerClient:
         session: aiohttp.ClientSession | None = None,
         after: float = 0.0,
     ) -> Any:
-        """One call, some seconds from now; runs in the client's own thread.
+        """One call, ``after`` seconds from now; runs in the client's thread.
 
         Redirections are not followed: they would take the secret elsewhere.
 
         Raises:
-            ServerError: If there is no answer in time, or one that is not a success.
+            ServerError: If there is no answer in time, or it is not 200.
         """
         await asyncio.sleep(after)
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=self.timeouts.connect, sock_read=seconds)
@@ -171,7 +170,7 @@ class ServerClient:
         self._http.close()
 
     def _wait(self, coroutine: Coroutine[Any, Any, _T], what: str) -> _T:
-        """Wait for a coroutine's result, and say so again and again."""
+        """Wait for a coroutine's result, and log every 10 s that it waits."""
         future, begun = self._http.begin(coroutine), time.monotonic()
         while not wait([future], timeout=_SAY_EVERY).done:
             _logger.info("waiting for %s, for %.0f s now", what, time.monotonic() - begun)
@@ -179,7 +178,7 @@ class ServerClient:
 
 
 async def _all(calls: Sequence[Coroutine[Any, Any, Any]]) -> list[Any]:
-    """Wait for all, then raise what the first that failed raised."""
+    """Wait for all, then raise the first error."""
     answers = await asyncio.gather(*calls, return_exceptions=True)
     for answer in answers:
         if isinstance(answer, BaseException):

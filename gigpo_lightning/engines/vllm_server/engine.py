@@ -30,16 +30,16 @@ from gigpo_lightning.listening import is_loopback
 
 _logger = logging.getLogger(__name__)
 _GLANCE = 0.002
-"""Seconds between two looks at what else there is to do while servers write."""
+"""Seconds between two checks for other work while servers write."""
 
 
 class VLLMServerEngine(EngineBase):
     """Writes replies with vLLM servers that ``gigpo-server`` has started, on this machine or others.
 
-    Every reply names the weights that wrote it, and one by others than were sent is refused: a server that was started
-    anew, or that somebody else trains with, is never sampled from. When one of several servers is lost in the middle of
-    a rollout, the others write its replies; the next ``load_weights`` takes it back if it answers again. Its secret is
-    the environment variable ``VLLM_API_KEY``, here and there.
+    Every reply names the weights that wrote it, and a reply by other weights is refused: a server that restarted, or
+    that another run trains with, is never sampled from. When a server is lost in the middle of a rollout, the others
+    write its replies; the next ``load_weights`` takes it back if it answers again. Both sides read the secret from the
+    environment variable ``VLLM_API_KEY``.
 
     Args:
         urls: The servers' addresses.
@@ -78,8 +78,8 @@ class VLLMServerEngine(EngineBase):
         self._servers = [
             VLLMServer(url=url.rstrip("/"), ask=partial(self._ask, url.rstrip("/"))) for url in dict.fromkeys(urls)
         ]
-        self._run = secrets.token_hex(4)  # two runs on one server must not take each other's weights for their own
-        self._asked = itertools.count()  # a server that ends what was cancelled must not end another of that name
+        self._run = secrets.token_hex(4)  # labels weights, so that two runs on one server do not mix them up
+        self._asked = itertools.count()  # numbers requests: a cancelled one must not share its name with a later one
         self._client: ServerClient | None = None
         self._transfer: WeightTransfer | None = None
         self._asked_length = max_model_len
@@ -109,12 +109,12 @@ class VLLMServerEngine(EngineBase):
         self.start_unless(model_folder, never)
 
     def start_unless(self, model_folder: str, should_stop: Callable[[], bool]) -> None:
-        """As ``start``, but looks several times a second whether the run is to stop, and says whom it waits for.
+        """As ``start``, but checks several times a second whether the run is to stop, and logs its waits.
 
         Raises:
             Preempted: If the run is to stop.
-            RunError: If a server does not answer, refuses the key, serves another architecture, or was started
-                otherwise than by ``gigpo-server``.
+            RunError: If a server does not answer, refuses the key, serves another architecture, or was not started
+                by ``gigpo-server``.
         """
         if self._client is not None:
             return
@@ -138,7 +138,7 @@ class VLLMServerEngine(EngineBase):
         self._send(request)
 
     def poll_unless(self, ready: Callable[[], bool]) -> list[Completion]:
-        """As ``poll``, but looks around now and then whether there is more to submit, and returns at once if so.
+        """As ``poll``, but asks now and then whether there is more to submit, and returns at once if so.
 
         Raises:
             RunError: If the last server is lost, or one refuses a request.
@@ -185,7 +185,7 @@ class VLLMServerEngine(EngineBase):
     def load_adapter(self, adapter: Adapter, version: int) -> None:
         """Put a LoRA adapter in front of the weights that were loaded last, in place of any other.
 
-        A server that is lost afterwards does not come back: it has lost the weights below the adapter.
+        A server that is lost afterwards does not come back: it lost the weights below the adapter.
 
         Raises:
             RuntimeError: If requests are under way, or a server's ``--max-lora-rank`` is less than the adapter's rank.
@@ -215,7 +215,7 @@ class VLLMServerEngine(EngineBase):
         self._adapter = name
 
     def _idle(self, what: str, take_back: bool = True) -> tuple[ServerClient, list[str]]:
-        """The servers that take part, which from now on have neither the old weights nor yet the new ones.
+        """The servers that take part; from now on the version is -1, until the new weights are whole.
 
         Raises:
             RuntimeError: If requests are under way.
@@ -244,7 +244,7 @@ class VLLMServerEngine(EngineBase):
         return self.replicas[0].score(pairs)
 
     def sleep(self) -> None:
-        """Nothing: what the servers compute on is not the trainer's."""
+        """Nothing: the servers' devices are not the trainer's."""
 
     def wake(self) -> None:
         """Nothing, as for ``sleep``."""
@@ -303,7 +303,7 @@ class VLLMServerEngine(EngineBase):
                     server.lost = ""
 
     def _send(self, request: GenerationRequest) -> None:
-        """Give a request to the server that has the fewest.
+        """Give a request to the server with the fewest.
 
         Raises:
             RunError: If no server is left.
@@ -326,7 +326,7 @@ class VLLMServerEngine(EngineBase):
             RunError: If the server refuses the request, or no other is left.
         """
         if self._requests.get(request.request_id) is not request or request.request_id not in server.running:
-            return None  # of a rollout that was broken off, or of a server that was lost
+            return None  # from a broken-off rollout or a lost server
         del server.running[request.request_id]
         if isinstance(answer, BaseException) and not isinstance(answer, ServerError):
             raise answer

@@ -229,7 +229,7 @@ def _question(row: Mapping[str, Any]) -> str:
 
 
 def _end_of_prompt(row: Mapping[str, Any]) -> str:
-    """What follows the instructions in the last message of an official prompt."""
+    """The text after the instructions in the last message of an official prompt."""
     messages = row.get("prompt")
     content = _inside({"last": messages[-1]}, "last", "content") if isinstance(messages, list) and messages else None
     return content.rpartition(_BEFORE_QUESTION)[2] if isinstance(content, str) and _BEFORE_QUESTION in content else ""
@@ -247,7 +247,7 @@ def _answers(row: Mapping[str, Any]) -> list[Any]:
 
 
 def _inside(row: Mapping[str, Any], *keys: str) -> Any:
-    """What nested mappings hold under these keys; None if one of them is not there."""
+    """The value under these keys of nested mappings; None if one is missing."""
     value: Any = row
     for key in keys:
         value = value.get(key) if isinstance(value, Mapping) else None

@@ -69,7 +69,7 @@ class WebShopEnvironment(gymnasium.Env[str, str]):
         self._go_to_index()
 
     def warm_up(self) -> None:
-        """Find nouns once: those of a tagger that is not installed are missed before any episode begins."""
+        """Find nouns once, so that a tagger that is not installed is missed before any episode begins."""
         self.nouns("warm up")
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
@@ -109,7 +109,7 @@ class WebShopEnvironment(gymnasium.Env[str, str]):
         return self._page.text, 0.0, False, False, self._info(score=0.0)
 
     def _click(self, text: str) -> None:
-        """Follow a click: a button's word has its meaning first, whatever else is called so."""
+        """Follow a click; a button's word means the button, even if an option has the same name."""
         if text == pages.BACK_TO_SEARCH.lower():
             self._go_to_index()
         elif text == pages.NEXT.lower() and self._asin is None:
