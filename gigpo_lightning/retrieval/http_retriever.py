@@ -4,19 +4,20 @@ import asyncio
 import random
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
 import aiohttp
 
 from gigpo_lightning.errors import RunError, check_count, check_range
+from gigpo_lightning.http_thread import HttpThread
 from gigpo_lightning.retrieval.base import Passage, PerProcess
-from gigpo_lightning.retrieval.connections import Connections
 from gigpo_lightning.retrieval.wire import parse_answer
 from gigpo_lightning.strict_json import load_json
 
+_T = TypeVar("_T")
 _PASSING = (408, 425, 429)  # and every 5xx: another try may succeed
 
 
@@ -138,7 +139,7 @@ class HttpRetriever(PerProcess):
         call = _Call(end=started + self.deadline)
         failed = True
         try:
-            found = self._connections.wait_for(self._search(list(queries), top_k, call)) if queries else []
+            found = self._wait_for(self._search(list(queries), top_k, call)) if queries else []
             failed = False
         finally:
             cost = RetrievalStats(
@@ -167,17 +168,34 @@ class HttpRetriever(PerProcess):
 
     def close(self) -> None:
         """Close the connections; a later search opens them again."""
-        self._connections.close()
+        with self._lock:
+            if self._http is not None:
+                self._http.close()
 
     def _start(self) -> None:
         """Make the attributes of this process."""
-        self._connections = Connections(self.max_requests)
+        self._http: HttpThread | None = None  # opened by the first search
+        self._session: aiohttp.ClientSession
+        self._turns: asyncio.Semaphore
         self._lock = threading.Lock()
         self._total = RetrievalStats()
         self._local = threading.local()
         self._turn = 0
         self._paused_until = dict.fromkeys(self.urls, 0.0)
         self._random = random.Random()  # not the run's: waits must not change what is played
+
+    def _wait_for(self, coroutine: Coroutine[Any, Any, _T]) -> _T:
+        """Run a coroutine in this process's HTTP thread and wait for what it returns or raises."""
+        with self._lock:
+            if self._http is None or not self._http.is_open:
+                self._http = HttpThread("retriever")
+                self._session = self._http.session()
+                self._turns = asyncio.Semaphore(self.max_requests)
+            future = self._http.begin(coroutine)
+        try:
+            return future.result()
+        finally:
+            future.cancel()  # matters only if the waiting thread is interrupted
 
     async def _search(self, queries: list[str], top_k: int, call: _Call) -> list[list[Passage]]:
         """All requests of a search at the same time; the first final failure ends the others."""
@@ -219,8 +237,14 @@ class HttpRetriever(PerProcess):
 
     async def _post(self, url: str, payload: dict[str, Any], seconds_left: float) -> object:
         """Make one request and read its JSON."""
+        whole = aiohttp.ClientTimeout(total=self.timeout)  # from its turn on
         try:
-            status, body = await self._connections.post(url, payload, timeout=self.timeout, deadline=seconds_left)
+            async with (
+                asyncio.timeout(seconds_left),
+                self._turns,
+                self._session.post(url, json=payload, timeout=whole) as response,
+            ):
+                status, body = response.status, await response.read()
         except TimeoutError as error:
             seconds = max(0.0, min(self.timeout, seconds_left))
             raise _PassingFailure(f"has not answered within {seconds:.3g} s") from error
