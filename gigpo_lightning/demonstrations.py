@@ -7,6 +7,7 @@ from typing import Protocol, runtime_checkable
 
 from gigpo_lightning.environments.answers import read_reset, read_step
 from gigpo_lightning.environments.base import Environment, Task
+from gigpo_lightning.errors import check_range
 from gigpo_lightning.prompts.base import TurnView
 
 
@@ -71,8 +72,7 @@ def demonstrate(
             for and the environment lists no admissible actions to take them among.
     """
     for name, value in (("detour_probability", detour_probability), ("slip_probability", slip_probability)):
-        if not 0 <= value <= 1:
-            raise ValueError(f"{name} must be in [0, 1], got {value}")
+        check_range(name, value, 0.0, 1.0)
     for number, task in enumerate(tasks):
         rng = random.Random(f"{seed}/{number}/{task.task_id}")
         rate = rng.uniform(0, detour_probability)

@@ -1,26 +1,14 @@
 """The nouns everyone shares: steps, trajectories, their groups, and the table that credit is computed from."""
 
 import math
-from collections import deque
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import Any
 
 import numpy as np
 
-_DTYPES: dict[str, type[np.generic]] = {
-    "episode_group_id": np.int64,
-    "trajectory_id": np.int64,
-    "step_index": np.int64,
-    "anchor_key": np.object_,
-    "reward": np.float64,
-    "valid_action": np.bool_,
-    "success": np.bool_,
-    "policy_version": np.int64,
-}
-_KINDS: dict[type[np.generic], str] = {np.int64: "iu", np.float64: "iuf", np.bool_: "b"}
-"""NumPy's kinds that convert to a column's type without loss."""
+from gigpo_lightning.table_checks import checked_column, checked_columns
 
 
 class StopReason(StrEnum):
@@ -140,16 +128,9 @@ class StepTable:
     policy_version: np.ndarray
 
     def __post_init__(self) -> None:
-        for column in fields(self):
-            object.__setattr__(self, column.name, _column(column.name, getattr(self, column.name)))
-        lengths = {column.name: len(getattr(self, column.name)) for column in fields(self)}
-        shortest, longest = min(lengths, key=lengths.__getitem__), max(lengths, key=lengths.__getitem__)
-        if lengths[shortest] < lengths[longest]:
-            raise ValueError(
-                f"column {shortest} must be as long as column {longest}, {lengths[longest]} rows, but has no row "
-                f"{lengths[shortest]}"
-            )
-        self._check_rows()
+        columns = checked_columns({column.name: getattr(self, column.name) for column in fields(self)})
+        for name, values in columns.items():
+            object.__setattr__(self, name, values)
 
     def __len__(self) -> int:
         return len(self.reward)
@@ -178,43 +159,16 @@ class StepTable:
         Returns:
             A table with one row per step, in the order of iteration.
         """
-        rows: dict[str, list[object]] = {name: [] for name in _DTYPES}
+        rows: dict[str, list[object]] = {column.name: [] for column in fields(cls)}
         trajectory_id = 0
         for group_id, group in enumerate(groups):
             for trajectory in group.trajectories:
                 for index, step in enumerate(trajectory.steps):
                     row = (group_id, trajectory_id, index, step.anchor_key, step.reward, step.valid_action)
-                    for name, value in zip(_DTYPES, (*row, trajectory.success, step.policy_version), strict=True):
+                    for name, value in zip(rows, (*row, trajectory.success, step.policy_version), strict=True):
                         rows[name].append(value)
                 trajectory_id += 1
-        return cls(**{name: _column(name, values) for name, values in rows.items()})
-
-    def _check_rows(self) -> None:
-        bad = np.flatnonzero(~np.isfinite(self.reward))
-        if bad.size:
-            raise ValueError(f"column reward must be finite, got {self.reward[bad[0]]} in row {bad[0]}")
-        for name in ("episode_group_id", "trajectory_id", "step_index"):
-            bad = np.flatnonzero(getattr(self, name) < 0)
-            if bad.size:
-                raise ValueError(f"column {name} must be >= 0, got {getattr(self, name)[bad[0]]} in row {bad[0]}")
-        order = np.lexsort((self.step_index, self.trajectory_id))
-        trajectory, step = self.trajectory_id[order], self.step_index[order]
-        same = np.flatnonzero((np.diff(trajectory) == 0) & (np.diff(step) == 0))
-        if same.size:
-            row = int(order[same[0] + 1])
-            raise ValueError(
-                f"columns trajectory_id and step_index must name a row once, but trajectory "
-                f"{self.trajectory_id[row]} step {self.step_index[row]} appears again in row {row}"
-            )
-        for name in ("episode_group_id", "success"):
-            column = getattr(self, name)[order]
-            mixed = np.flatnonzero((np.diff(trajectory) == 0) & (column[1:] != column[:-1]))
-            if mixed.size:
-                row = int(order[mixed[0] + 1])
-                raise ValueError(
-                    f"column {name} must be one value per trajectory, but trajectory {self.trajectory_id[row]} changes "
-                    f"it in row {row}"
-                )
+        return cls(**{name: checked_column(name, values) for name, values in rows.items()})
 
 
 def visit_order(
@@ -240,53 +194,3 @@ def visit_order(
         return np.arange(len(key))
     order: np.ndarray[Any, np.dtype[np.int64]] = np.argsort(key)
     return order
-
-
-def _column(name: str, values: Iterable[Any]) -> np.ndarray[Any, np.dtype[Any]]:
-    """Convert one column to its type, refusing what would lose information."""
-    dtype = _DTYPES[name]
-    if isinstance(values, np.ma.MaskedArray):
-        raise ValueError(f"column {name} must have a value in every row, got a masked array")
-    if isinstance(values, np.ndarray) and values.ndim != 1:
-        raise ValueError(f"column {name} must be one-dimensional, got shape {values.shape}")
-    try:
-        entries: Any = values if isinstance(values, np.ndarray) else list(values)
-    except TypeError as error:
-        raise ValueError(f"column {name} must have one value a row, got {values!r}") from error
-    if dtype is np.object_:
-        try:
-            deque(map(hash, entries), maxlen=0)
-        except TypeError as error:
-            row = next(row for row, entry in enumerate(entries) if not _is_hashable(entry))
-            raise ValueError(f"column {name} must be hashable, got {entries[row]!r} in row {row}") from error
-        return np.fromiter(entries, dtype=object, count=len(entries))
-    try:
-        column = np.array(entries.tolist() if isinstance(entries, np.ndarray) and entries.dtype == object else entries)
-    except (ValueError, OverflowError):  # entries of several lengths, or too large for any number
-        column = np.empty(0)
-    fits = len(column) == len(entries) and column.ndim == 1 and column.dtype.kind in _KINDS[dtype]
-    if not len(entries) or (fits and not (column.dtype == np.uint64 and (column > np.iinfo(np.int64).max).any())):
-        return column.astype(dtype)
-    row = next((row for row, entry in enumerate(entries) if not _fits(entry, dtype)), 0)
-    raise ValueError(f"column {name} must be {dtype.__name__}, got {entries[row]!r} in row {row}")
-
-
-def _is_hashable(entry: object) -> bool:
-    try:
-        hash(entry)
-    except TypeError:
-        return False
-    return True
-
-
-def _fits(entry: object, dtype: type[np.generic]) -> bool:
-    """Whether an entry converts to a column's type without loss."""
-    if dtype is np.bool_:
-        return isinstance(entry, bool | np.bool_)
-    if isinstance(entry, bool | np.bool_) or not isinstance(entry, int | float | np.integer | np.floating):
-        return False
-    if dtype is np.float64:
-        return True
-    if isinstance(entry, float | np.floating) and not entry.is_integer():
-        return False
-    return abs(int(entry)) <= np.iinfo(np.int64).max

@@ -12,6 +12,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import nn
 
 from gigpo_lightning.algorithm import CreditEstimator
+from gigpo_lightning.algorithm.advantages import ComparesTasks
 from gigpo_lightning.errors import ShapeUnknownError
 from modules.policy import Policy, PolicySource
 
@@ -62,7 +63,7 @@ def check_trainer(trainer: Any, credit: CreditEstimator) -> None:
                 "data's minibatch_size are in its place"
             )
     _check_that_epochs_are_whole(trainer)
-    if ranks > 1 and (getattr(credit, "whole_batch", False) or credit.state_dict()):
+    if ranks > 1 and ((isinstance(credit, ComparesTasks) and credit.whole_batch) or credit.state_dict()):
         raise ValueError(
             f"trainer.devices times trainer.num_nodes must be 1 with {type(credit).__name__}, got {ranks}: it "
             "compares or remembers all episodes of an epoch, and a rank knows only its own"

@@ -12,8 +12,7 @@ import numpy as np
 from cells import Cell, Outcomes
 from collect import read_rows
 from numpy.typing import NDArray
-
-from gigpo_lightning.bootstrap import two_way_bootstrap
+from two_way import two_way_bootstrap
 
 matplotlib.use("svg")
 from matplotlib import pyplot as plt

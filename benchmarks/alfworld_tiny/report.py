@@ -24,8 +24,9 @@ from rich.box import MARKDOWN
 from rich.console import Console
 from rich.table import Table
 from scipy.stats import sem, t
+from two_way import two_way_bootstrap
 
-from gigpo_lightning.bootstrap import paired_bootstrap, two_way_bootstrap
+from gigpo_lightning.bootstrap import paired_bootstrap
 
 _logger = logging.getLogger(__name__)
 

@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float64, Int64
 from numpy import ndarray
 
 from gigpo_lightning.algorithm.returns import discounted_returns, episode_returns
+from gigpo_lightning.errors import check_range
 from gigpo_lightning.trajectory import StepTable
 
 
@@ -26,7 +27,7 @@ class Credit:
         advantage: What the loss multiplies, A of Eq. 8, ``(S,)``.
         episode_advantage: The episode level's part, A_E of Eq. 3, ``(S,)``.
         step_advantage: The step level's part before its weight, A_S of Eq. 7, ``(S,)``.
-        step_group_id: Anchor group of each step, ``(S,)``.
+        step_group_id: Anchor group of each step, for the metrics where nothing is compared by it, ``(S,)``.
         metrics: Figures to be logged, by their TensorBoard names.
     """
 
@@ -55,6 +56,14 @@ class CreditEstimator(Protocol):
 
     def load_state_dict(self, state: Any, /) -> None:
         """Take back what ``state_dict`` gave."""
+
+
+@runtime_checkable
+class ComparesTasks(Protocol):
+    """An estimator that says whether it compares all episodes of an epoch, whatever their task."""
+
+    whole_batch: bool
+    """If so, a run of several ranks is refused: each knows only its own episodes."""
 
 
 class OrderedEstimator(ABC):
@@ -98,6 +107,35 @@ class OrderedEstimator(ABC):
         """Nothing to take back."""
 
 
+@dataclass(kw_only=True, eq=False)
+class PenalisedEstimator(OrderedEstimator):
+    """For estimators that subtract a penalty for every invalid action.
+
+    Raises:
+        ValueError: If the penalty is negative.
+    """
+
+    invalid_action_penalty: float = 0.1
+    """Subtracted for an invalid action, in units of reward; a positive number."""
+    own_step_penalty: bool = False
+    """Count the penalty where it was incurred and nowhere else: it is taken from the invalid step's own return, and
+    R(τ) loses the penalty times the share of invalid steps. A group without a valid reply and without a reward then
+    gets exactly 0, whatever its lengths. Differs from the paper, whose rule is False: there such a group gets
+    advantages by time and length alone."""
+
+    def __post_init__(self) -> None:
+        check_range("invalid_action_penalty", self.invalid_action_penalty, why="it is subtracted")
+
+    def trajectory_advantage(self, table: StepTable, *, scale_by_std: bool = False) -> Float64[ndarray, " S"]:
+        """``trajectory_advantage`` with this penalty."""
+        return trajectory_advantage(
+            table,
+            invalid_action_penalty=self.invalid_action_penalty,
+            scale_by_std=scale_by_std,
+            own_step_penalty=self.own_step_penalty,
+        )
+
+
 def combine(
     episode_advantage: Float64[ndarray, " S"],
     step_advantage: Float64[ndarray, " S"],
@@ -106,13 +144,13 @@ def combine(
     episode_advantage_weight: float = 1.0,
     step_advantage_weight: float = 1.0,
 ) -> Credit:
-    """Add the two levels, A = A_E + ω·A_S (Eq. 8).
+    """Add the two levels, A = w·A_E + ω·A_S (Eq. 8).
 
     Args:
         episode_advantage: A_E of each step, ``(S,)``.
         step_advantage: A_S of each step, ``(S,)``.
         step_group_id: Anchor group of each step, ``(S,)``.
-        episode_advantage_weight: Of A_E; 1 in Eq. 8.
+        episode_advantage_weight: w, of A_E; 1 in Eq. 8.
         step_advantage_weight: ω, of A_S.
     """
     return Credit(
@@ -132,7 +170,7 @@ def group_relative(
     correction: int = 1,
     eps: float = 1e-6,
 ) -> Float64[ndarray, " S"]:
-    """Compare each value with the others in its group (the form of Eqs. 3 and 7).
+    """Compare each value with its group, A = x − mean(x) or (x − mean(x)) / (std(x) + ε) (the form of Eqs. 3 and 7).
 
     A group of one, or of equal values, has nothing to compare: its advantages are exactly 0.
     Differs from the reference code, whose float32 mean can miss equal values by one rounding step, which division by
@@ -143,7 +181,7 @@ def group_relative(
         group_ids: Group of each value, ``(S,)``, dense integers starting at 0.
         scale_by_std: Divide by the group's standard deviation.
         correction: Taken from n in the deviation's denominator: 1 for the sample's, 0 for the population's.
-        eps: Added to the deviation, in units of return.
+        eps: ε, in units of return.
 
     Returns:
         Advantages ``(S,)``; they sum to 0 within every group.
@@ -172,11 +210,11 @@ def group_relative(
 def trajectory_advantage(
     table: StepTable, *, invalid_action_penalty: float, scale_by_std: bool = False, own_step_penalty: bool = False
 ) -> Float64[ndarray, " S"]:
-    """A_E of each row: its trajectory's return against those of its episode group, each counted once (Eq. 3).
+    """A_E = R(τ) − mean of R over the episode group, each trajectory counted once (Eq. 3).
 
     Args:
         table: The rollout.
-        invalid_action_penalty: Part of the reward of an invalid action, as a positive number.
+        invalid_action_penalty: p, a positive number.
         scale_by_std: Divide by the standard deviation of the group's returns (n - 1).
         own_step_penalty: Subtract the penalty once, times the share of invalid steps, and not once an invalid step.
 
@@ -192,13 +230,13 @@ def trajectory_advantage(
 def trajectory_scores(
     table: StepTable, invalid_action_penalty: float, *, own_step_penalty: bool = False
 ) -> Float64[ndarray, " S"]:
-    """R(τ) of each row's trajectory with its penalties: what the episode level compares, ``(S,)``.
+    """R(τ) = Σ r_t − p·(number of invalid steps) of each row's trajectory: what the episode level compares, ``(S,)``.
 
     Args:
         table: The rollout.
-        invalid_action_penalty: Part of the reward of an invalid action, as a positive number.
-        own_step_penalty: Subtract the penalty times the share of invalid steps. Trajectories without a valid step then
-            lose the same, whatever their length; otherwise a longer one loses more.
+        invalid_action_penalty: p, a positive number.
+        own_step_penalty: Subtract p·(share of invalid steps). Trajectories without a valid step then lose the same,
+            whatever their length; otherwise a longer one loses more.
     """
     # Penalties are counted, not summed: equal rewards and as many invalid actions give equal returns to the last bit.
     count = episode_returns((~table.valid_action).astype(np.float64), table.trajectory_id)
@@ -210,14 +248,13 @@ def trajectory_scores(
 def step_returns(
     table: StepTable, invalid_action_penalty: float, *, discount: float, own_step_penalty: bool = False
 ) -> Float64[ndarray, " S"]:
-    """R_t of each row with its penalties (Eq. 5): what the step level compares, ``(S,)``.
+    """R_t = Σ_{k≥t} γ^{k−t} (r_k − p_k) (Eq. 5), with p_k the penalty if step k is invalid, else 0, ``(S,)``.
 
     Args:
         table: The rollout.
-        invalid_action_penalty: Part of the reward of an invalid action, as a positive number.
+        invalid_action_penalty: p, a positive number.
         discount: γ, between 0 and 1.
-        own_step_penalty: Subtract the penalty from the return of the invalid step alone. Otherwise it is part of the
-            reward, so that earlier steps pay for it too.
+        own_step_penalty: R_t = Σ_{k≥t} γ^{k−t} r_k − p_t instead: no earlier step pays for it.
     """
     if own_step_penalty:
         returns = discounted_returns(table.reward, table.trajectory_id, table.step_index, discount=discount)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from gigpo_lightning.algorithm.advantages import Credit
+from gigpo_lightning.algorithm.advantages import ComparesTasks, Credit
 from gigpo_lightning.trajectory import StepTable
 
 _ADVANTAGES = ("advantage", "episode_advantage", "step_advantage")
@@ -16,13 +16,12 @@ _ADVANTAGES = ("advantage", "episode_advantage", "step_advantage")
 def check_estimator(estimator: Any, num_tables: int = 20, seed: int = 0) -> None:
     """Check that an estimator keeps the rules that training relies on; run it on your own.
 
-    Credit is asked for on small tables drawn at random: a few tasks, a few episodes each that meet in few states, some
-    actions invalid, rows in any order. Before each question the estimator is given back the state it came with, so one
-    that remembers is checked too, and is left as it was. One that compares all episodes of an epoch says so with an
-    attribute ``whole_batch = True``; of others it is asked that tasks do not mix.
+    It estimates small random tables: few tasks, few episodes each that meet in few states, some invalid actions, rows
+    in any order. Its state is put back before each table and at the end. Tasks must not mix, unless it has an attribute
+    ``whole_batch = True``, because it compares all episodes of an epoch.
 
     Args:
-        estimator: As a run would get it: a ``CreditEstimator``, or what is meant to be one.
+        estimator: As a run would get it.
         num_tables: Tables that are tried.
         seed: Of the tables.
 
@@ -64,7 +63,7 @@ def _check_on(estimator: Any, state: Mapping[str, Any], table: StepTable, genera
     )
     _check_equal(credit, estimated(renamed), "the numbers of groups and trajectories must not matter")
     _check_groups(credit, table)
-    if not getattr(estimator, "whole_batch", False):
+    if not (isinstance(estimator, ComparesTasks) and estimator.whole_batch):
         _check_tasks_apart(credit, estimated, table)
 
 

@@ -45,8 +45,7 @@ class ExactGrouping:
     two tasks that happen to look alike are not compared.
 
     Args:
-        exclude_empty: Leave steps whose key says nothing alone: white space only, empty, or None. Turns
-            without a query look alike, whatever led to them.
+        exclude_empty: Compare no step whose key is None, empty or white space: turns without a query look alike.
     """
 
     def __init__(self, exclude_empty: bool = False) -> None:
@@ -57,7 +56,7 @@ class ExactGrouping:
         keys = table.anchor_key.tolist()
         if self.exclude_empty:
             keys = [_Alone() if _is_empty(key) else key for key in keys]
-        # Both lines run at the speed of a dictionary, a quarter of that of a loop over (task, key) pairs.
+        # Four times faster than a loop over (task, key) pairs.
         numbers = {key: number for number, key in enumerate(dict.fromkeys(keys))}
         states = np.fromiter(map(numbers.__getitem__, keys), np.int64, len(keys))
         tasks = np.unique(table.episode_group_id, return_inverse=True)[1]
@@ -70,18 +69,17 @@ class ExactGrouping:
 class SimilarityGrouping:
     """Steps share a group if their observations are alike enough: the reference code's rule, greedy.
 
-    Inside an episode group each observation joins the first cluster whose founder it resembles by at least the
-    threshold, measured by ``difflib.SequenceMatcher(None, observation, founder).ratio()``, or else founds one. Differs
-    from the reference code in the order only: trajectory by trajectory, step by step, whatever the order of the rows.
+    Inside an episode group each observation joins the first cluster whose founder is similar enough,
+    ``difflib.SequenceMatcher(None, observation, founder).ratio()`` >= threshold, or else founds one. Differs from the
+    reference code in the order only: trajectory by trajectory, step by step, whatever the order of the rows.
 
-    The ratio is 2·M/T, with M matched characters that form a common subsequence; so the longest common subsequence
-    gives an upper bound, which rapidfuzz computes hundreds of times faster. difflib is asked only where that bound
-    reaches the threshold, only as far as it takes to know, and only once for two equal observations: the groups are
-    difflib's own.
+    The ratio is 2·M/T, with M matched characters that form a common subsequence. So ratio <= 2·LCS/T, with the longest
+    common subsequence, which rapidfuzz computes hundreds of times faster. difflib runs only where this bound reaches
+    the threshold, stops as soon as the answer is certain, and runs once for equal observations: the groups are its own.
 
     Args:
         threshold: Smallest ratio that joins a cluster, above 0 and at most 1; the paper's search agents use .9.
-        exclude_empty: Leave steps whose key says nothing alone: white space only, empty, or None.
+        exclude_empty: Compare no step whose key is None, empty or white space.
 
     Raises:
         ValueError: If the threshold is out of its range.
@@ -121,7 +119,7 @@ class SimilarityGrouping:
         return ids
 
     def _first_alike(self, text: str, founders: list[_Founder], new: int) -> int:
-        """The first cluster whose founder the text resembles; a new one, which it founds, if there is none."""
+        """The first cluster whose founder is similar enough; a new one if there is none."""
         for founder in founders:
             if self._may_be_alike(text, founder.text) and self._is_alike(text, founder):
                 return founder.cluster
@@ -135,8 +133,8 @@ class SimilarityGrouping:
         spare, founder_spare = len(text) - needed, len(founder) - needed  # what may stay unmatched of each
         if min(spare, founder_spare) < 0:
             return False
-        # So of the text's first characters at most `spare` stay unmatched, and those of the founder that match them lie
-        # within as many and `founder_spare`: most texts that are not alike show it there.
+        # LCS(text, founder) >= needed implies LCS(text[:head], founder[:head + founder_spare]) >= head - spare, which
+        # most unlike texts fail already.
         head = 5 * spare
         if head < len(text) // 2:
             matched = LCSseq.similarity(text[:head], founder[: head + founder_spare], score_cutoff=head - spare)
@@ -145,10 +143,10 @@ class SimilarityGrouping:
         return self._reaches(LCSseq.similarity(text, founder, score_cutoff=needed), total)
 
     def _is_alike(self, text: str, founder: _Founder) -> bool:
-        """Whether difflib's ratio reaches the threshold, asked only as far as that takes.
+        """Whether difflib's ratio reaches the threshold.
 
-        As ``SequenceMatcher.get_matching_blocks`` does, it looks for the longest match, then left and right of it. What
-        is left to look at can match its longest common subsequence at most.
+        Like ``SequenceMatcher.get_matching_blocks``, take the longest match, then look left and right of it; stop when
+        matched + Σ LCS(regions left) is too small.
         """
         total = len(text) + len(founder.text)
         founder.matcher.set_seq1(text)
@@ -186,23 +184,23 @@ class _Alone:
 
 
 def _by_first_visit(pairs: Int64[ndarray, " S"]) -> Int64[ndarray, " S"]:
-    """Number codes, at least 0, from 0 by where they come first, ``(S,)``."""
+    """Number codes >= 0 in the order of their first appearance, from 0, ``(S,)``."""
     if not pairs.size:
         return pairs
-    if pairs.max() > 8 * len(pairs):  # few states in common: a table of all codes would be larger than a sort is slow
+    if pairs.max() > 8 * len(pairs):  # few shared states: a sort costs less than a table of all codes
         pairs = np.unique(pairs, return_inverse=True)[1]
     first = np.full(int(pairs.max()) + 1, -1)
-    first[pairs[::-1]] = np.arange(len(pairs))[::-1]  # of several writes the last one stays, the first visit
+    first[pairs[::-1]] = np.arange(len(pairs))[::-1]  # written backwards: the first visit is written last
     is_first = first[pairs] == np.arange(len(pairs))
     number: Int64[ndarray, " S"] = np.cumsum(is_first)[first[pairs]] - 1
     return number
 
 
-def checked_groups(grouping: Grouping, table: StepTable) -> Int64[ndarray, " S"]:
-    """Ask a grouping for its groups, and hold it to what the statistics rely on.
+def checked_groups(grouping: Grouping | None, table: StepTable) -> Int64[ndarray, " S"]:
+    """Ask a grouping for its groups, and check them.
 
     Args:
-        grouping: Built in or a user's own.
+        grouping: Built in or a user's own; None for ``ExactGrouping()``.
         table: Rows to be grouped; at least one.
 
     Returns:
@@ -212,6 +210,7 @@ def checked_groups(grouping: Grouping, table: StepTable) -> Int64[ndarray, " S"]
         ValueError: If the ids are not one integer per row, dense from 0, or a group holds rows of
             two episode groups.
     """
+    grouping = ExactGrouping() if grouping is None else grouping
     name = type(grouping).__name__
     ids = np.asarray(grouping.group(table))
     if ids.shape != (len(table),):

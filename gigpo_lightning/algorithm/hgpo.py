@@ -3,90 +3,75 @@
 Shape letters: S = rows of the step table.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
 from numpy import ndarray
 
 from gigpo_lightning.algorithm.advantages import (
     Credit,
-    OrderedEstimator,
+    PenalisedEstimator,
     combine,
     dense_ids,
     group_relative,
     step_returns,
     trajectories,
-    trajectory_advantage,
 )
-from gigpo_lightning.algorithm.grouping import ExactGrouping, Grouping, checked_groups
-from gigpo_lightning.errors import check_range
+from gigpo_lightning.algorithm.grouping import Grouping, checked_groups
+from gigpo_lightning.errors import check_count, check_range
 from gigpo_lightning.trajectory import StepTable, visit_order
 
 
-class HGPO(OrderedEstimator):
-    """Compares a step with those that share its last k states, for k = 1, 2, …, and averages what each k says.
+@dataclass(kw_only=True, eq=False)
+class HGPO(PenalisedEstimator):
+    """A = Σ_k w_k·A_k / Σ_k w_k with w_k = (k + 1)^α: A_k compares a step with those that share its last k states.
 
     Steps in one anchor state were perhaps prompted with different histories. For every k up to ``history_length`` + 1
-    the steps are grouped by their last k states, the current one included; each group of more than one gives an
-    advantage as in Eq. 7 of GiGPO, with the weight (k + 1)^α. A step that is alone for every k gets 0. With
-    ``history_length`` = 0 it is GiGPO's step level alone.
+    the steps are grouped by their last k states, the current one included. A_k is Eq. 7 of GiGPO in those groups; a
+    group of one has no A_k, and a step that is alone for every k gets 0. With ``history_length`` = 0 it is GiGPO's step
+    level alone.
 
     Differs from its code in two ways: a group whose members agree counts with its 0 (the code drops zeros, so that what
     a longer history has shown to be equal is outvoted by the shorter ones: ``count_zeros: false``), and there is no
     epsilon in the sum of the weights. Like its code it divides by the population's standard deviation (n).
 
-    Args:
-        history_length: States before the current one that a key may hold; the prompt's own memory, 2 in its paper.
-        length_weight_exponent: α; 0 weighs all k alike, and the larger, the more the longest shared history decides.
-        episode_group: Add the episode level's advantage as k = 0, with the weight 1; off in its code.
-        count_zeros: Give an advantage of exactly 0 its weight.
-        discount: γ of the returns.
-        scale_by_std: Divide by the groups' standard deviation; its published runs do.
-        invalid_action_penalty: Subtracted for an invalid action, in units of reward; a positive number.
-        grouping: Finds the anchor groups; default: ``ExactGrouping()``.
-        own_step_penalty: Count the penalty where it was incurred and nowhere else, as in ``GiGPO``.
-
     Raises:
         ValueError: If an argument is out of its range.
     """
 
-    def __init__(
-        self,
-        history_length: int = 2,
-        length_weight_exponent: float = 1.0,
-        episode_group: bool = False,
-        count_zeros: bool = True,
-        discount: float = 0.95,
-        scale_by_std: bool = False,
-        invalid_action_penalty: float = 0.1,
-        grouping: Grouping | None = None,
-        own_step_penalty: bool = False,
-    ) -> None:
-        check_range("history_length", float(history_length))
-        check_range("length_weight_exponent", length_weight_exponent)
-        check_range("discount", discount, 0.0, 1.0)
-        check_range("invalid_action_penalty", invalid_action_penalty, why="it is subtracted")
-        self.history_length = history_length
-        self.length_weight_exponent = length_weight_exponent
-        self.episode_group = episode_group
-        self.count_zeros = count_zeros
-        self.discount = discount
-        self.scale_by_std = scale_by_std
-        self.invalid_action_penalty = invalid_action_penalty
-        self.grouping: Grouping = ExactGrouping() if grouping is None else grouping
-        self.own_step_penalty = own_step_penalty
+    history_length: int = 2
+    """States before the current one that a key may hold; the prompt's own memory, 2 in its paper."""
+    length_weight_exponent: float = 1.0
+    """α; 0 weighs all k alike, and the larger, the more the longest shared history decides."""
+    episode_group: bool = False
+    """Add the episode level's advantage as A_0, with the weight 1; off in its code."""
+    count_zeros: bool = True
+    """Give an advantage of exactly 0 its weight."""
+    discount: float = 0.95
+    """γ of the returns."""
+    scale_by_std: bool = False
+    """Divide by the groups' standard deviation; its published runs do."""
+    grouping: Grouping | None = None
+    """Finds the anchor groups; default: ``ExactGrouping()``."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_count("history_length", self.history_length, 0)
+        check_range("length_weight_exponent", self.length_weight_exponent)
+        check_range("discount", self.discount, 0.0, 1.0)
 
     def estimate_in_order(self, table: StepTable) -> Credit:
-        """Compute every row's advantage; ``episode_advantage`` is the episode group's share of it."""
+        """A = Σ_k w_k·A_k / Σ_k w_k; ``episode_advantage`` is the term of k = 0, ``step_advantage`` the others."""
         step_group_id = checked_groups(self.grouping, table)
-        penalty, own = self.invalid_action_penalty, self.own_step_penalty
-        returns = step_returns(table, penalty, discount=self.discount, own_step_penalty=own)
+        returns = step_returns(
+            table, self.invalid_action_penalty, discount=self.discount, own_step_penalty=self.own_step_penalty
+        )
         groups = history_groups(table.trajectory_id, table.step_index, step_group_id, self.history_length)
         weighted, weights, episode = np.zeros(len(table)), np.zeros(len(table)), np.zeros(len(table))
         longest = len(groups) + 1.0  # weights in relation to the largest: none overflows
         if self.episode_group:
-            episode = trajectory_advantage(
-                table, invalid_action_penalty=penalty, scale_by_std=self.scale_by_std, own_step_penalty=own
-            )
+            episode = self.trajectory_advantage(table, scale_by_std=self.scale_by_std)
             weights += longest**-self.length_weight_exponent * self._counts(episode, several_trajectories(table))
         for k, ids in enumerate(groups, start=1):
             advantage = group_relative(returns, ids, scale_by_std=self.scale_by_std, correction=0)

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from gigpo_lightning.algorithm.corrections import ImportanceCorrection
 from gigpo_lightning.algorithm.ratios import ImportanceRatio, TokenRatio
+from gigpo_lightning.errors import check_count, check_range
 
 Aggregation = Literal["token", "step", "sequence", "trajectory"]
 
@@ -51,13 +52,11 @@ class LossSettings:
     """Weight of the entropy bonus; not in the paper."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.clip_low <= 1:
-            raise ValueError(f"clip_low must be in [0, 1], got {self.clip_low}")
+        check_range("clip_low", self.clip_low, 0.0, 1.0)
         for name in ("clip_high", "kl_coefficient", "entropy_coefficient"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name} must be >= 0 and finite, got {getattr(self, name)}")
-        if self.dual_clip is not None and not 1 <= self.dual_clip < math.inf:
-            raise ValueError(f"dual_clip must be >= 1 and finite, got {self.dual_clip}")
+            check_range(name, getattr(self, name))
+        if self.dual_clip is not None:
+            check_range("dual_clip", self.dual_clip, 1.0)
         if self.aggregation not in get_args(Aggregation):
             raise ValueError(f"aggregation must be one of {get_args(Aggregation)}, got {self.aggregation!r}")
         if self.kl_estimator not in ("k1", "k2", "k3"):
@@ -66,9 +65,9 @@ class LossSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LossTerms:
-    """A micro-batch's share of the minibatch's loss and of what is logged beside it.
+    """A micro-batch's share of the minibatch's loss, and of the figures that are logged beside it.
 
-    Only ``loss`` carries a gradient. What is logged per token is so whatever the loss's aggregation.
+    Only ``loss`` carries a gradient. Figures per token do not depend on the loss's aggregation.
 
     Attributes:
         loss: What is differentiated.
@@ -95,7 +94,7 @@ class LossTerms:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchCounts:
-    """What the whole minibatch holds, filling rows left out: what the loss is divided by.
+    """Counts of the whole minibatch without its filling rows: the loss is divided by them.
 
     Attributes:
         num_tokens: Tokens that the policy wrote.
@@ -112,8 +111,7 @@ class BatchCounts:
 
     def __post_init__(self) -> None:
         for name in ("num_tokens", "num_rows"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}: it counts the whole minibatch")
+            check_count(name, getattr(self, name), why="it counts the whole minibatch")
         if not self.num_trajectories > 0:
             raise ValueError(
                 f"num_trajectories must be > 0, got {self.num_trajectories}: it counts the whole minibatch"
@@ -128,16 +126,17 @@ def clipped_surrogate(
     clip_high: float = 0.2,
     dual_clip: float | None = None,
 ) -> tuple[Float[Tensor, "B T"], Bool[Tensor, "B T"]]:
-    """The smaller of the plain and the clipped surrogate, per token (Eq. 9), and where clipping decided.
+    """min(r·A, clip(r, 1 − ε_low, 1 + ε_high)·A) per token (Eq. 9), and where clipping decided.
 
-    Beyond 20 nats the log ratio counts as 20 and has no gradient: it is on its way to overflow.
+    With ``dual_clip`` c it is max(c·A, that) where A < 0. Beyond 20 nats the log ratio counts as 20 and has no
+    gradient: it is on its way to overflow.
 
     Args:
-        log_ratio: Log of the policy's probability over the sampler's, ``(B, T)``.
+        log_ratio: log r, of the policy's probability over the sampler's, ``(B, T)``.
         advantage: Of the token's step, ``(B, T)``.
-        clip_low: The ratio is clipped at 1 - clip_low.
-        clip_high: The ratio is clipped at 1 + clip_high.
-        dual_clip: Where the advantage is negative, the objective is at least this times the advantage.
+        clip_low: ε_low.
+        clip_high: ε_high.
+        dual_clip: c, at least 1.
 
     Returns:
         The objective, to be maximised, ``(B, T)``; and True where a clipped branch decided.
@@ -165,8 +164,7 @@ def kl_estimate(
     Args:
         logprobs: Of the policy, ``(B, T)``.
         ref_logprobs: Of the reference, ``(B, T)``.
-        estimator: ``"k1"``: log π/π_ref; ``"k2"``: half its square; ``"k3"``: π_ref/π - 1 + log π/π_ref, flat beyond
-            20 nats.
+        estimator: k1 = log π/π_ref; k2 = ½·(log π/π_ref)²; k3 = π_ref/π − 1 + log π/π_ref, flat beyond 20 nats.
 
     Returns:
         Estimates in nats, ``(B, T)``.
@@ -194,21 +192,21 @@ def token_weights(
     aggregation: Aggregation,
     trajectory_share: Float[Tensor, " B"] | None = None,
 ) -> Float[Tensor, "B T"]:
-    """What each token counts in the loss; over all micro-batches of a minibatch they add up to 1.
+    """Weight of each token in the loss; over all micro-batches of a minibatch they add up to 1.
 
-    Not by sequence: there they add up to the mean number of tokens, so that a reply's gradient is that of its
-    log-probability and not a share of it. Differs from the reference code, which averages over each micro-batch's own
-    tokens, so that a micro-batch of few tokens weighs as much as a full one.
+        token 1/Σ|y|    step 1/(N·|y|)    sequence 1/N    trajectory 1/(M·K·|y|)
+
+    with |y| the tokens of a reply, Σ|y| those of the minibatch, N its steps, M its trajectories, K the steps of one.
+    By sequence the weights add up to the mean of |y|, so that a reply's gradient is that of its whole
+    log-probability. Differs from the reference code, which averages over each micro-batch's own tokens, so that a
+    micro-batch of few tokens weighs as much as a full one.
 
     Args:
         action_mask: True on tokens that the policy wrote, ``(B, T)``.
         row_weight: 0 for rows that only fill up, else 1, ``(B,)``.
         counts: Of the whole minibatch.
-        aggregation: ``"token"``: every token of the minibatch alike; ``"step"``: every step alike, shared evenly by
-            its tokens (1/(N·T) of Eq. 9); ``"sequence"``: every step alike, whole for each of its tokens;
-            ``"trajectory"``: every trajectory alike, shared evenly by its steps, and theirs by their tokens. A step
-            without tokens keeps its share, unused.
-        trajectory_share: One over the number of steps of the row's trajectory, ``(B,)``; needed by trajectory.
+        aggregation: Which of the four. A step without tokens keeps its share, unused.
+        trajectory_share: 1/K of the row's trajectory, ``(B,)``; needed by trajectory.
 
     Returns:
         Weights, exactly 0 off the mask and in filling rows, ``(B, T)``.
@@ -246,10 +244,10 @@ def policy_loss(
     trajectory_share: Float[Tensor, " B"] | None = None,
     progress: float = 0.0,
 ) -> LossTerms:
-    """A micro-batch's share of the loss (Eq. 9).
+    """A micro-batch's share of the loss (Eq. 9), L = Σ w·(−c·min(r·A, clip(r)·A) + β·KL − coefficient·H).
 
-    Masked tokens and rows of weight 0 get exactly no gradient, whatever they hold: they are masked before the
-    exponential, not after.
+    The sum is over tokens, with their weight w, correction c and entropy H. Masked tokens and rows of weight 0 get
+    exactly no gradient, whatever they hold: they are masked before the exponential, not after.
 
     Args:
         settings: The loss and its coefficients.
@@ -321,7 +319,7 @@ def policy_loss(
 def _corrected(
     log_weight: Float[Tensor, "B T"], correction: ImportanceCorrection | None
 ) -> tuple[Float[Tensor, "B T"], Bool[Tensor, "B T"]]:
-    """What each token's surrogate is multiplied by, and where that is not its whole weight."""
+    """The factor c of each token's surrogate, and where it is not the whole weight π_old/π_engine."""
     if correction is None:
         return torch.ones_like(log_weight), torch.zeros_like(log_weight, dtype=torch.bool)
     whole = log_weight.clamp(-_MAX_LOG_RATIO, _MAX_LOG_RATIO).exp()

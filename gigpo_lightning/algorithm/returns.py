@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Float64, Int64
 from numpy import ndarray
 
+from gigpo_lightning.errors import check_range
 from gigpo_lightning.trajectory import visit_order
 
 
@@ -19,9 +20,9 @@ def discounted_returns(
 ) -> Float64[ndarray, " S"]:
     """Reward from each step on, R_t = Σ_{k≥t} γ^{k−t} r_k (Eq. 5), whatever the order of the rows.
 
-    A trajectory's rows are ordered by ``step_index``; a gap in it is not a step. Round k adds what lies 2^k to
-    2^(k+1) - 1 rows ahead, so that even one trajectory of a million steps takes 20 rounds of array operations, and
-    equal rewards to come give equal returns to the last bit, whatever came before.
+    A trajectory's rows are ordered by ``step_index``; a gap in it is not a step. Round k adds the rewards 2^k to
+    2^(k+1) - 1 rows ahead: a million steps take 20 rounds, and equal rewards to come give equal returns to the last
+    bit.
 
     Args:
         rewards: Reward of each step, ``(S,)``.
@@ -40,8 +41,7 @@ def discounted_returns(
         >>> discounted_returns(np.array([0.0, 0.0, 8.0]), ids, steps, discount=0.5)
         array([2., 4., 8.])
     """
-    if not 0 <= discount <= 1:
-        raise ValueError(f"discount must be in [0, 1], got {discount}")
+    check_range("discount", discount, 0.0, 1.0)
     returns = rewards.astype(np.float64)
     if not returns.size:
         return returns

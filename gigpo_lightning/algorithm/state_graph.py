@@ -19,8 +19,8 @@ from gigpo_lightning.trajectory import StepTable, visit_order
 class StateGraph:
     """One edge a step: from the state that the action was chosen in to the state that it led to.
 
-    The last step of a successful trajectory leads to its episode group's goal. Any other last step leads to an end of
-    its own, from where nothing goes on: the table does not say which state it reached.
+    The last step of a successful trajectory leads to its episode group's goal; any other last step to a new node
+    without edges, because the table does not say which state it reached.
 
     Attributes:
         source: Node that a step starts from, its anchor group, ``(S,)``.
@@ -38,7 +38,7 @@ class StateGraph:
         """Length of the shortest way from each node to an exit, one per step, the exit's own offset included.
 
         Args:
-            offset: What leaving by each node costs, at least 0, in steps; infinite where there is no exit, ``(V,)``.
+            offset: Cost of leaving the graph at each node, at least 0, in steps; infinite where one cannot, ``(V,)``.
 
         Returns:
             Distances in steps, ``(V,)``; infinite where no exit can be reached.

@@ -36,7 +36,7 @@ class GenerationRequest:
         prompt_ids: Token ids of the prompt, ``(T,)``.
         sampling: How the reply is drawn.
         stop_token_ids: Tokens that end the reply; the one that did is kept in it.
-        seed: Seed of this reply's sampling noise, whatever else shares the batch.
+        seed: Seed of this reply's sampling noise, independent of the batch it shares.
         extras: What the prompt carries beside token ids, by name (``EncodedPrompt.extras``).
     """
 
@@ -83,7 +83,7 @@ class Completion:
 
 @runtime_checkable
 class Scorer(Protocol):
-    """Says how likely tokens are under the weights that it has."""
+    """Scores tokens under its weights."""
 
     def score(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[list[float]]:
         """Log-probability, at temperature 1, of each token of each completion after its prompt."""
@@ -91,10 +91,10 @@ class Scorer(Protocol):
 
 @runtime_checkable
 class ShowsWeights(Protocol):
-    """Can be proved to have the weights that it was sent; ``WeightSync`` wants it of an engine, or of its replicas."""
+    """Can prove which weights it has; ``WeightSync`` needs it of an engine or of its replicas."""
 
     def show_weights(self, shapes: Shapes, seed: int | None) -> Checksums:
-        """Which pieces of some tensors it holds, read back from where it computes with them, and their checksums.
+        """The pieces of some tensors that it computes with, and their checksums.
 
         Args:
             shapes: The tensors' whole shapes, by their checkpoint's names, or by those of PEFT for its adapter.
@@ -104,14 +104,14 @@ class ShowsWeights(Protocol):
 
 @runtime_checkable
 class Replica(Scorer, ShowsWeights, Protocol):
-    """A copy of the weights that can be asked what it holds, and what it says of tokens."""
+    """A copy of the weights that can be proved and can score."""
 
 
 @runtime_checkable
 class RolloutEngine(Scorer, Protocol):
     """Writes replies with a copy of the policy.
 
-    What an engine can do beyond this is in protocols of its own: ``ShowsWeights``, ``WaitsForServers``,
+    What an engine may do beyond this is in other protocols: ``ShowsWeights``, ``WaitsForServers``,
     ``Interruptible``, ``Cancels``, ``Replicated``, ``TellsDetails`` and ``LoadsAdapters``.
     """
 
@@ -141,10 +141,10 @@ class RolloutEngine(Scorer, Protocol):
         """
 
     def sleep(self) -> None:
-        """Free what can be freed until ``wake``; one that cannot write meanwhile has version -1."""
+        """Free memory until ``wake``; the version is -1 if it cannot write meanwhile."""
 
     def wake(self) -> None:
-        """Take it back; nothing if it is awake."""
+        """Take the memory again; nothing if it is awake."""
 
     def close(self) -> None:
         """End for good; a second call does nothing."""
@@ -152,7 +152,7 @@ class RolloutEngine(Scorer, Protocol):
 
 @runtime_checkable
 class WaitsForServers(Protocol):
-    """An engine whose start may have to wait for somebody else."""
+    """An engine whose start may wait for servers."""
 
     def start_unless(self, model_folder: str, should_stop: Callable[[], bool]) -> None:
         """As ``start``, but asks several times a second whether the run is to stop, and then raises ``Preempted``."""
@@ -185,7 +185,29 @@ class Replicated(Protocol):
 
 @runtime_checkable
 class TellsDetails(Protocol):
-    """An engine of which more is known once it has started."""
+    """An engine that decides some settings when it starts."""
 
     def details(self) -> dict[str, str]:
-        """What its start has decided, by name, for the run's manifest; empty before."""
+        """These settings by name, for the run's manifest; empty before the start."""
+
+
+class EngineBase:
+    """What the engines here share: the version of their weights, and the refusal of requests that are too long."""
+
+    _version = -1
+
+    @property
+    def policy_version(self) -> int:
+        """Version of the weights now loaded; -1 before the first ``load_weights``."""
+        return self._version
+
+    def poll(self: Interruptible) -> list[Completion]:
+        """Return what has finished, blocking until at least one has; empty only if nothing is under way."""
+        return self.poll_unless(lambda: False)
+
+    def _check_length(self, request: GenerationRequest, longest: int) -> None:
+        if len(request.prompt_ids) + request.sampling.max_tokens > longest:
+            raise ValueError(
+                f"prompt plus max_tokens must be <= max_model_len {longest}, got {len(request.prompt_ids)} + "
+                f"{request.sampling.max_tokens} in request {request.request_id!r}"
+            )

@@ -1,17 +1,17 @@
-"""An engine that says what a function tells it to: exact trajectories for tests and examples."""
+"""An engine whose replies a function writes: exact trajectories for tests and examples."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 
 import torch
 
-from gigpo_lightning.engines.base import Completion, GenerationRequest
+from gigpo_lightning.engines.base import Completion, EngineBase, GenerationRequest
 from gigpo_lightning.errors import check_count
 
 Script = Callable[[GenerationRequest], Sequence[int]]
 
 
-class ScriptedEngine:
+class ScriptedEngine(EngineBase):
     """Replies by a script, with log-probability 0 for every token.
 
     Args:
@@ -25,12 +25,6 @@ class ScriptedEngine:
         self.completions_per_poll = completions_per_poll
         self.requests: list[GenerationRequest] = []
         self._queue: deque[GenerationRequest] = deque()
-        self._version = -1
-
-    @property
-    def policy_version(self) -> int:
-        """Version given to the last ``load_weights``; -1 before it."""
-        return self._version
 
     @property
     def max_model_len(self) -> int:

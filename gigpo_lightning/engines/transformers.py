@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from gigpo_lightning.engines.adapter import Adapter
-from gigpo_lightning.engines.base import Completion, GenerationRequest
+from gigpo_lightning.engines.base import Completion, EngineBase, GenerationRequest
 from gigpo_lightning.engines.weight_proof import Checksums, Shapes, show_tensors
+from gigpo_lightning.errors import check_count
 from gigpo_lightning.memory.engine import EngineSettings
 
 
@@ -46,12 +47,12 @@ class _Cohort:
     """What each reply reads next, ``(B, columns)``: its prompt, and then its last token."""
 
 
-class TransformersEngine:
+class TransformersEngine(EngineBase):
     """A copy of the policy that writes replies by Transformers, one token of every reply at a time.
 
-    Requests that wait when it is polled begin together as a cohort and are padded to its longest prompt; cohorts of
-    different age go on side by side, so nothing waits for the slowest reply. It has no chunked prefill, no paged cache
-    and no prefix cache: vLLM is many times faster where it is to be had.
+    Requests that wait when it is polled form a cohort, padded to its longest prompt. Cohorts go on side by side, so
+    nothing waits for the slowest reply. There is no chunked prefill, paged cache or prefix cache: vLLM is many times
+    faster.
 
     Args:
         dtype: Type of the engine's weights.
@@ -75,8 +76,7 @@ class TransformersEngine:
         trust_remote_code: bool = False,
     ) -> None:
         for name, value in (("max_num_seqs", max_num_seqs), ("max_model_len", max_model_len)):
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be >= 1, got {value}")
+            check_count(name, 1 if value is None else value)
         self._dtype = getattr(torch, dtype)
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
         self._asked_length = max_model_len
@@ -87,12 +87,6 @@ class TransformersEngine:
         self._waiting: list[GenerationRequest] = []
         self._cohorts: list[_Cohort] = []
         self._has_adapter = False
-        self._version = -1
-
-    @property
-    def policy_version(self) -> int:
-        """Version of the weights now loaded; -1 before the first ``load_weights``."""
-        return self._version
 
     @property
     def max_model_len(self) -> int:
@@ -102,7 +96,7 @@ class TransformersEngine:
         return self._asked_length or int(self._model.config.max_position_embeddings)
 
     def memory_settings(self, on_gpu: bool) -> EngineSettings:
-        """What decides how much it takes: its cache grows with the replies that it writes."""
+        """Settings that decide its memory: the cache grows with the replies."""
         return EngineSettings(
             kind="growing",
             weight_type=str(self._dtype).removeprefix("torch."),
@@ -116,7 +110,7 @@ class TransformersEngine:
         """Start on the architecture that a folder's ``config.json`` describes; a second call does nothing."""
         if self._model is not None:
             return
-        from transformers import AutoConfig, AutoModelForCausalLM  # seconds, which no other engine needs
+        from transformers import AutoConfig, AutoModelForCausalLM  # takes seconds, and other engines do not need it
 
         config = AutoConfig.from_pretrained(model_folder, trust_remote_code=self._trust_remote_code)
         model = AutoModelForCausalLM.from_config(
@@ -134,16 +128,8 @@ class TransformersEngine:
             ValueError: If prompt and reply together are longer than the model's context.
         """
         self._started()
-        if len(request.prompt_ids) + request.sampling.max_tokens > self.max_model_len:
-            raise ValueError(
-                f"prompt plus max_tokens must be <= max_model_len {self.max_model_len}, got "
-                f"{len(request.prompt_ids)} + {request.sampling.max_tokens} in request {request.request_id!r}"
-            )
+        self._check_length(request, self.max_model_len)
         self._waiting.append(request)
-
-    def poll(self) -> list[Completion]:
-        """Return what has finished, blocking until at least one has; empty only if nothing is under way."""
-        return self.poll_unless(lambda: False)
 
     @torch.no_grad()
     def poll_unless(self, ready: Callable[[], bool]) -> list[Completion]:
@@ -176,7 +162,7 @@ class TransformersEngine:
         self._version = -1
         ours = self._started().state_dict()
         missing = set(ours)
-        for name, tensor in named_tensors:  # one by one: they may have been gathered for this alone
+        for name, tensor in named_tensors:  # one by one: each may be gathered just for this
             if name not in ours:
                 raise RuntimeError(f"load_weights must bring this model's weights, but {name} is another's")
             ours[name].copy_(tensor)
@@ -206,7 +192,7 @@ class TransformersEngine:
     def show_weights(self, shapes: Shapes, seed: int | None) -> Checksums:
         """The checksums of the tensors that it computes with, each of which it keeps whole."""
         tensors = self._started().state_dict()
-        if self._has_adapter:  # PEFT's names of what is saved leave these parts out
+        if self._has_adapter:  # PEFT saves them under shorter names
             tensors = {_saved_name(name): tensor for name, tensor in tensors.items()}
         return show_tensors(tensors, shapes, seed)
 
@@ -222,9 +208,9 @@ class TransformersEngine:
         return scores
 
     def sleep(self) -> None:
-        """Give a GPU's memory back until ``wake``; a CPU has nothing to give."""
+        """Move the weights off the GPU until ``wake``; nothing on a CPU."""
         self._started().to("cpu")
-        self._version = -1  # whoever asks must wake it first
+        self._version = -1  # until it is awake and has weights again
 
     def wake(self) -> None:
         """Take the memory again."""
@@ -237,7 +223,7 @@ class TransformersEngine:
     def _check_idle(self, what: str) -> None:
         if self._waiting or self._cohorts:
             raise RuntimeError(f"{what} needs an idle engine, but requests are under way")
-        self._version = -1  # neither the old weights nor, until the end, the new ones
+        self._version = -1  # the old weights go, the new ones are not whole yet
 
     def _forget_adapter(self) -> None:
         if self._has_adapter:
@@ -250,7 +236,7 @@ class TransformersEngine:
         return self._model
 
     def _cohort(self, requests: Sequence[GenerationRequest]) -> _Cohort:
-        """Put prompts beside each other, padded on the left: their last tokens stand in one column."""
+        """Stack prompts, padded on the left, so that their last tokens share a column."""
         width = max(len(request.prompt_ids) for request in requests)
         prompts = torch.zeros((len(requests), width), dtype=torch.long)
         mask = torch.zeros_like(prompts)
@@ -268,7 +254,7 @@ class TransformersEngine:
         )
 
     def _write_one_token(self, cohort: _Cohort) -> list[Completion]:
-        """Give every reply of a cohort its next token, and take those that have ended out of it."""
+        """Give every reply of a cohort its next token, and remove the replies that end."""
         columns = cohort.next_ids.shape[1]
         positions = (cohort.attention_mask.cumsum(1) - 1).clamp(min=0)[:, -columns:]
         logits = self._model(
@@ -305,14 +291,14 @@ class TransformersEngine:
 
 
 def _saved_name(name: str) -> str:
-    """The name of a tensor beside an adapter as a checkpoint, or the adapter's folder, has it."""
+    """A tensor's name in a checkpoint or in the adapter's folder."""
     if ".lora_" in name:
         return name.replace(".default.", ".")
     return name.removeprefix("base_model.model.").replace(".base_layer.", ".")
 
 
 def _draw(reply: _Reply, logits: Tensor) -> None:
-    """Draw a reply's next token from its logits ``(V,)``, with noise of its own."""
+    """Draw a reply's next token from its logits ``(V,)`` with the reply's generator."""
     temperature = reply.request.sampling.temperature
     logprobs = torch.log_softmax(logits / temperature if temperature > 0 else logits, dim=-1)
     if temperature > 0:

@@ -11,7 +11,7 @@ import torch
 import torch._dynamo
 
 from gigpo_lightning.engines.adapter import Adapter
-from gigpo_lightning.engines.base import Completion, GenerationRequest
+from gigpo_lightning.engines.base import Completion, EngineBase, GenerationRequest
 from gigpo_lightning.engines.vllm_device import alone, check_one_device, on_this_device
 from gigpo_lightning.engines.vllm_runner import model_runner
 from gigpo_lightning.engines.vllm_weights import show_weights
@@ -30,7 +30,7 @@ _ENVIRONMENT = {
 }
 
 
-class VLLMEngine:
+class VLLMEngine(EngineBase):
     """vLLM in process, token ids in and out, on a CPU or a GPU.
 
     Chunked prefill is off on CPUs: vLLM rewinds the random state of a request whose prefill was cut, which a CPU
@@ -101,13 +101,7 @@ class VLLMEngine:
         self._adapters = 0
         self._adapter: Any = None  # vLLM's request for it, which every request of ours then names
         self._adapter_folder: tempfile.TemporaryDirectory[str] | None = None
-        self._version = -1
         self._closed = False
-
-    @property
-    def policy_version(self) -> int:
-        """Version of the weights now loaded; -1 before the first ``load_weights``."""
-        return self._version
 
     @property
     def max_model_len(self) -> int:
@@ -183,12 +177,7 @@ class VLLMEngine:
             ValueError: If prompt and reply together are longer than the model's context.
         """
         self._started()
-        longest = self.max_model_len
-        if len(request.prompt_ids) + request.sampling.max_tokens > longest:
-            raise ValueError(
-                f"prompt plus max_tokens must be <= max_model_len {longest}, got {len(request.prompt_ids)} + "
-                f"{request.sampling.max_tokens} in request {request.request_id!r}"
-            )
+        self._check_length(request, self.max_model_len)
         sampling = self._vllm.SamplingParams(
             temperature=request.sampling.temperature,
             max_tokens=request.sampling.max_tokens,
@@ -205,10 +194,6 @@ class VLLMEngine:
         if self._llm is not None and self._under_way:
             self._llm.llm_engine.abort_request(list(self._under_way))
         self._under_way.clear()
-
-    def poll(self) -> list[Completion]:
-        """Return what has finished, blocking until at least one has; empty only if nothing is under way."""
-        return self.poll_unless(lambda: False)
 
     def poll_unless(self, ready: Callable[[], bool]) -> list[Completion]:
         """As ``poll``, but asks between steps whether there is more to submit, and returns at once if so."""

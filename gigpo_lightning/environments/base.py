@@ -13,11 +13,9 @@ An environment is a plain ``gymnasium.Env[str, str]``:
 ``answers.py`` reads what an environment says; an answer that breaks a rule fails its episode. So does an exception,
 ``SystemExit`` too. An environment may start processes: a worker process ends them with itself.
 
-Until its first ``reset`` an environment can be pickled, so that a pool can make its copies in other processes. One that
-mostly waits, such as for a search engine, says so with an attribute ``waits = True``: a worker process then steps its
-copies in threads, and one that waits holds up no other. One that has much to read has a method ``warm_up()``, which a
-worker process calls once, before any step's deadline; and what it depends on and cannot do without it misses with a
-``RunError``: if other attempts at the episode end in one, too, the run ends with its message.
+Until its first ``reset`` an environment can be pickled, so that a pool can make its copies in other processes. It may
+also fulfil ``Waits`` and ``WarmsUp``. Where it misses something that it cannot do without, it raises ``RunError``: if
+other attempts at the episode end in one, too, the run ends with its message.
 """
 
 import hashlib
@@ -84,6 +82,22 @@ class TaskPanel:
 
     def __len__(self) -> int:
         return len(self.tasks)
+
+
+@runtime_checkable
+class Waits(Protocol):
+    """An environment that says whether it mostly waits, such as for a search engine."""
+
+    waits: bool
+    """If so, a worker process steps its copies in threads, and one that waits holds up no other."""
+
+
+@runtime_checkable
+class WarmsUp(Protocol):
+    """An environment that has much to read."""
+
+    def warm_up(self) -> None:
+        """Read it; a worker process calls this once, before any step's deadline."""
 
 
 @runtime_checkable

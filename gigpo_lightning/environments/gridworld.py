@@ -154,10 +154,8 @@ def gridworld_words() -> tuple[str, ...]:
 def _check_panel_arguments(split: str, size: int, num_walls: int, kinds: Sequence[str]) -> None:
     if split not in SPLITS:
         raise ValueError(f"split must be one of {SPLITS}, got {split!r}")
-    if not 2 <= size <= _LARGEST_SIZE:
-        raise ValueError(f"size must be from 2 to {_LARGEST_SIZE}, got {size}")
-    if not 0 <= num_walls <= size * size // 4:
-        raise ValueError(f"num_walls must be from 0 to a quarter of the cells, {size * size // 4}, got {num_walls}")
+    check_count("size", size, 2, _LARGEST_SIZE)
+    check_count("num_walls", num_walls, 0, size * size // 4, why="a quarter of the cells at most")
     unknown = sorted(set(kinds) - set(KINDS))
     if unknown:
         raise ValueError(f"kinds must be among {KINDS}, got {unknown}")

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Protocol, runtime_checkable
 
 from gigpo_lightning.environments.base import Environment, Task
+from gigpo_lightning.errors import check_count
 from gigpo_lightning.pool.slots import EnvironmentEvent, EnvironmentSlots
 from gigpo_lightning.pool.workers import Deadlines, WorkerPool
 
@@ -125,10 +126,8 @@ def make_pool(
     Raises:
         ValueError: If ``num_slots`` < 1 or ``workers`` < 0.
     """
-    if num_slots < 1:
-        raise ValueError(f"num_slots must be >= 1, got {num_slots}")
-    if workers < 0:
-        raise ValueError(f"workers must be >= 0, got {workers}")
+    check_count("num_slots", num_slots)
+    check_count("workers", workers, 0)
     if workers == 0:
         return InProcessPool(environment, num_slots)
     return WorkerPool(environment, num_slots, min(workers, num_slots), deadlines)

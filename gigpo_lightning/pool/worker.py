@@ -14,21 +14,21 @@ import traceback
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection
 
-from gigpo_lightning.environments.base import Environment, Task
+from gigpo_lightning.environments.base import Environment, Task, Waits, WarmsUp
 from gigpo_lightning.errors import RunError
 from gigpo_lightning.pool.slots import EnvironmentSlots, in_one_process
 
 READY = "ready"
 """What a worker says first."""
 
-_MOST_THREADS = 1 << 12  # made as they are needed: no command may wait for another's to end
+_MOST_THREADS = 1 << 12  # made when needed, one a command: none may wait for another
 
 _logger = logging.getLogger(__name__)
 
 
 def serve(connection: Connection, environment: Environment, folder: str) -> None:
     """Carry out commands until told to stop or the parent is gone."""
-    # A process that is killed cannot clean up: what its environments write goes where the parent will.
+    # A killed process cannot clean up: temporary files go into a folder that the parent removes.
     os.environ["TMPDIR"], tempfile.tempdir = folder, None
     _be_deaf_to_the_parents_signals()
     _lead_a_group()
@@ -62,7 +62,7 @@ def _be_deaf_to_the_parents_signals() -> None:
 
 
 def _lead_a_group() -> None:
-    """Lead a process group, whose end is this process's end; see to it if the parent is killed."""
+    """Lead a process group that ends with this process, also if the parent is killed."""
     os.setpgid(0, 0)
     multiprocessing.current_process().daemon = False  # a daemon may not have children
     parent = multiprocessing.parent_process()
@@ -76,22 +76,23 @@ def _lead_a_group() -> None:
 
 
 def _warm_up(environment: Environment) -> str:
-    """Let an environment read what it needs before its first step; what went wrong, if anything did."""
+    """Warm an environment up; returns what went wrong, if anything did."""
     try:
         with in_one_process(environment):
-            getattr(environment, "warm_up", lambda: None)()
-    except BaseException as error:  # whatever a user's environment raises, the parent must hear of it
+            if isinstance(environment, WarmsUp):
+                environment.warm_up()
+    except BaseException as error:  # the parent must hear of any error of a user's environment
         return str(error) if isinstance(error, RunError | ValueError) else traceback.format_exc()
     return ""
 
 
 def waits(environment: Environment) -> bool:
-    """Whether an environment says that it mostly waits, and its copies may be stepped at the same time."""
-    return bool(getattr(environment, "waits", False))
+    """Whether an environment's copies may be stepped at the same time, because it mostly waits."""
+    return isinstance(environment, Waits) and environment.waits
 
 
 def _serve_in_threads(connection: Connection, slots: EnvironmentSlots) -> None:
-    """Carry out commands side by side, each slot's own one after another, and answer in whatever order they end."""
+    """Carry out commands of different slots side by side, and answer each when it ends."""
     sending = threading.Lock()
 
     def carry_out(slot: int, command: Task | str) -> None:

@@ -2,10 +2,11 @@
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
 
-from gigpo_lightning.prompts.base import EncodedPrompt, ParsedAction, Tokenizer, TurnView
+from gigpo_lightning.prompts.base import EncodedPrompt, ParsedAction, ShowsHistory, Tokenizer, TurnView
 from gigpo_lightning.prompts.fitting import fit_prompt
 from gigpo_lightning.prompts.tagged import TaggedPrompt, list_offer, recent_turns, steps_taken
 from gigpo_lightning.prompts.whole_reply import parse_whole_reply
@@ -60,7 +61,8 @@ class AlfworldPrompt(TaggedPrompt):
         return "\n\n".join((*parts, _ORDER))
 
 
-class CompactAlfworldPrompt:
+@dataclass(eq=False)
+class CompactAlfworldPrompt(ShowsHistory):
     """A turn in lower-case words and a few markers, without filler: about 75 tokens with eight receptacles.
 
     Fields: the task; earlier actions, each followed by what its answer said about things the task names, or by a
@@ -68,22 +70,13 @@ class CompactAlfworldPrompt:
     tried before in this episode, so that a policy without memory sees where it has not been yet; last the marker after
     which the policy writes a command's words. ``help``, ``inventory``, ``look``, ``examine`` and ``close`` are not
     shown: no game needs them. They may be written.
-
-    Args:
-        history_length: Earlier actions shown.
-        mark_tried: Whether commands tried before come last, after a marker.
-
-    Raises:
-        ValueError: If ``history_length`` is negative.
     """
 
     markers = (TASK, DID, SAW, NOTHING, NOW, CAN, TRIED, ACT)
-
-    def __init__(self, history_length: int = 12, mark_tried: bool = True) -> None:
-        if history_length < 0:
-            raise ValueError(f"history_length must be >= 0, got {history_length}")
-        self.history_length = history_length
-        self.mark_tried = mark_tried
+    history_length: int = 12
+    """Earlier actions shown."""
+    mark_tried: bool = True
+    """Whether commands tried before come last, after a marker."""
 
     def encode(self, view: TurnView, tokenizer: Tokenizer, max_tokens: int) -> EncodedPrompt:
         """Write the turn in at most ``max_tokens`` tokens: oldest actions go first, then the observation's beginning.
@@ -120,7 +113,7 @@ def _words(text: str) -> tuple[str, ...]:
 
 
 def _without_echo(words: Sequence[str]) -> list[str]:
-    """The words, but what is said twice in a row, such as a receptacle's name, is said once."""
+    """The words without direct repeats, such as a receptacle's name twice in a row."""
     kept: list[str] = []
     for word in words:
         kept.append(word)
@@ -151,7 +144,7 @@ def _turns(view: TurnView, task: frozenset[str], num_turns: int) -> list[list[st
 
 
 def _named_things(answer: Sequence[str], task: frozenset[str], known: frozenset[str]) -> list[str]:
-    """Things of an answer that the task names and the action did not, with their numbers."""
+    """Things in an answer that the task names and the action does not, with their numbers."""
     seen = []
     for word, number in pairwise((*answer, "")):
         if word in task and word not in known:
@@ -160,7 +153,7 @@ def _named_things(answer: Sequence[str], task: frozenset[str], known: frozenset[
 
 
 def _compact_offer(admissible_actions: Sequence[str], tried: frozenset[str]) -> list[str]:
-    """The commands, new ones first: what to look through next stands at the same place in every prompt."""
+    """The commands, new ones first, so that the next place to look stands at the same place in every prompt."""
     new: list[str] = []
     old: list[str] = []
     for action in admissible_actions:

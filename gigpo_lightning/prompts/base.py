@@ -4,9 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
+from gigpo_lightning.errors import check_count
+
 
 class NoRoomError(ValueError):
-    """A prompt that is as short as its template can make it is longer than its room."""
+    """The shortest prompt that a template can write is too long."""
 
 
 @runtime_checkable
@@ -113,12 +115,34 @@ class Prompt(Protocol):
         """
 
     def parse(self, response: str, view: TurnView) -> ParsedAction:
-        """Read the action from a reply; never raises, whatever the model wrote."""
+        """Read the action from any reply; never raises."""
+
+
+@runtime_checkable
+class Marked(Protocol):
+    """A prompt made of markers, each of which the policy's tokenizer must know as one token."""
+
+    markers: tuple[str, ...]
 
 
 @runtime_checkable
 class ReplyWriter(Protocol):
-    """A prompt whose replies are not the commands themselves, and which can write the one that means a command."""
+    """A prompt whose replies are not the commands themselves; it can write the reply for a command."""
 
     def write_reply(self, action: str, view: TurnView) -> str:
         """The reply that ``parse`` reads as this action."""
+
+
+@dataclass(eq=False)
+class ShowsHistory:
+    """A prompt that shows earlier turns.
+
+    Raises:
+        ValueError: If ``history_length`` is negative.
+    """
+
+    history_length: int = 0
+    """Earlier actions shown."""
+
+    def __post_init__(self) -> None:
+        check_count("history_length", self.history_length, 0)

@@ -1,4 +1,4 @@
-"""Fitting a prompt into a number of tokens: what all templates do the same way."""
+"""Fitting a prompt into a number of tokens, the same way for all templates."""
 
 import re
 from collections.abc import Callable

@@ -1,7 +1,7 @@
 """The gridworld's prompt for tiny word-level policies, and the parser of their replies."""
 
 from gigpo_lightning.environments.gridworld import MOVES
-from gigpo_lightning.prompts.base import EncodedPrompt, ParsedAction, Tokenizer, TurnView
+from gigpo_lightning.prompts.base import EncodedPrompt, ParsedAction, ShowsHistory, Tokenizer, TurnView
 from gigpo_lightning.prompts.fitting import fit_prompt
 from gigpo_lightning.text import well_formed
 
@@ -9,22 +9,14 @@ DID, ACT = "<did>", "<act>"
 _FILLER = frozenset(("are", "at", "row", "column", "."))
 
 
-class GridworldPrompt:
+class GridworldPrompt(ShowsHistory):
     """The observation's words without filler, after earlier moves if any are asked for: about a dozen tokens.
 
     Args:
         history_length: Earlier moves shown; the observation is the whole state, so none are needed.
-
-    Raises:
-        ValueError: If ``history_length`` is negative.
     """
 
     markers = (DID, ACT)
-
-    def __init__(self, history_length: int = 0) -> None:
-        if history_length < 0:
-            raise ValueError(f"history_length must be >= 0, got {history_length}")
-        self.history_length = history_length
 
     def encode(self, view: TurnView, tokenizer: Tokenizer, max_tokens: int) -> EncodedPrompt:
         """Write the turn in at most ``max_tokens`` tokens: oldest moves go first, then the observation's beginning.

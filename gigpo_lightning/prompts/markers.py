@@ -2,20 +2,20 @@
 
 from collections.abc import Callable
 
-from gigpo_lightning.prompts.base import Prompt
+from gigpo_lightning.prompts.base import Marked, Prompt
 
 
 def check_markers(prompt: Prompt, is_unknown: Callable[[str], bool]) -> None:
-    """Refuse a tokenizer that has no token for a marker of the prompt; prompts without ``markers`` need none.
+    """Refuse a tokenizer that has no token for a marker of the prompt; one that is not ``Marked`` needs none.
 
     Args:
-        prompt: May list its markers as ``markers``.
+        prompt: Of the run.
         is_unknown: Whether the tokenizer encodes a text as unknown.
 
     Raises:
         ValueError: If a marker is unknown; the message names all such markers.
     """
-    unknown = [marker for marker in getattr(prompt, "markers", ()) if is_unknown(marker)]
+    unknown = [marker for marker in (prompt.markers if isinstance(prompt, Marked) else ()) if is_unknown(marker)]
     if unknown:
         raise ValueError(
             f"the policy's tokenizer must know every marker of {type(prompt).__name__}, but does not know "

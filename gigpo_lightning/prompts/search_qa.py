@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable
 
 from gigpo_lightning.environments.search_qa.tags import ANSWER, SEARCH, blocks, count_tags
+from gigpo_lightning.errors import check_count
 from gigpo_lightning.prompts.base import EncodedPrompt, ParsedAction, Tokenizer, TurnView
 from gigpo_lightning.prompts.fitting import fit_prompt
 from gigpo_lightning.text import well_formed
@@ -43,7 +44,7 @@ class SearchQAPrompt:
     """
 
     def __init__(self, history_length: int = 4) -> None:
-        _check_history(history_length)
+        check_count("history_length", history_length, why="or no search would be of use")
         self.history_length = history_length
 
     def encode(self, view: TurnView, tokenizer: Tokenizer, max_tokens: int) -> EncodedPrompt:
@@ -116,13 +117,8 @@ def compact_markers() -> tuple[str, ...]:
     return CompactSearchQAPrompt.markers
 
 
-def _check_history(history_length: int) -> None:
-    if history_length < 1:
-        raise ValueError(f"history_length must be >= 1, or no search would be of use, got {history_length}")
-
-
 def _projected(text: str) -> str:
-    """The reply's action: its first block of search, else of answer, up to where it is cut off."""
+    """The reply's action: its first search block, else its first answer block."""
     for tag in (SEARCH, ANSWER):
         head, closing, _ = text.partition(f"</{tag}>")
         if closing:
@@ -136,7 +132,7 @@ def _projected(text: str) -> str:
 
 
 def _fit(write: Callable[[int, str], list[int]], view: TurnView, history_length: int, max_tokens: int) -> EncodedPrompt:
-    """Fit a prompt that shows the last turn and, if there is room, so many earlier ones; at first there is none."""
+    """Fit a prompt that shows the last turn, if there is one, and earlier ones as far as there is room."""
     if not view.history:
         return fit_prompt(lambda _turns, _information: write(-1, ""), 0, "", max_tokens)
     earlier = min(history_length, len(view.history)) - 1
@@ -144,7 +140,7 @@ def _fit(write: Callable[[int, str], list[int]], view: TurnView, history_length:
 
 
 def _turns(view: TurnView, num_turns: int, information: str) -> list[tuple[str, str]]:
-    """The last turns, each as what was done and what came of it; of the last one only so much information."""
+    """The last turns as (action, result); the last one with this information."""
     said = [observation for observation, _ in view.history[1:]]
     done = [action for _, action in view.history]
     turns = list(zip(done, [*said, information], strict=True)) if done else []
@@ -173,7 +169,7 @@ def _words(text: str) -> list[str]:
 
 
 def _plain(text: str) -> str:
-    """The text of a result, out of its JSON if it is in any."""
+    """The text of a result, unpacked if it is JSON."""
     try:
         result = json.loads(_ASIDE.sub("", text))
     except ValueError:

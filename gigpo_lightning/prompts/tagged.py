@@ -2,39 +2,33 @@
 
 import re
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import ClassVar
 
-from gigpo_lightning.prompts.base import EncodedPrompt, ParsedAction, Tokenizer, TurnView
+from gigpo_lightning.prompts.base import EncodedPrompt, ParsedAction, ShowsHistory, Tokenizer, TurnView
 from gigpo_lightning.prompts.fitting import fit_prompt
 from gigpo_lightning.text import well_formed
 
 _CHINESE = re.compile(r"[\u4e00-\u9fff]")
 
 
-class TaggedPrompt(ABC):
+@dataclass(eq=False)
+class TaggedPrompt(ShowsHistory, ABC):
     """One fresh chat message a turn, and a reply that thinks and acts between tags.
 
     Earlier replies are not shown, only the observations and actions of the last turns, so that prompts do not grow
     with the episode. Too long a prompt loses its oldest turns first, then the beginning of the observation.
-
-    Args:
-        history_length: Earlier turns shown, as pairs of observation and action.
-        require_think: A reply without think tags, in lower case, is invalid.
-        require_admissible: An action outside the available ones is invalid. The paper lets it pass: it costs a step.
-
-    Raises:
-        ValueError: If ``history_length`` is negative.
     """
 
     last_characters: ClassVar[int]
     """How much of a reply without action tags is sent as its action."""
 
-    def __init__(self, history_length: int = 2, require_think: bool = True, require_admissible: bool = False) -> None:
-        if history_length < 0:
-            raise ValueError(f"history_length must be >= 0, got {history_length}")
-        self.history_length = history_length
-        self.require_think = require_think
-        self.require_admissible = require_admissible
+    history_length: int = 2
+    """Earlier turns shown, as pairs of observation and action."""
+    require_think: bool = True
+    """A reply without think tags, in lower case, is invalid."""
+    require_admissible: bool = False
+    """An action outside the available ones is invalid. The paper lets it pass: it costs a step."""
 
     @abstractmethod
     def message(self, view: TurnView, num_turns: int, observation: str) -> str:

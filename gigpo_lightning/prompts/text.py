@@ -1,6 +1,6 @@
 """Prompts for any environment of strings: a chat message for instruct models, plain words for tiny policies."""
 
-from gigpo_lightning.prompts.base import EncodedPrompt, ParsedAction, Tokenizer, TurnView
+from gigpo_lightning.prompts.base import EncodedPrompt, ParsedAction, ShowsHistory, Tokenizer, TurnView
 from gigpo_lightning.prompts.fitting import fit_prompt
 from gigpo_lightning.prompts.tagged import TaggedPrompt, list_offer, recent_turns, steps_taken
 from gigpo_lightning.prompts.whole_reply import parse_whole_reply
@@ -66,7 +66,7 @@ class TextPrompt(TaggedPrompt):
         return ParsedAction(action=action, valid=not problem, problem=problem)
 
 
-class CompactTextPrompt:
+class CompactTextPrompt(ShowsHistory):
     """What the environment says, word by word between a few markers; the whole reply is the action.
 
     For policies with a vocabulary of their own, such as ``modules.TinyPolicy``, which learns from nothing: no sentence
@@ -74,17 +74,9 @@ class CompactTextPrompt:
 
     Args:
         history_length: Earlier actions shown; none are needed where the observation is the whole state.
-
-    Raises:
-        ValueError: If ``history_length`` is negative.
     """
 
     markers = (TASK, DID, NOW, CAN, ACT)
-
-    def __init__(self, history_length: int = 0) -> None:
-        if history_length < 0:
-            raise ValueError(f"history_length must be >= 0, got {history_length}")
-        self.history_length = history_length
 
     def encode(self, view: TurnView, tokenizer: Tokenizer, max_tokens: int) -> EncodedPrompt:
         """Write the turn in at most ``max_tokens`` tokens: oldest actions go first, then the observation's beginning.

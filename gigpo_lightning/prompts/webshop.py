@@ -2,7 +2,7 @@
 
 import math
 import re
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from gigpo_lightning.environments.webshop.reading import (
     SEARCH_OFFER,
@@ -14,7 +14,7 @@ from gigpo_lightning.environments.webshop.reading import (
     wanted_words,
     words_of,
 )
-from gigpo_lightning.prompts.base import EncodedPrompt, ParsedAction, Tokenizer, TurnView
+from gigpo_lightning.prompts.base import EncodedPrompt, ParsedAction, ShowsHistory, Tokenizer, TurnView
 from gigpo_lightning.prompts.fitting import fit_prompt
 from gigpo_lightning.prompts.tagged import TaggedPrompt, list_offer, recent_turns, steps_taken
 from gigpo_lightning.text import well_formed
@@ -94,7 +94,8 @@ class WebShopPrompt(TaggedPrompt):
         return action in offered or (SEARCH_OFFER in offered and _SEARCH.fullmatch(action) is not None)
 
 
-class CompactWebShopPrompt:
+@dataclass(eq=False)
+class CompactWebShopPrompt(ShowsHistory):
     """A turn in lower-case words and a few markers: about 60 tokens on a page of ten results.
 
     Fields: the instruction's words and its price limit; earlier actions, as pages do not show which options are
@@ -103,22 +104,13 @@ class CompactWebShopPrompt:
     shown, prices in dollars, rounded up. A product is clicked by its place on the page, ``click 3``, anything else by
     its words, ``click buy now``; ``search`` alone looks for the instruction's words, others may follow it. Going back
     to the search bar and what is told about a product are not shown; they may be written.
-
-    Args:
-        history_length: Earlier actions shown.
-        mark_tried: Whether products and options chosen before come last, after a marker.
-
-    Raises:
-        ValueError: If ``history_length`` is negative.
     """
 
     markers = (TASK, LIMIT, DID, NOW, ITEM, CAN, TRIED, ACT)
-
-    def __init__(self, history_length: int = 8, mark_tried: bool = True) -> None:
-        if history_length < 0:
-            raise ValueError(f"history_length must be >= 0, got {history_length}")
-        self.history_length = history_length
-        self.mark_tried = mark_tried
+    history_length: int = 8
+    """Earlier actions shown."""
+    mark_tried: bool = True
+    """Whether products and options chosen before come last, after a marker."""
 
     def encode(self, view: TurnView, tokenizer: Tokenizer, max_tokens: int) -> EncodedPrompt:
         """Write the turn in at most ``max_tokens`` tokens: oldest actions go first, then what the page says.
@@ -164,7 +156,7 @@ class CompactWebShopPrompt:
 
 
 def webshop_markers() -> tuple[str, ...]:
-    """The markers and the words of its own that the compact template writes, for a tokenizer's vocabulary."""
+    """The markers and fixed words that the compact template writes, for a tokenizer's vocabulary."""
     numbers = (str(number) for number in range(_HIGHEST_NUMBER + 1))
     return (*CompactWebShopPrompt.markers, *_OWN_WORDS, *numbers)
 
@@ -174,7 +166,7 @@ def _dollars(price: float) -> str:
 
 
 def _compact_action(action: str, page: Page) -> list[str]:
-    """The words that an action is written with: a product is its place on the page."""
+    """The words of an action: a product is its place on the page."""
     searched = _SEARCH.fullmatch(action)
     if searched:
         return ["search", *words_of(searched[1])]
@@ -188,7 +180,7 @@ def _compact_action(action: str, page: Page) -> list[str]:
 
 
 def _compact_turns(view: TurnView, num_turns: int) -> list[list[str]]:
-    """What was done at each of the last turns; a search is told without its words."""
+    """The action of each of the last turns; a search without its words."""
     turns = []
     for observation, action in view.history[max(0, len(view.history) - num_turns) :]:
         words = _compact_action(action, read_page(observation, ()))
@@ -197,7 +189,7 @@ def _compact_turns(view: TurnView, num_turns: int) -> list[list[str]]:
 
 
 def _said(observation: str, page: Page, wanted: frozenset[str]) -> str:
-    """What the page says that the instruction names."""
+    """The page's words that the instruction names."""
     if page.kind == "results":
         return f"page {page.number}"
     if page.kind == "item":
@@ -212,7 +204,7 @@ def _named(title: str, price_tag: str, wanted: frozenset[str]) -> list[str]:
 
 
 def _compact_offer(view: TurnView, page: Page, wanted: frozenset[str], mark_tried: bool) -> list[str]:
-    """What can be done: products and options not chosen yet, the page's buttons, then those chosen before."""
+    """Available actions: products and options not chosen yet, buttons, then those chosen before."""
     tried = _tried(view, page) if mark_tried else frozenset()
     new: list[str] = []
     buttons: list[str] = []
@@ -234,7 +226,7 @@ def _compact_offer(view: TurnView, page: Page, wanted: frozenset[str], mark_trie
 
 
 def _tried(view: TurnView, page: Page) -> frozenset[str]:
-    """Products looked at in this episode, or what is chosen of this item's options now."""
+    """Products seen in this episode, or this item's chosen options."""
     if page.kind == "results":
         return frozenset(action for _, action in view.history)
     chosen: dict[str, str] = {}

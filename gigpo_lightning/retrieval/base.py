@@ -31,14 +31,13 @@ class Retriever(Protocol):
 
 
 class PerProcess:
-    """A retriever that a process has once: deep copies are the object itself, a pickled one begins anew elsewhere.
+    """A retriever that exists once a process: a deep copy is the object itself, an unpickled one starts anew.
 
-    What belongs to one process alone has a name that begins with an underscore; it is not pickled, and ``_start`` makes
-    it.
+    Attributes that begin with an underscore belong to one process: they are not pickled, and ``_start`` makes them.
     """
 
     def _start(self) -> None:
-        """Make what belongs to one process alone."""
+        """Make the attributes of this process."""
 
     def __deepcopy__(self, memo: dict[int, object]) -> "PerProcess":
         return self
@@ -49,13 +48,3 @@ class PerProcess:
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
         self._start()
-
-
-def check_at_least_one(name: str, count: int) -> None:
-    """Refuse a count below 1.
-
-    Raises:
-        ValueError: If it is; the message names the argument and its value.
-    """
-    if count < 1:
-        raise ValueError(f"{name} must be >= 1, got {count}")

@@ -1,18 +1,18 @@
 """BM25 with the terms, the arithmetic and the order of Anserini, which is Lucene."""
 
-import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gigpo_lightning.errors import check_range
 from gigpo_lightning.retrieval.analyzer import lucene_tokens
 from gigpo_lightning.retrieval.postings import build_postings
 
 _DECIMALS = 4
 _SAMPLE = 1 << 12
-_SINGLE_STEP = 2.0**-22  # more than single precision can move a score
+_SINGLE_STEP = 2.0**-22  # single precision moves a score by less
 _LEAST = 2.0**-41  # between 0 and the least impact
 
 
@@ -20,15 +20,15 @@ class Bm25Index:
     """Finds the texts that share the query's words, rare words and short texts first.
 
     Nothing changes after building, so threads may share it; pickling copies it whole. Texts without a term are never
-    found and do not count. A search adds up every posting of the query's terms: in NumPy that is faster than skipping
-    those that cannot matter, up to some hundred thousand texts at least.
+    found and do not count. A search adds up all postings of the query's terms: up to some hundred thousand texts at
+    least, NumPy is faster that way than with pruning.
 
-    Differs from Anserini in that texts of equal score show it: there each next one's is lowered by a millionth.
+    Differs from Anserini, which lowers each score of a tie by a millionth: here equal scores stay equal.
 
     Args:
         texts: What to search, read once and not kept; results name them by their row, from 0.
         ids: One per text: texts of equal score come in the order of their ids, as strings; default: of their rows.
-        k1: How soon further occurrences of a term stop to matter: 0 is at once.
+        k1: How much further occurrences of a term count; 0: nothing.
         b: How much a text's length counts against it, from 0 to 1.
 
     Raises:
@@ -43,10 +43,8 @@ class Bm25Index:
     def __init__(
         self, texts: Iterable[str], ids: Sequence[str] | None = None, *, k1: float = 0.9, b: float = 0.4
     ) -> None:
-        if not 0 <= k1 < math.inf:
-            raise ValueError(f"k1 must be at least 0, and finite, got {k1}")
-        if not 0 <= b <= 1:
-            raise ValueError(f"b must be from 0 to 1, got {b}")
+        check_range("k1", k1)
+        check_range("b", b, 0.0, 1.0)
         self._postings = build_postings(texts, k1=k1, b=b)
         if not len(self):
             raise ValueError("texts must hold at least one text, got none")
@@ -77,7 +75,7 @@ class Bm25Index:
             return []
         rows = self._postings.rows
         scores = self._sum_up(terms)
-        # The k-th best of some texts is never above the k-th best of all, and leaves few to sort.
+        # The k-th best of a sample is a lower bound of the k-th best of all, and leaves few to sort.
         rarest = min((rows[span] for span, _ in terms if span.stop - span.start >= k), key=len, default=rows[:0])
         found = np.flatnonzero(scores >= _floor(scores[rarest[:_SAMPLE]], k))
         found = found[scores[found] >= _floor(scores[found], k)]
@@ -86,7 +84,7 @@ class Bm25Index:
         return list(zip(best.tolist(), scores[best].round(_DECIMALS).tolist(), strict=True))
 
     def search_many(self, queries: Iterable[str], k: int) -> list[list[tuple[int, float]]]:
-        """Search for each query; one that comes again is searched for once, as often happens in groups of episodes.
+        """Search for each query, and once for equal ones, which groups of episodes often have.
 
         Raises:
             ValueError: If ``k`` is not positive.
@@ -111,7 +109,7 @@ class Bm25Index:
 
 
 def _floor(scores: NDArray[np.float64], k: int) -> float:
-    """What a score needs to be among the ``k`` best, or to tie with the last in single precision; always above 0."""
+    """Least score of the ``k`` best, less what single precision may move it; always above 0."""
     if len(scores) < k:
         return _LEAST
     return float(np.partition(scores, -k)[-k]) * (1 - _SINGLE_STEP)

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
-from gigpo_lightning.errors import check_range
-from gigpo_lightning.retrieval.base import Passage, PerProcess, check_at_least_one
+from gigpo_lightning.errors import check_count, check_range
+from gigpo_lightning.retrieval.base import Passage, PerProcess
 from gigpo_lightning.retrieval.bm25 import Bm25Index
 from gigpo_lightning.retrieval.corpus import Corpus
 
@@ -46,7 +46,7 @@ class Bm25Retriever(PerProcess):
         Raises:
             ValueError: If a line of the file is no document; the message names file and line. Or if ``top_k`` < 1.
         """
-        check_at_least_one("top_k", top_k)
+        check_count("top_k", top_k)
         corpus, index = self._load()
         found = index.search_many(queries, top_k)
         return [[corpus.passage(row, score) for row, score in best] for best in found]

@@ -10,7 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from gigpo_lightning.errors import check_count
-from gigpo_lightning.retrieval.base import Passage, PerProcess, check_at_least_one
+from gigpo_lightning.retrieval.base import Passage, PerProcess
 from gigpo_lightning.retrieval.corpus import Corpus
 
 
@@ -90,7 +90,7 @@ class DenseRetriever(PerProcess):
             ImportError: If a package is missing; the message names the extra.
             ValueError: If index, corpus and encoder do not belong together, or ``top_k`` < 1.
         """
-        check_at_least_one("top_k", top_k)
+        check_count("top_k", top_k)
         if not queries:
             return []
         corpus, index = self._load()
@@ -109,7 +109,7 @@ class DenseRetriever(PerProcess):
         ]
 
     def _start(self) -> None:
-        """What belongs to one process alone."""
+        """Make the attributes of this process."""
         self._lock = threading.Lock()
         self._loaded: tuple[Corpus, Any] | None = None
 

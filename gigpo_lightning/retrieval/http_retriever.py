@@ -4,32 +4,33 @@ import asyncio
 import random
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
 import aiohttp
 
-from gigpo_lightning.errors import RunError, check_range
-from gigpo_lightning.retrieval.base import Passage, PerProcess, check_at_least_one
-from gigpo_lightning.retrieval.connections import Connections
+from gigpo_lightning.errors import RunError, check_count, check_range
+from gigpo_lightning.http_thread import HttpThread
+from gigpo_lightning.retrieval.base import Passage, PerProcess
 from gigpo_lightning.retrieval.wire import parse_answer
 from gigpo_lightning.strict_json import load_json
 
-_PASSING = (408, 425, 429)  # and every 5xx: what a server may answer otherwise a moment later
+_T = TypeVar("_T")
+_PASSING = (408, 425, 429)  # and every 5xx: another try may succeed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetrievalStats:
-    """What searching has cost.
+    """The cost of searches.
 
     Attributes:
         calls: Calls of ``search``.
         queries: Queries in them.
         retries: Requests that had to be made again.
         failures: Calls that ended in an error.
-        seconds: Spent in ``search``; of calls at the same time, each counts.
+        seconds: Spent in ``search``, summed over calls, also over simultaneous ones.
     """
 
     calls: int = 0
@@ -49,7 +50,7 @@ class RetrievalStats:
 
 
 class _PassingFailure(Exception):
-    """A request failed in a way that another try may not."""
+    """A request failed, and another try may succeed."""
 
 
 @dataclass(slots=True)
@@ -68,8 +69,8 @@ class HttpRetriever(PerProcess):
     and an answer that is no list of passages, ends the search. Copies made with ``copy.deepcopy`` are the object
     itself, so that all environments of a process share its connections; a pickled one opens its own.
 
-    Differs from the reference client, which sends each query in a request of its own and returns nothing found when it
-    gives up: here that is an error, as an agent would otherwise learn from a broken tool.
+    Differs from the reference client, which sends one query a request, and returns no passages when it gives up: here
+    that is an error, or an agent would learn from a broken tool.
 
     Args:
         urls: Address of each server; ``/retrieve`` is added to one without a path. They are asked in turn.
@@ -107,7 +108,7 @@ class HttpRetriever(PerProcess):
         for name, value in (("first_wait", first_wait), ("longest_wait", longest_wait), ("pause", pause)):
             check_range(name, value, why="seconds")
         for name, count in (("attempts", attempts), ("batch_size", batch_size), ("max_requests", max_requests)):
-            check_at_least_one(name, count)
+            check_count(name, count)
         self.urls = [_address(url) for url in ([urls] if isinstance(urls, str) else urls)]
         if not self.urls:
             raise ValueError("urls must name at least one server, got none")
@@ -131,14 +132,14 @@ class HttpRetriever(PerProcess):
             RunError: If no server answers in time, or one answers with something else than passages.
             ValueError: If ``top_k`` < 1 or ``queries`` is a string.
         """
-        check_at_least_one("top_k", top_k)
+        check_count("top_k", top_k)
         if isinstance(queries, str):
             raise ValueError(f"queries must be a list of strings, got {queries!r}")
         started = time.monotonic()
         call = _Call(end=started + self.deadline)
         failed = True
         try:
-            found = self._connections.wait_for(self._search(list(queries), top_k, call)) if queries else []
+            found = self._wait_for(self._search(list(queries), top_k, call)) if queries else []
             failed = False
         finally:
             cost = RetrievalStats(
@@ -167,20 +168,37 @@ class HttpRetriever(PerProcess):
 
     def close(self) -> None:
         """Close the connections; a later search opens them again."""
-        self._connections.close()
+        with self._lock:
+            if self._http is not None:
+                self._http.close()
 
     def _start(self) -> None:
-        """What belongs to one process alone."""
-        self._connections = Connections(self.max_requests)
+        """Make the attributes of this process."""
+        self._http: HttpThread | None = None  # opened by the first search
+        self._session: aiohttp.ClientSession
+        self._turns: asyncio.Semaphore
         self._lock = threading.Lock()
         self._total = RetrievalStats()
         self._local = threading.local()
         self._turn = 0
         self._paused_until = dict.fromkeys(self.urls, 0.0)
-        self._random = random.Random()  # not the run's: how long a wait was must not change what is played
+        self._random = random.Random()  # not the run's: waits must not change what is played
+
+    def _wait_for(self, coroutine: Coroutine[Any, Any, _T]) -> _T:
+        """Run a coroutine in this process's HTTP thread and wait for what it returns or raises."""
+        with self._lock:
+            if self._http is None or not self._http.is_open:
+                self._http = HttpThread("retriever")
+                self._session = self._http.session()
+                self._turns = asyncio.Semaphore(self.max_requests)
+            future = self._http.begin(coroutine)
+        try:
+            return future.result()
+        finally:
+            future.cancel()  # matters only if the waiting thread is interrupted
 
     async def _search(self, queries: list[str], top_k: int, call: _Call) -> list[list[Passage]]:
-        """All requests of a search at the same time; the first that fails for good ends the others."""
+        """All requests of a search at the same time; the first final failure ends the others."""
         batches = [queries[start : start + self.batch_size] for start in range(0, len(queries), self.batch_size)]
         tasks = [asyncio.create_task(self._ask(batch, top_k, call)) for batch in batches]
         try:
@@ -219,8 +237,14 @@ class HttpRetriever(PerProcess):
 
     async def _post(self, url: str, payload: dict[str, Any], seconds_left: float) -> object:
         """Make one request and read its JSON."""
+        whole = aiohttp.ClientTimeout(total=self.timeout)  # from its turn on
         try:
-            status, body = await self._connections.post(url, payload, timeout=self.timeout, deadline=seconds_left)
+            async with (
+                asyncio.timeout(seconds_left),
+                self._turns,
+                self._session.post(url, json=payload, timeout=whole) as response,
+            ):
+                status, body = response.status, await response.read()
         except TimeoutError as error:
             seconds = max(0.0, min(self.timeout, seconds_left))
             raise _PassingFailure(f"has not answered within {seconds:.3g} s") from error
@@ -238,7 +262,7 @@ class HttpRetriever(PerProcess):
             raise RunError(f"the retriever {url} did not answer with JSON ({error}), but: {start!r}") from error
 
     def _next_url(self) -> str:
-        """The next server in turn that has not failed lately; if all have, the one that failed first."""
+        """The next server that has not failed lately; if all have, the one that failed first."""
         now = time.monotonic()
         self._turn += 1
         order = [self.urls[(self._turn + number) % len(self.urls)] for number in range(len(self.urls))]

@@ -2,8 +2,7 @@
 
 from dataclasses import dataclass
 
-from gigpo_lightning.errors import check_range
-from gigpo_lightning.retrieval.base import check_at_least_one
+from gigpo_lightning.errors import check_count, check_range
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +34,6 @@ class Limits:
 
     def __post_init__(self) -> None:
         for name in ("queries", "query_characters", "top_k", "passages", "body_bytes", "connections"):
-            check_at_least_one(f"limits.{name}", getattr(self, name))
+            check_count(f"limits.{name}", getattr(self, name))
         for name in ("seconds", "patience"):
             check_range(f"limits.{name}", getattr(self, name), 1e-3, 1e6, why="seconds")

@@ -11,7 +11,7 @@ import jsonargparse
 from aiohttp import web
 
 from gigpo_lightning.config_action import StrictConfigFile
-from gigpo_lightning.errors import RunError
+from gigpo_lightning.errors import RunError, check_count
 from gigpo_lightning.listening import check_free, is_loopback
 from gigpo_lightning.retrieval.base import Retriever
 from gigpo_lightning.retrieval.connected import listening
@@ -48,8 +48,7 @@ def make_application(
     Raises:
         ValueError: If ``top_k`` is more than ``limits`` allow.
     """
-    if not 1 <= top_k <= limits.top_k:
-        raise ValueError(f"top_k must be in [1, {limits.top_k}] (limits.top_k), got {top_k}")
+    check_count("top_k", top_k, 1, limits.top_k, why="limits.top_k is the most")
     application = web.Application(middlewares=[_errors_as_json], client_max_size=limits.body_bytes)
     searches = Searches(retriever, threads)
 
@@ -156,7 +155,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         retriever: Retriever = made.retriever
         limits: Limits = made.limits
         application = make_application(retriever, top_k=given.top_k, threads=given.threads, limits=limits)
-        retriever.search(["what is served"], 1)  # whatever it has to read, it reads before anyone waits for it
+        retriever.search(["what is served"], 1)  # it reads its index before anyone waits
     except (ImportError, OSError, RunError, ValueError) as error:
         parser.error(str(error))
     if not is_loopback(host):
@@ -166,7 +165,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except OSError as error:  # another server was quicker
         parser.error(str(error))
     if application[_SEARCHES].busy:
-        # Python would wait for the thread, which nobody can interrupt and nobody waits for.
+        # Python would wait for a thread that cannot be interrupted.
         logging.shutdown()
         os._exit(0)
 

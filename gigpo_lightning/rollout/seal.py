@@ -1,8 +1,7 @@
 """A checksum inside a Parquet file, by which the file alone shows whether it is as it was written.
 
-Parquet has checksums of its pages and none of its footer, in which a column's type can change unnoticed. A file ends
-with the footer, its length and a magic word, and a reader finds the footer from there: what lies before it and belongs
-to no column is read by nobody. There is room for a seal::
+Parquet has checksums of its pages, but none of its footer, where a column's type could change unnoticed. Readers find
+the footer from the file's end and skip what lies between columns and footer. There is room for a seal::
 
     columns | seal: word (8 bytes), CRC-32 of all else (4) | footer | its length (4) | "PAR1"
 """
@@ -24,7 +23,7 @@ def seal(path: Path) -> None:
 
 
 def check_seal(path: Path) -> None:
-    """Compare a file with its seal; one that has none, as another tool's, passes.
+    """Compare a file with its seal; a file without one, such as another tool's, passes.
 
     Raises:
         ValueError: If a byte of it is not as it was written.
@@ -37,6 +36,6 @@ def check_seal(path: Path) -> None:
 
 
 def _tail(content: bytes) -> int:
-    """Size of footer, length and magic word; 8 if the file has no such thing."""
+    """Size of footer, length and magic word; 8 if there is no footer."""
     (length,) = struct.unpack("<I", content[-8:-4]) if len(content) >= 8 else (0,)
     return 8 + length if 8 + length <= len(content) else 8

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from gigpo_lightning.algorithm import Credit
 from gigpo_lightning.disk import whole_file
 from gigpo_lightning.rollout.seal import check_seal, seal
-from gigpo_lightning.rollout.stored_rows import SCHEMA, PolicyLimits, StoredRows
+from gigpo_lightning.rollout.stored_rows import OF_STEP, OF_TRAJECTORY, SCHEMA, PolicyLimits, StoredRows
 from gigpo_lightning.trajectory import Step, StopReason, Trajectory, TrajectoryGroup
 
 _TEMPERATURE = b"gigpo.temperature"
@@ -32,8 +32,8 @@ def write_trajectories(
         path: The file; its folder is made.
         groups: The episodes.
         credit: Adds the advantage's parts; its rows are those of ``StepTable.from_groups(groups)``.
-        temperature: That replies were drawn at.
-        prompt_text: Adds the prompts as text; makes it of their token ids.
+        temperature: Sampling temperature of the replies.
+        prompt_text: Adds the prompts as text; decodes token ids.
 
     Raises:
         FullDiskError: If there is no room; the former file is still there.
@@ -61,22 +61,8 @@ def _rows(groups: Sequence[TrajectoryGroup], temperature: float) -> Iterator[dic
                     "episode_group_id": group_id,
                     "trajectory_id": trajectory_id,
                     "step_index": index,
-                    "task_id": trajectory.task_id,
-                    "kind": trajectory.kind,
-                    "episode_index": trajectory.episode_index,
-                    "observation": _text(step.observation),
-                    "anchor_key": _text(str(step.anchor_key)),
-                    "prompt_ids": list(step.prompt_ids),
-                    "completion_ids": list(step.completion_ids),
-                    "logprobs": list(step.logprobs),
-                    "response": _text(step.response),
-                    "action": _text(step.action),
-                    "valid_action": step.valid_action,
-                    "reward": step.reward,
-                    "policy_version": step.policy_version,
-                    "success": trajectory.success,
-                    "stop_reason": str(trajectory.stop_reason),
-                    "prompt_truncated": step.prompt_truncated,
+                    **{name: _stored(trajectory, name) for name in OF_TRAJECTORY},
+                    **{name: _stored(step, name) for name in OF_STEP},
                     "final_observation": _text(trajectory.final_observation) if index == last else None,
                     "metrics": list(trajectory.metrics.items()),
                     "num_steps": len(trajectory.steps),
@@ -87,27 +73,32 @@ def _rows(groups: Sequence[TrajectoryGroup], temperature: float) -> Iterator[dic
             trajectory_id += 1
 
 
+def _stored(noun: Step | Trajectory, name: str) -> object:
+    """A field as its column holds it."""
+    value = getattr(noun, name)
+    return _text(str(value)) if SCHEMA.field(name).type == pa.string() else value
+
+
 def _text(text: str) -> str:
-    """The text without what UTF-8 cannot say: half a surrogate pair must not cost an epoch's record."""
+    """The text with ``?`` for lone surrogates, which UTF-8 cannot write: they must not cost an epoch's record."""
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def read_trajectories(path: Path) -> tuple[list[TrajectoryGroup], float]:
-    """Read what ``write_trajectories`` wrote, whatever the order of its rows.
+    """Read what ``write_trajectories`` wrote; rows may come in any order.
 
-    Anchor keys come back as text: which steps share one is the same, unless two keys of one task differ and read alike.
-    A file must hold a whole rollout; to keep a part of one, read it and write that part anew.
+    Anchor keys come back as text, so different keys of a task that read alike become one. A file must hold a whole
+    rollout; to keep a part of one, read it and write that part anew.
 
     Args:
         path: The file.
 
     Returns:
-        The groups, and the temperature that their replies were drawn at.
+        The groups, and the sampling temperature of their replies.
 
     Raises:
-        ValueError: If the file is not there, is no Parquet file, is damaged, or does not hold a whole rollout, each of
-            its steps once, with values that can be; the message names the file, and where it can the row and the
-            column.
+        ValueError: If the file is missing, no Parquet file, or damaged, has an impossible value, or does not hold each
+            step of a whole rollout once; the message names the file and, where it can, the row and the column.
     """
     rows, temperature = _checked(path)
     groups = [
@@ -120,11 +111,11 @@ def read_trajectories(path: Path) -> tuple[list[TrajectoryGroup], float]:
 
 
 def check_trajectories(path: Path, limits: PolicyLimits) -> None:
-    """Refuse a file that ``read_trajectories`` would refuse, or whose tokens a policy cannot take.
+    """Refuse a file that ``read_trajectories`` would refuse, or whose tokens do not fit the policy.
 
     Args:
         path: The file.
-        limits: Of the policy that is to be trained on it.
+        limits: Of the policy to be trained.
 
     Raises:
         ValueError: As ``read_trajectories``; and if a token is not in the vocabulary, or a prompt with its reply is
@@ -150,7 +141,7 @@ def _checked(path: Path) -> tuple[StoredRows, float]:
 
 
 def _noted_temperature(table: pa.Table, path: Path) -> float:
-    """The temperature that files of earlier versions have in their metadata.
+    """The temperature in the metadata of files of earlier versions.
 
     Raises:
         ValueError: If there is none, or it is no finite number of at least 0.
@@ -169,28 +160,11 @@ def _noted_temperature(table: pa.Table, path: Path) -> float:
 
 def _trajectory(rows: Sequence[dict[str, Any]]) -> Trajectory:
     """The episode of some rows."""
-    return Trajectory(
-        task_id=rows[0]["task_id"],
-        kind=rows[0]["kind"],
-        episode_index=rows[0]["episode_index"],
-        steps=tuple(
-            Step(
-                observation=row["observation"],
-                anchor_key=row["anchor_key"],
-                prompt_ids=tuple(row["prompt_ids"]),
-                completion_ids=tuple(row["completion_ids"]),
-                logprobs=tuple(row["logprobs"]),
-                response=row["response"],
-                action=row["action"],
-                valid_action=row["valid_action"],
-                reward=row["reward"],
-                policy_version=row["policy_version"],
-                prompt_truncated=row["prompt_truncated"],
-            )
-            for row in rows
-        ),
-        success=rows[0]["success"],
-        stop_reason=StopReason(rows[0]["stop_reason"]),
-        final_observation=rows[-1]["final_observation"],
-        metrics=dict(rows[0]["metrics"]),
-    )
+    fields = {name: rows[-1][name] for name in OF_TRAJECTORY}
+    fields |= {"stop_reason": StopReason(fields["stop_reason"]), "metrics": dict(fields["metrics"])}
+    return Trajectory(**fields, steps=tuple(Step(**{name: _read(row[name]) for name in OF_STEP}) for row in rows))
+
+
+def _read(value: Any) -> Any:
+    """A step's field, of what its column holds."""
+    return tuple(value) if isinstance(value, list) else value

@@ -3,49 +3,44 @@
 Shape letters: S = rows of the file, one a step; E = entries of a list column, of all rows together.
 """
 
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from gigpo_lightning.environments.answers import LARGEST_REWARD
-from gigpo_lightning.trajectory import StopReason
+from gigpo_lightning.trajectory import Step, StopReason, Trajectory
 
+_TYPES: dict[object, pa.DataType] = {
+    str: pa.string(),
+    bool: pa.bool_(),
+    int: pa.int64(),
+    float: pa.float64(),
+    StopReason: pa.string(),
+    Hashable: pa.string(),
+    tuple[int, ...]: pa.list_(pa.int64()),
+    tuple[float, ...]: pa.list_(pa.float64()),
+    Mapping[str, float]: pa.map_(pa.string(), pa.float64()),
+}
 _COUNTS = ("num_steps", "num_trajectories", "num_groups")
+OF_STEP = {name: _TYPES[kind] for name, kind in get_type_hints(Step).items()}
+OF_TRAJECTORY = {name: _TYPES[kind] for name, kind in get_type_hints(Trajectory).items() if name != "steps"}
 SCHEMA = pa.schema(
-    {
-        "episode_group_id": pa.int64(),
-        "trajectory_id": pa.int64(),
-        "step_index": pa.int64(),
-        "task_id": pa.string(),
-        "kind": pa.string(),
-        "episode_index": pa.int64(),
-        "observation": pa.string(),
-        "anchor_key": pa.string(),
-        "prompt_ids": pa.list_(pa.int64()),
-        "completion_ids": pa.list_(pa.int64()),
-        "logprobs": pa.list_(pa.float64()),
-        "response": pa.string(),
-        "action": pa.string(),
-        "valid_action": pa.bool_(),
-        "reward": pa.float64(),
-        "policy_version": pa.int64(),
-        "success": pa.bool_(),
-        "stop_reason": pa.string(),
-        "prompt_truncated": pa.bool_(),
-        "final_observation": pa.string(),
-        "metrics": pa.map_(pa.string(), pa.float64()),
-        **dict.fromkeys(_COUNTS, pa.int64()),
-        "temperature": pa.float64(),
-    }
+    dict.fromkeys(("episode_group_id", "trajectory_id", "step_index"), pa.int64())
+    | OF_TRAJECTORY
+    | OF_STEP
+    | dict.fromkeys(_COUNTS, pa.int64())
+    | {"temperature": pa.float64()}
 )
-"""What is written. ``num_steps`` counts a trajectory's rows, ``num_trajectories`` those of its group, ``num_groups``
-those of the file, so that a lost row shows; ``final_observation`` is null but in a trajectory's last row."""
+"""Columns of a file: a step's place, the fields of ``Trajectory`` and ``Step``, and three counts by which a lost row
+shows: ``num_steps`` of a trajectory, ``num_trajectories`` of its group, ``num_groups`` of the file. A trajectory's
+``final_observation`` stands in its last row alone; the others have null."""
 LATER = (*_COUNTS, "temperature")
-"""Columns that files of earlier versions have not."""
+"""Columns that files of earlier versions lack."""
 _OF_TRAJECTORY = ("episode_group_id", "task_id", "kind", "episode_index", "success", "stop_reason", "num_steps")
 _OF_GROUP = ("task_id", "num_trajectories")
 _OF_FILE = ("num_groups", "temperature")
@@ -53,7 +48,7 @@ _OF_FILE = ("num_groups", "temperature")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PolicyLimits:
-    """What a policy can take.
+    """Limits of a policy.
 
     Attributes:
         vocabulary_size: Token ids are below it.
@@ -65,7 +60,7 @@ class PolicyLimits:
 
 
 class StoredRows:
-    """The rows of a file, in their right order, once they are checked.
+    """The checked rows of a file.
 
     Args:
         table: What the file holds, in any order of rows; columns that are not in ``SCHEMA`` are ignored.
@@ -92,11 +87,11 @@ class StoredRows:
         return self._table if (np.diff(order) == 1).all() else self._table.take(order)
 
     def temperature(self) -> float | None:
-        """What replies were drawn at; None if no column says it."""
+        """Sampling temperature of the replies; None without that column."""
         return float(self._column("temperature")[0]) if self._has("temperature") else None
 
     def check_limits(self, limits: PolicyLimits) -> None:
-        """Refuse tokens that a policy does not know, and rows that are longer than it can read.
+        """Refuse tokens outside the policy's vocabulary, and rows longer than its context.
 
         Raises:
             ValueError: At the first such row; the message names the file, the row and the column.
@@ -111,7 +106,7 @@ class StoredRows:
             self._refuse("prompt_ids", lengths > limits.context, lengths, rule)
 
     def _converted(self, table: pa.Table) -> pa.Table:
-        """The columns that are read, in the types that are written."""
+        """The columns of ``SCHEMA``, in its types."""
         columns = {}
         for field in SCHEMA:
             found = table.schema.get_all_field_indices(field.name)
@@ -274,7 +269,7 @@ def _shown(value: Any) -> str:
 
 
 def _is_alike(found: pa.DataType, wanted: pa.DataType) -> bool:
-    """Whether a column of the one type may be read as the other: what other tools make of a file that they rewrite."""
+    """Whether a column of one type may be read as the other, as after another tool has rewritten the file."""
     if pa.types.is_dictionary(found):
         found = found.value_type
     if pa.types.is_list(wanted):

@@ -1,5 +1,6 @@
 """What every estimator keeps, whatever it computes."""
 
+import re
 from dataclasses import replace
 from random import Random
 from typing import Any
@@ -8,8 +9,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jsonargparse import ArgumentParser
 
 import gigpo_lightning.algorithm
+import gigpo_lightning.strict_cli  # its parsers read the descriptions beside fields
 from gigpo_lightning.algorithm import (
     GRPO,
     HGPO,
@@ -178,3 +181,30 @@ def test_a_lone_step_has_nothing_to_be_compared_with(estimator: CreditEstimator)
 def test_a_negative_penalty_is_refused(kind: Any) -> None:
     with pytest.raises(ValueError, match=r"invalid_action_penalty must be >= 0 \(it is subtracted\), got -0.1"):
         kind(invalid_action_penalty=-0.1)
+
+
+TWO_LEVELS = {"step_advantage_weight", "episode_advantage_weight", "scale_by_std", "grouping"}
+ARGUMENTS = {
+    GiGPO: TWO_LEVELS | {"discount", "episode_statistics", "penalty_placement"},
+    GRPO: {"scale_by_std", "episode_statistics", "penalty_placement"},
+    DrGRPO: set(),
+    RLOO: set(),
+    ReinforcePlusPlus: {"discount", "group_baseline"},
+    HGPO: {"history_length", "length_weight_exponent", "episode_group", "count_zeros", "discount", "scale_by_std"}
+    | {"grouping"},
+    GraphGPO: TWO_LEVELS | {"distance_discount", "relative_distance", "goal_return"},
+    RewardFlow: TWO_LEVELS | {"value_discount"},
+}
+
+
+@pytest.mark.parametrize("kind", ARGUMENTS)
+def test_help_shows_every_argument_with_its_description_and_no_other(
+    kind: type, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--credit", type=CreditEstimator)
+    with pytest.raises(SystemExit):
+        parser.parse_args([f"--credit.help=gigpo_lightning.algorithm.{kind.__name__}"])
+    shown = dict(re.findall(r"^  --credit\.(\w+) .*\n +(.*)", capsys.readouterr().out, re.MULTILINE))
+    assert set(shown) == ARGUMENTS[kind] | {"invalid_action_penalty", "own_step_penalty"}
+    assert not [name for name, description in shown.items() if description.startswith("(")]

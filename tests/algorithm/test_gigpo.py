@@ -273,7 +273,8 @@ def test_yaml_takes_an_estimator_of_ones_own() -> None:
 
 
 def test_yaml_needs_no_grouping() -> None:
-    assert isinstance(parsed_credit("--credit=gigpo_lightning.algorithm.GiGPO").grouping, ExactGrouping)
+    credit = parsed_credit("--credit=gigpo_lightning.algorithm.GiGPO").estimate(SIX_STEPS)
+    np.testing.assert_array_equal(credit.step_group_id, [0, 1, 2, 0, 1, 0])
 
 
 def test_it_remembers_nothing() -> None:

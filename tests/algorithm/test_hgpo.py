@@ -31,7 +31,9 @@ def test_the_standard_deviation_is_the_population_s() -> None:
 
 def test_zeros_count_or_are_dropped_as_in_its_code() -> None:
     table = table_of((0, valid("bc", [0, 6])), (0, valid("bc", [0, 6])), (0, valid("dc", [0, 0])))
-    counted, dropped = (HGPO(1, count_zeros=count).estimate(table).advantage[1] for count in (True, False))
+    counted, dropped = (
+        HGPO(history_length=1, count_zeros=count).estimate(table).advantage[1] for count in (True, False)
+    )
     assert (counted, dropped) == pytest.approx((2 * 2 / 5, 2.0))
 
 
@@ -43,7 +45,7 @@ def test_the_episode_group_is_k_0_with_the_weight_1() -> None:
 
 def test_a_lone_episode_has_no_episode_group() -> None:
     table = table_of((0, valid("aa", [0, 10])))
-    ours, plain = (HGPO(0, episode_group=group).estimate(table).advantage for group in (True, False))
+    ours, plain = (HGPO(history_length=0, episode_group=group).estimate(table).advantage for group in (True, False))
     np.testing.assert_array_equal(ours, plain)
 
 
@@ -90,7 +92,9 @@ def oracle(table: StepTable, k_max: int, alpha: float, scale_by_std: bool, count
 def test_the_vector_code_equals_the_obvious_loops(
     table: StepTable, length: int, alpha: float, scale_by_std: bool, count_zeros: bool
 ) -> None:
-    credit = HGPO(length, alpha, scale_by_std=scale_by_std, count_zeros=count_zeros).estimate(table)
+    credit = HGPO(
+        history_length=length, length_weight_exponent=alpha, scale_by_std=scale_by_std, count_zeros=count_zeros
+    ).estimate(table)
     expected = oracle(table, length + 1, alpha, scale_by_std, count_zeros)
     np.testing.assert_allclose(credit.advantage, expected, atol=1e-8)
 

@@ -262,7 +262,7 @@ def test_no_trajectory_is_refused() -> None:
 
 @pytest.mark.parametrize("value", [0.9, float("nan"), float("inf")])
 def test_a_dual_clip_below_one_is_refused(value: float) -> None:
-    with pytest.raises(ValueError, match="dual_clip must be >= 1 and finite"):
+    with pytest.raises(ValueError, match="dual_clip must be >= 1"):
         LossSettings(dual_clip=value)
 
 

@@ -115,8 +115,8 @@ def test_kinds_can_be_chosen() -> None:
     ("arguments", "message"),
     [
         ({"split": "test"}, "split must be one of"),
-        ({"split": "train", "size": 1}, "size must be from 2 to 10, got 1"),
-        ({"split": "train", "num_walls": 7}, "num_walls must be from 0 to a quarter of the cells, 6, got 7"),
+        ({"split": "train", "size": 1}, r"size must be in \[2, 10\], got 1"),
+        ({"split": "train", "num_walls": 7}, r"num_walls must be in \[0, 6\], got 7: a quarter of the cells at most"),
         ({"split": "train", "kinds": ["nearby"]}, r"kinds must be among .*, got \['nearby'\]"),
         ({"split": "train", "kinds": []}, "kinds must leave a task"),
     ],

@@ -99,7 +99,7 @@ class TestTheChatPrompt:
 
     @pytest.mark.parametrize("prompt", [SearchQAPrompt, CompactSearchQAPrompt])
     def test_a_history_of_none_is_refused(self, prompt: type[SearchQAPrompt]) -> None:
-        with pytest.raises(ValueError, match="history_length must be >= 1, or no search would be of use, got 0"):
+        with pytest.raises(ValueError, match="history_length must be >= 1, got 0: or no search would be of use"):
             prompt(history_length=0)
 
 

@@ -160,9 +160,9 @@ def test_a_pickled_copy_and_threads_answer_alike() -> None:
     [
         ({"texts": []}, "texts must hold at least one text"),
         ({"texts": ["a", "b"], "ids": ["1"]}, "got 1 for 2 texts"),
-        ({"texts": ["a"], "k1": -0.1}, "k1 must be at least 0, and finite, got -0.1"),
-        ({"texts": ["a"], "k1": math.inf}, "k1 must be at least 0, and finite, got inf"),
-        ({"texts": ["a"], "b": 1.5}, "b must be from 0 to 1, got 1.5"),
+        ({"texts": ["a"], "k1": -0.1}, "k1 must be >= 0, got -0.1"),
+        ({"texts": ["a"], "k1": math.inf}, "k1 must be >= 0 and finite, got inf"),
+        ({"texts": ["a"], "b": 1.5}, r"b must be in \[0, 1\], got 1.5"),
     ],
 )
 def test_wrong_arguments_are_refused(arguments: dict[str, object], message: str) -> None:

@@ -238,7 +238,7 @@ def post_health(server: BoundedServer) -> int:
 
 
 def test_a_passage_more_than_asked_for_by_default_is_refused_at_the_start():
-    with pytest.raises(ValueError, match=r"top_k must be in \[1, 2\] \(limits.top_k\), got 3"):
+    with pytest.raises(ValueError, match=r"top_k must be in \[1, 2\], got 3: limits.top_k is the most"):
         make_application(EchoRetriever(), top_k=3, limits=Limits(top_k=2))
 
 

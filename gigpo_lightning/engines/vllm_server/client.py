@@ -1,10 +1,8 @@
-"""HTTP to vLLM servers, from a thread that does nothing else: what is asked for in the meantime is not held up."""
+"""HTTP to vLLM servers."""
 
 import asyncio
-import atexit
 import logging
 import os
-import threading
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Future, wait
@@ -15,12 +13,13 @@ import aiohttp
 
 from gigpo_lightning.engines.vllm_server.guard import check_key
 from gigpo_lightning.errors import check_range
+from gigpo_lightning.http_thread import HttpThread
 
 _logger = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
 _SAY_EVERY = 10.0
-"""Seconds between two lines that say what is waited for."""
+"""Seconds between two log lines about a wait."""
 _LONGEST_REASON = 500
 _NO_HTTP = (aiohttp.ClientResponseError, aiohttp.ClientSSLError, aiohttp.InvalidURL)
 
@@ -44,14 +43,14 @@ class ServerTimeouts:
 
 
 class ServerError(Exception):
-    """A server is not there, is too slow, or says no.
+    """A server is not there, is too slow, or refuses.
 
     Args:
         url: The server's.
         reason: What it did.
         status: Of its answer; 0 where there was none.
         broken: Whether the connection broke.
-        stranger: Whether what answered speaks something else than HTTP with JSON.
+        stranger: Whether the answer is not HTTP with JSON.
     """
 
     def __init__(self, url: str, reason: str, status: int = 0, *, broken: bool = False, stranger: bool = False) -> None:
@@ -63,10 +62,9 @@ class ServerError(Exception):
 
 
 class ServerClient:
-    """Talks to some servers at once.
+    """Talks to several servers at once.
 
-    The secret that a server asks for is read from the environment variable ``VLLM_API_KEY``, as the server does: it is
-    never part of a configuration, which is written down.
+    The secret comes from the environment variable ``VLLM_API_KEY``, as on the server: a configuration is written down.
 
     Args:
         timeouts: Of every call.
@@ -78,20 +76,17 @@ class ServerClient:
 
     def __init__(self, timeouts: ServerTimeouts, max_connections: int) -> None:
         self.timeouts = timeouts
-        self._max_connections = max_connections
-        self._secret = os.environ.get("VLLM_API_KEY")
-        if self._secret:
-            check_key(self._secret, "VLLM_API_KEY")
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="vllm-servers", daemon=True)
-        self._thread.start()
-        self._session = self._wait(self._open(self._max_connections))
-        # Never waits behind replies; and vLLM's server closes a connection after an error, a little too late to know.
-        self._control = self._wait(self._open(0, keep=False))
-        atexit.register(self.close)  # a run that ends by an error closes nothing
+        secret = os.environ.get("VLLM_API_KEY")
+        if secret:
+            check_key(secret, "VLLM_API_KEY")
+        headers = {"Authorization": f"Bearer {secret}"} if secret else {}
+        self._http = HttpThread("vllm-servers")
+        self._session = self._http.session(headers=headers, connections=max_connections)
+        # Never waits behind replies. No keep-alive: vLLM's server closes a connection some time after an error.
+        self._control = self._http.session(headers=headers, keep=False)
 
     async def generate(self, url: str, path: str, payload: Any) -> Any:
-        """Ask for a reply; one that a broken connection has lost is asked for once more.
+        """Ask for a reply; once more if the connection breaks.
 
         Raises:
             ServerError: If there is none.
@@ -115,12 +110,12 @@ class ServerClient:
         session: aiohttp.ClientSession | None = None,
         after: float = 0.0,
     ) -> Any:
-        """One call, some seconds from now; runs in the client's own thread.
+        """One call, ``after`` seconds from now; runs in the client's thread.
 
         Redirections are not followed: they would take the secret elsewhere.
 
         Raises:
-            ServerError: If there is no answer in time, or one that is not a success.
+            ServerError: If there is no answer in time, or it is not 200.
         """
         await asyncio.sleep(after)
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=self.timeouts.connect, sock_read=seconds)
@@ -145,7 +140,7 @@ class ServerClient:
         self, coroutine: Coroutine[Any, Any, _T], done: "Callable[[Future[_T]], None] | None" = None
     ) -> "Future[_T]":
         """Start a coroutine; ``done`` is called from the client's thread."""
-        future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        future = self._http.begin(coroutine)
         if done is not None:
             future.add_done_callback(done)
         return future
@@ -172,35 +167,18 @@ class ServerClient:
 
     def close(self) -> None:
         """Break off every call and end the thread; a second call does nothing."""
-        if self._loop.is_closed():
-            return
-        atexit.unregister(self.close)
-        self._wait(self._session.close())
-        self._wait(self._control.close())
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
+        self._http.close()
 
-    async def _open(self, connections: int, keep: bool = True) -> aiohttp.ClientSession:
-        """A session of at most so many connections to a server; 0 sets no limit."""
-        return aiohttp.ClientSession(
-            headers={"Authorization": f"Bearer {self._secret}"} if self._secret else {},
-            # vLLM's server closes what has been idle for 5 s; reusing it just then would look like a lost server.
-            connector=aiohttp.TCPConnector(
-                limit=0, limit_per_host=connections, **({"keepalive_timeout": 2.0} if keep else {"force_close": True})
-            ),
-        )
-
-    def _wait(self, coroutine: Coroutine[Any, Any, _T], what: str = "a session") -> _T:
-        """Wait for a coroutine's result, and say so again and again."""
-        future, begun = asyncio.run_coroutine_threadsafe(coroutine, self._loop), time.monotonic()
+    def _wait(self, coroutine: Coroutine[Any, Any, _T], what: str) -> _T:
+        """Wait for a coroutine's result, and log every 10 s that it waits."""
+        future, begun = self._http.begin(coroutine), time.monotonic()
         while not wait([future], timeout=_SAY_EVERY).done:
             _logger.info("waiting for %s, for %.0f s now", what, time.monotonic() - begun)
         return future.result()
 
 
 async def _all(calls: Sequence[Coroutine[Any, Any, Any]]) -> list[Any]:
-    """Wait for all, then raise what the first that failed raised."""
+    """Wait for all, then raise the first error."""
     answers = await asyncio.gather(*calls, return_exceptions=True)
     for answer in answers:
         if isinstance(answer, BaseException):

@@ -17,29 +17,29 @@ from urllib.parse import urlsplit
 import torch
 
 from gigpo_lightning.engines.adapter import Adapter
-from gigpo_lightning.engines.base import Completion, GenerationRequest
+from gigpo_lightning.engines.base import Completion, EngineBase, GenerationRequest
 from gigpo_lightning.engines.vllm_server.client import ServerClient, ServerError, ServerTimeouts
 from gigpo_lightning.engines.vllm_server.messages import GENERATE, completion, distrust, generation
 from gigpo_lightning.engines.vllm_server.plugin import PREFIX
 from gigpo_lightning.engines.vllm_server.replica import VLLMServer
 from gigpo_lightning.engines.vllm_server.waiting import checked_info, wait_for_servers
 from gigpo_lightning.engines.vllm_server.weight_transfer import FolderTransfer, NCCLTransfer, WeightTransfer
-from gigpo_lightning.errors import RunError
+from gigpo_lightning.errors import RunError, check_count
 from gigpo_lightning.interruption import never
 from gigpo_lightning.listening import is_loopback
 
 _logger = logging.getLogger(__name__)
 _GLANCE = 0.002
-"""Seconds between two looks at what else there is to do while servers write."""
+"""Seconds between two checks for other work while servers write."""
 
 
-class VLLMServerEngine:
+class VLLMServerEngine(EngineBase):
     """Writes replies with vLLM servers that ``gigpo-server`` has started, on this machine or others.
 
-    Every reply names the weights that wrote it, and one by others than were sent is refused: a server that was started
-    anew, or that somebody else trains with, is never sampled from. When one of several servers is lost in the middle of
-    a rollout, the others write its replies; the next ``load_weights`` takes it back if it answers again. Its secret is
-    the environment variable ``VLLM_API_KEY``, here and there.
+    Every reply names the weights that wrote it, and a reply by other weights is refused: a server that restarted, or
+    that another run trains with, is never sampled from. When a server is lost in the middle of a rollout, the others
+    write its replies; the next ``load_weights`` takes it back if it answers again. Both sides read the secret from the
+    environment variable ``VLLM_API_KEY``.
 
     Args:
         urls: The servers' addresses.
@@ -70,8 +70,7 @@ class VLLMServerEngine:
             if parts.scheme not in ("http", "https") or not parts.hostname or parts.path.strip("/"):
                 raise ValueError(f"urls must look like http://127.0.0.1:8000, got {url!r}")
         for name, value in (("max_connections", max_connections), ("max_model_len", max_model_len)):
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be >= 1, got {value}")
+            check_count(name, 1 if value is None else value)
         self._weights_folder = None if weights_folder is None else os.path.abspath(weights_folder)
         self._address = address
         self._max_connections = max_connections
@@ -79,8 +78,8 @@ class VLLMServerEngine:
         self._servers = [
             VLLMServer(url=url.rstrip("/"), ask=partial(self._ask, url.rstrip("/"))) for url in dict.fromkeys(urls)
         ]
-        self._run = secrets.token_hex(4)  # two runs on one server must not take each other's weights for their own
-        self._asked = itertools.count()  # a server that ends what was cancelled must not end another of that name
+        self._run = secrets.token_hex(4)  # labels weights, so that two runs on one server do not mix them up
+        self._asked = itertools.count()  # numbers requests: a cancelled one must not share its name with a later one
         self._client: ServerClient | None = None
         self._transfer: WeightTransfer | None = None
         self._asked_length = max_model_len
@@ -88,14 +87,8 @@ class VLLMServerEngine:
         self._max_model_len = 0
         self._max_lora_rank = 0
         self._adapter = ""
-        self._version = -1
         self._requests: dict[str, GenerationRequest] = {}
         self._answers: queue.SimpleQueue[tuple[GenerationRequest, VLLMServer, Any]] = queue.SimpleQueue()
-
-    @property
-    def policy_version(self) -> int:
-        """Version of the weights now loaded; -1 before the first ``load_weights``."""
-        return self._version
 
     @property
     def max_model_len(self) -> int:
@@ -116,12 +109,12 @@ class VLLMServerEngine:
         self.start_unless(model_folder, never)
 
     def start_unless(self, model_folder: str, should_stop: Callable[[], bool]) -> None:
-        """As ``start``, but looks several times a second whether the run is to stop, and says whom it waits for.
+        """As ``start``, but checks several times a second whether the run is to stop, and logs its waits.
 
         Raises:
             Preempted: If the run is to stop.
-            RunError: If a server does not answer, refuses the key, serves another architecture, or was started
-                otherwise than by ``gigpo-server``.
+            RunError: If a server does not answer, refuses the key, serves another architecture, or was not started
+                by ``gigpo-server``.
         """
         if self._client is not None:
             return
@@ -140,24 +133,16 @@ class VLLMServerEngine:
             ValueError: If prompt and reply together are longer than the servers' context.
         """
         self._started()
-        if len(request.prompt_ids) + request.sampling.max_tokens > self._max_model_len:
-            raise ValueError(
-                f"prompt plus max_tokens must be <= max_model_len {self._max_model_len}, got "
-                f"{len(request.prompt_ids)} + {request.sampling.max_tokens} in request {request.request_id!r}"
-            )
+        self._check_length(request, self._max_model_len)
         self._requests[request.request_id] = request
         self._send(request)
 
-    def poll(self) -> list[Completion]:
-        """Return what has finished, blocking until at least one has; empty only if nothing is under way.
+    def poll_unless(self, ready: Callable[[], bool]) -> list[Completion]:
+        """As ``poll``, but asks now and then whether there is more to submit, and returns at once if so.
 
         Raises:
             RunError: If the last server is lost, or one refuses a request.
         """
-        return self.poll_unless(lambda: False)
-
-    def poll_unless(self, ready: Callable[[], bool]) -> list[Completion]:
-        """As ``poll``, but looks around now and then whether there is more to submit, and returns at once if so."""
         completions: list[Completion] = []
         while self._requests and (not completions or not self._answers.empty()):
             try:
@@ -200,7 +185,7 @@ class VLLMServerEngine:
     def load_adapter(self, adapter: Adapter, version: int) -> None:
         """Put a LoRA adapter in front of the weights that were loaded last, in place of any other.
 
-        A server that is lost afterwards does not come back: it has lost the weights below the adapter.
+        A server that is lost afterwards does not come back: it lost the weights below the adapter.
 
         Raises:
             RuntimeError: If requests are under way, or a server's ``--max-lora-rank`` is less than the adapter's rank.
@@ -230,7 +215,7 @@ class VLLMServerEngine:
         self._adapter = name
 
     def _idle(self, what: str, take_back: bool = True) -> tuple[ServerClient, list[str]]:
-        """The servers that take part, which from now on have neither the old weights nor yet the new ones.
+        """The servers that take part; from now on the version is -1, until the new weights are whole.
 
         Raises:
             RuntimeError: If requests are under way.
@@ -259,7 +244,7 @@ class VLLMServerEngine:
         return self.replicas[0].score(pairs)
 
     def sleep(self) -> None:
-        """Nothing: what the servers compute on is not the trainer's."""
+        """Nothing: the servers' devices are not the trainer's."""
 
     def wake(self) -> None:
         """Nothing, as for ``sleep``."""
@@ -318,7 +303,7 @@ class VLLMServerEngine:
                     server.lost = ""
 
     def _send(self, request: GenerationRequest) -> None:
-        """Give a request to the server that has the fewest.
+        """Give a request to the server with the fewest.
 
         Raises:
             RunError: If no server is left.
@@ -341,7 +326,7 @@ class VLLMServerEngine:
             RunError: If the server refuses the request, or no other is left.
         """
         if self._requests.get(request.request_id) is not request or request.request_id not in server.running:
-            return None  # of a rollout that was broken off, or of a server that was lost
+            return None  # from a broken-off rollout or a lost server
         del server.running[request.request_id]
         if isinstance(answer, BaseException) and not isinstance(answer, ServerError):
             raise answer

@@ -19,7 +19,7 @@ from gigpo_lightning.environments.search_qa.offline.information import (
 )
 from gigpo_lightning.environments.search_qa.scoring import exact_match, normalize_answer
 from gigpo_lightning.environments.search_qa.tags import ANSWER, SEARCH, blocks
-from gigpo_lightning.errors import RunError, check_range
+from gigpo_lightning.errors import RunError, check_count, check_range
 from gigpo_lightning.retrieval.base import Passage, Retriever
 
 _logger = logging.getLogger(__name__)
@@ -28,13 +28,13 @@ _logger = logging.getLogger(__name__)
 class SearchQAEnvironment(gymnasium.Env[str, str]):
     """Asks a question, searches for what stands in search tags, and judges what stands in answer tags.
 
-    The first observation is the question; each later one, and with it the anchor, is what the last search found
-    between information tags, or ``""`` after an action without a query. The episode ends with an answer, or with the
+    The first observation is the question; each later one, and with it the anchor, is the last search's result between
+    information tags, or ``""`` after an action without a query. The episode ends with an answer, or with the
     last turn, whose search is not carried out. It is rewarded at its end only, if the answer equals a golden one
     (App. E of arXiv:2505.10978).
 
-    A search that the retriever cannot carry out is a turn whose observation says so; more than ``max_failures`` of them
-    end the episode with the retriever's error, so that it is played again. ``info["metrics"]`` has the calls, their
+    After a search that fails the observation says so; more than ``max_failures`` of them end the episode with the
+    retriever's error, so that it is played again. ``info["metrics"]`` has the calls, their
     time and the failures of the episode so far.
 
     Differs from the reference code, which looks for the last answer in the whole conversation: here only the policy's
@@ -72,10 +72,8 @@ class SearchQAEnvironment(gymnasium.Env[str, str]):
             ("top_k", top_k),
             ("max_passage_characters", max_passage_characters),
         ):
-            if value < 1:
-                raise ValueError(f"{name} must be >= 1, got {value}")
-        if max_failures < 0:
-            raise ValueError(f"max_failures must be >= 0, got {max_failures}")
+            check_count(name, value)
+        check_count("max_failures", max_failures, 0)
         if information_format not in FORMATS:
             raise ValueError(f"information_format must be one of {FORMATS}, got {information_format!r}")
         check_range("success_reward", success_reward, -math.inf)
@@ -93,7 +91,7 @@ class SearchQAEnvironment(gymnasium.Env[str, str]):
         self._metrics = _no_calls()
 
     def warm_up(self) -> None:
-        """Search once: an index is read, and a server that is not there is missed, before any episode begins."""
+        """Search once, so that an index is read, or a missing server is noticed, before any episode begins."""
         self.retriever.search(["warm up"], 1)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "SearchQAEnvironment":

@@ -45,8 +45,7 @@ def search_qa_panel(
         ValueError: If a file cannot be read, a row lacks its question or answers, its golden answers all normalize to
             nothing, or nothing is left; the message names the file and the row.
     """
-    if per_source is not None and per_source < 1:
-        raise ValueError(f"per_source must be >= 1, got {per_source}")
+    check_count("per_source", 1 if per_source is None else per_source)
     files = [Path(each) for each in ([path] if isinstance(path, str | Path) else path)]
     tasks: list[Task] = []
     kept: Counter[str] = Counter()
@@ -230,7 +229,7 @@ def _question(row: Mapping[str, Any]) -> str:
 
 
 def _end_of_prompt(row: Mapping[str, Any]) -> str:
-    """What follows the instructions in the last message of an official prompt."""
+    """The text after the instructions in the last message of an official prompt."""
     messages = row.get("prompt")
     content = _inside({"last": messages[-1]}, "last", "content") if isinstance(messages, list) and messages else None
     return content.rpartition(_BEFORE_QUESTION)[2] if isinstance(content, str) and _BEFORE_QUESTION in content else ""
@@ -248,7 +247,7 @@ def _answers(row: Mapping[str, Any]) -> list[Any]:
 
 
 def _inside(row: Mapping[str, Any], *keys: str) -> Any:
-    """What nested mappings hold under these keys; None if one of them is not there."""
+    """The value under these keys of nested mappings; None if one is missing."""
     value: Any = row
     for key in keys:
         value = value.get(key) if isinstance(value, Mapping) else None

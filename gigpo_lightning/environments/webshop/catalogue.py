@@ -13,11 +13,11 @@ from gigpo_lightning.environments.webshop.files import JsonFile
 from gigpo_lightning.environments.webshop.goals import check_description, check_wishes, human_goals, synthetic_goals
 from gigpo_lightning.environments.webshop.pages import Page, item_page
 from gigpo_lightning.environments.webshop.products import is_sold, make_product, searchable_text
-from gigpo_lightning.errors import check_seed
+from gigpo_lightning.errors import check_count, check_seed
 from gigpo_lightning.retrieval import Bm25Index
 
 PRICE_SEED = 233
-"""The original's of its goals' order; prices it leaves to chance."""
+"""The original's seed of its goals' order; it does not seed its prices."""
 _KEPT_PRODUCTS = 1 << 14
 _KEPT_SEARCHES = 1 << 12
 
@@ -45,8 +45,7 @@ class Catalogue:
         num_products: int | None = None,
         price_seed: int = PRICE_SEED,
     ) -> None:
-        if num_products is not None and num_products < 1:
-            raise ValueError(f"num_products must be >= 1, got {num_products}")
+        check_count("num_products", 1 if num_products is None else num_products)
         check_seed(price_seed, "price_seed")
         people = None if human_goals is None else str(Path(human_goals).absolute())
         self._files = (str(Path(products).absolute()), str(Path(attributes).absolute()), people)
@@ -72,7 +71,7 @@ class Catalogue:
 
     @property
     def identity(self) -> str:
-        """What tells this shop from others: the files, how much of them, and the prices' seed."""
+        """This shop's identity: its files, the number of products, and the prices' seed."""
         return repr((*self._files, *self._options))
 
     @property
@@ -156,7 +155,7 @@ class Shelves:
         self.goals = cache(self._goals)
 
     def _read(self, num_products: int | None, places: list[tuple[int, int, int, int]]) -> Iterator[str]:
-        """Each product's text for the index; what is kept of it on the way."""
+        """Each product's text for the index; keeps its place on the way."""
         described = {}
         for asin, start, length, entry in self._attributes.object_entries():
             check_description(entry, f"{self._attributes.path}, product {asin!r}")

@@ -11,7 +11,7 @@ from gigpo_lightning.environments.base import Task
 from gigpo_lightning.environments.webshop import pages
 from gigpo_lightning.environments.webshop.catalogue import Catalogue
 from gigpo_lightning.environments.webshop.entities import Goal
-from gigpo_lightning.environments.webshop.nouns import Nouns, default_nouns
+from gigpo_lightning.environments.webshop.nouns import Nouns, PlainNouns
 from gigpo_lightning.environments.webshop.pages import Page
 from gigpo_lightning.environments.webshop.reward import shopping_reward
 from gigpo_lightning.errors import check_range
@@ -39,7 +39,7 @@ class WebShopEnvironment(gymnasium.Env[str, str]):
         catalogue: What is sold; all copies of this environment share it.
         anchor: ``"observation"`` groups steps by the page, as the paper does; ``"state"`` also by what pages do not
             show: chosen options, the search that led here, and the price.
-        nouns: Finds the nouns of a product's name; default: spaCy's where its model is installed.
+        nouns: Finds the nouns of a product's name; default: ``PlainNouns()``. The original's are ``SpacyNouns``.
         show_attributes: Whether products have the page of attributes, too.
         success_reward: Reward of buying what fits in everything.
 
@@ -60,14 +60,17 @@ class WebShopEnvironment(gymnasium.Env[str, str]):
         check_range("success_reward", success_reward, -math.inf)
         self.catalogue = catalogue
         self.anchor = anchor
-        # Found here, not where the first purchase is: it says once, in the run's own process, which nouns count.
-        self.nouns = default_nouns() if nouns is None else nouns
+        self.nouns = PlainNouns() if nouns is None else nouns
         self.show_attributes = show_attributes
         self.success_reward = success_reward
         self.observation_space = gymnasium.spaces.Text(min_length=0, max_length=1 << 20)
         self.action_space = gymnasium.spaces.Text(min_length=0, max_length=1 << 12)
         self._goal: Goal | None = None
         self._go_to_index()
+
+    def warm_up(self) -> None:
+        """Find nouns once, so that a tagger that is not installed is missed before any episode begins."""
+        self.nouns("warm up")
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
         """Open the shop for the goal of ``options["task"]``.
@@ -106,7 +109,7 @@ class WebShopEnvironment(gymnasium.Env[str, str]):
         return self._page.text, 0.0, False, False, self._info(score=0.0)
 
     def _click(self, text: str) -> None:
-        """Follow a click: a button's word has its meaning first, whatever else is called so."""
+        """Follow a click; a button's word means the button, even if an option has the same name."""
         if text == pages.BACK_TO_SEARCH.lower():
             self._go_to_index()
         elif text == pages.NEXT.lower() and self._asin is None:

@@ -1,16 +1,13 @@
 """The nouns of a title: what the reward takes for the kind of a product."""
 
 import importlib
-import logging
 import re
 from collections.abc import Callable
-from functools import cache, lru_cache
-from importlib.util import find_spec
+from functools import cached_property, lru_cache
 from typing import Any, Protocol, runtime_checkable
 
-_logger = logging.getLogger(__name__)
+from gigpo_lightning.errors import RunError
 
-ORIGINAL_MODEL = "en_core_web_sm"
 _TAGS = frozenset({"NOUN", "PROPN", "PNOUN"})  # the last is no tag of spaCy's, but the original asks for it
 _REMEMBERED_TITLES = 1 << 16
 
@@ -38,29 +35,33 @@ class SpacyNouns:
     """The nouns that spaCy tags, as the original takes them: common and proper ones.
 
     spaCy and its model are not among the project's packages: ``pip install spacy`` and
-    ``python -m spacy download en_core_web_sm``. A copy in another process loads the model anew.
+    ``python -m spacy download en_core_web_sm``. Each process loads the model when it first needs it.
 
     Args:
         model: Name or folder of a spaCy model that tags parts of speech. Tags differ between models and their versions;
             the original pins spaCy 3.4 and ``en_core_web_sm``.
-
-    Raises:
-        ImportError: If spaCy is not installed.
-        ValueError: If spaCy cannot find the model.
     """
 
-    def __init__(self, model: str = ORIGINAL_MODEL) -> None:
+    def __init__(self, model: str = "en_core_web_sm") -> None:
         self.model = model
-        tag = _load(model)
 
+    def __call__(self, title: str) -> tuple[str, ...]:
+        """Return the title's nouns, lower-cased, in order and with repeats.
+
+        Raises:
+            RunError: If spaCy or its model is not installed.
+        """
+        return self._of_title(title)
+
+    @cached_property
+    def _of_title(self) -> Callable[[str], tuple[str, ...]]:
+        tag = _load(self.model)
+
+        @lru_cache(maxsize=_REMEMBERED_TITLES)
         def of_title(title: str) -> tuple[str, ...]:
             return tuple(token.text.lower() for token in tag(title) if token.pos_ in _TAGS)
 
-        self._of_title = lru_cache(maxsize=_REMEMBERED_TITLES)(of_title)
-
-    def __call__(self, title: str) -> tuple[str, ...]:
-        """Return the title's nouns, lower-cased, in order and with repeats."""
-        return self._of_title(title)
+        return of_title
 
     def __deepcopy__(self, memo: dict[int, object]) -> "SpacyNouns":
         """The model is one, however many environments ask it."""
@@ -72,32 +73,15 @@ class SpacyNouns:
 
 
 class PlainNouns:
-    """Every word that is no function word: for where spaCy's model is not installed.
+    """Every word that is no function word; needs nothing installed.
 
     A word is a run of at least two letters; digits and marks part words, so ``921ORB`` gives ``orb``. Adjectives and
-    verbs count as nouns here: the type factor of a product that is not the goal's own may differ from the original's.
+    verbs count as nouns here: the reward for a product that is not the goal's own may differ from the original's.
     """
 
     def __call__(self, title: str) -> tuple[str, ...]:
         """Return the title's words without function words, lower-cased, in order and with repeats."""
         return _plain(title)
-
-
-@cache
-def default_nouns() -> SpacyNouns | PlainNouns:
-    """Take spaCy's nouns where its ``en_core_web_sm`` is installed, plain words elsewhere; the log says which, once.
-
-    One object per process, so that all its environments share what it remembers.
-    """
-    if find_spec("spacy") and find_spec(ORIGINAL_MODEL):
-        _logger.info("WebShop's reward takes its nouns from spaCy's %s, as the original does", ORIGINAL_MODEL)
-        return SpacyNouns()
-    _logger.warning(
-        "WebShop's reward takes every plain word of a title for a noun, because spaCy or its %s is not installed; when "
-        "another product than the goal's is bought, it may differ from the original's",
-        ORIGINAL_MODEL,
-    )
-    return PlainNouns()
 
 
 @lru_cache(maxsize=_REMEMBERED_TITLES)
@@ -107,14 +91,10 @@ def _plain(title: str) -> tuple[str, ...]:
 
 def _load(model: str) -> Callable[[str], Any]:
     try:
-        spacy = importlib.import_module("spacy")
-    except ImportError as error:
-        raise ImportError(f"SpacyNouns needs spaCy ({error}): pip install spacy, or take PlainNouns") from error
-    try:
-        tagger: Callable[[str], Any] = spacy.load(model)
-    except OSError as error:
-        raise ValueError(
-            f"model must be one that spaCy finds, got {model!r} ({error}): python -m spacy download {model}, or take "
-            "PlainNouns"
+        tagger: Callable[[str], Any] = importlib.import_module("spacy").load(model)
+    except (ImportError, OSError) as error:
+        raise RunError(
+            f"SpacyNouns needs spaCy and its model {model} ({error}): pip install spacy && python -m spacy download "
+            f"{model}, or take PlainNouns"
         ) from error
     return tagger

@@ -23,7 +23,7 @@ SPLITS = ("train", "valid", "test")
 _SHARES = (0.8, 0.1, 0.1)
 _VERL_AGENT_HELD_OUT = 500
 _NOUNS = PlainNouns()
-"""A product has all nouns of its own title, whatever finds them."""
+"""Any will do: a product has all nouns of its own title."""
 
 
 def webshop_panel(
@@ -60,8 +60,7 @@ def webshop_panel(
     splits = SPLITS if scheme == "by_product" else SPLITS[:2]
     if split not in splits:
         raise ValueError(f"split must be one of {splits} with scheme {scheme!r}, got {split!r}")
-    if max_goals_per_product is not None and max_goals_per_product < 1:
-        raise ValueError(f"max_goals_per_product must be >= 1, got {max_goals_per_product}")
+    check_count("max_goals_per_product", 1 if max_goals_per_product is None else max_goals_per_product)
     numbered = list(enumerate(catalogue.goals))
     random.Random(seed).shuffle(numbered)
     if scheme == "verl_agent":
@@ -137,7 +136,7 @@ class WebShopTasks:
 
 
 def _of_products(numbered: list[tuple[int, Goal]], split: str, seed: int) -> list[tuple[int, Goal]]:
-    """The goals of a split's products; one whose instruction an earlier split has, goes."""
+    """The goals of a split's products, without instructions that an earlier split has."""
     asins = sorted({goal.asin for _, goal in numbered})
     random.Random(seed).shuffle(asins)
     bounds = [round(len(asins) * sum(_SHARES[:number])) for number in range(len(_SHARES) + 1)]
@@ -167,7 +166,7 @@ def _at_most(numbered: Iterable[tuple[int, Goal]], limit: int) -> list[tuple[int
 
 
 def _digest(goal: Goal) -> str:
-    """Of all that makes a goal what it is."""
+    """Digest of everything in a goal."""
     return hashlib.sha256(json.dumps(astuple(goal)).encode()).hexdigest()
 
 

@@ -1,14 +1,14 @@
-import logging
 import pickle
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 
 import pytest
 
-from gigpo_lightning.environments.webshop.nouns import Nouns, PlainNouns, SpacyNouns, default_nouns
+from gigpo_lightning.environments.webshop import Catalogue, WebShopEnvironment
+from gigpo_lightning.environments.webshop.nouns import Nouns, PlainNouns, SpacyNouns
+from gigpo_lightning.errors import RunError
 
 TAGS = {"Tea": "NOUN", "Twinings": "PROPN", "odd": "PNOUN", "loose": "ADJ", "tea": "NOUN", "2": "NUM"}
 
@@ -54,25 +54,6 @@ def no_spacy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "spacy", None)
 
 
-@pytest.fixture
-def the_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = ModuleType("en_core_web_sm")
-    model.__spec__ = ModuleSpec("en_core_web_sm", None)
-    monkeypatch.setitem(sys.modules, "en_core_web_sm", model)
-
-
-@pytest.fixture
-def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "en_core_web_sm", None)
-
-
-@pytest.fixture(autouse=True)
-def choosing_anew() -> Iterator[None]:
-    default_nouns.cache_clear()
-    yield
-    default_nouns.cache_clear()
-
-
 def test_spacy_names_nouns_and_proper_nouns_lower_cased_with_repeats(spacy: FakeSpacy) -> None:
     assert SpacyNouns()("Twinings loose Tea 2 odd tea") == ("twinings", "tea", "odd", "tea")
 
@@ -92,15 +73,17 @@ def test_a_copy_of_spacys_nouns_loads_the_model_anew(spacy: FakeSpacy) -> None:
     assert spacy.loaded == ["en_core_web_sm"] * 2
 
 
-def test_without_spacy_the_error_says_what_to_install(no_spacy: None) -> None:
-    with pytest.raises(ImportError, match=r"SpacyNouns needs spaCy .*: pip install spacy, or take PlainNouns"):
-        SpacyNouns()
+def test_without_spacy_the_first_worker_says_what_to_install(no_spacy: None, shop: Catalogue) -> None:
+    environment = WebShopEnvironment(shop, nouns=SpacyNouns())
+    with pytest.raises(RunError, match="pip install spacy && python -m spacy download en_core_web_sm, or take PlainN"):
+        environment.warm_up()
 
 
 def test_without_the_model_the_error_says_how_to_get_it(spacy: FakeSpacy) -> None:
-    expected = r"model must be one that spaCy finds, got 'en_core_web_lg' \(\[E050\].*\): python -m spacy download"
-    with pytest.raises(ValueError, match=expected):
-        SpacyNouns("en_core_web_lg")
+    with pytest.raises(
+        RunError, match=r"its model en_core_web_lg \(\[E050\].*\): pip install spacy && python -m spacy"
+    ):
+        SpacyNouns("en_core_web_lg")("Tea")
 
 
 def test_plain_nouns_are_words_of_two_letters_or_more() -> None:
@@ -140,30 +123,9 @@ def test_plain_nouns_can_be_sent_to_another_process() -> None:
     assert pickle.loads(pickle.dumps(PlainNouns()))("Tea") == ("tea",)
 
 
-def test_spacy_is_taken_where_its_model_is(spacy: FakeSpacy, the_model: None, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO):
-        nouns = default_nouns()
-    assert isinstance(nouns, SpacyNouns)
-    assert [(one.levelname, "en_core_web_sm, as the original" in one.message) for one in caplog.records] == [
-        ("INFO", True)
-    ]
-
-
-@pytest.mark.usefixtures("no_model")
-def test_plain_nouns_are_taken_where_the_model_is_not_and_the_log_says_so_once(
-    spacy: FakeSpacy, caplog: pytest.LogCaptureFixture
-) -> None:
-    assert isinstance(default_nouns(), PlainNouns)
-    assert default_nouns() is default_nouns()
-    (record,) = caplog.records
-    assert record.levelname == "WARNING"
-    assert "may differ from the original's" in record.message
+def test_an_environment_takes_plain_nouns_even_where_spacy_is_installed(spacy: FakeSpacy, shop: Catalogue) -> None:
+    assert isinstance(WebShopEnvironment(shop).nouns, PlainNouns)
     assert spacy.loaded == []
-
-
-@pytest.mark.usefixtures("no_spacy", "the_model")
-def test_a_model_without_spacy_is_no_use() -> None:
-    assert isinstance(default_nouns(), PlainNouns)
 
 
 def test_any_function_of_a_title_will_do() -> None:

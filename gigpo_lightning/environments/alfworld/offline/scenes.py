@@ -15,6 +15,7 @@ from gigpo_lightning.environments.alfworld.offline.floor_plans import split_plan
 from gigpo_lightning.environments.alfworld.offline.games import Game, Goal, draw_game, possible_goals
 from gigpo_lightning.environments.alfworld.task_types import KINDS, SPLITS
 from gigpo_lightning.environments.generated import check_made_with, make_unless_there, new_folder
+from gigpo_lightning.errors import check_count
 
 _logger = logging.getLogger(__name__)
 
@@ -54,8 +55,7 @@ class Scenes:
         least = {"seed": 0, "train": 0, "valid_seen": 0, "valid_unseen": 0}
         least |= {"receptacles": 4, "objects": 2, "duplicates": 1}
         for name, minimum in least.items():
-            if getattr(self, name) < minimum:
-                raise ValueError(f"{name} must be >= {minimum}, got {getattr(self, name)}")
+            check_count(name, getattr(self, name), minimum)
 
 
 def generate_scenes(data_dir: str | Path, scenes: Scenes, processes: int = 1) -> None:
@@ -71,8 +71,7 @@ def generate_scenes(data_dir: str | Path, scenes: Scenes, processes: int = 1) ->
     Raises:
         ValueError: If ``data_dir`` holds games already, or ``processes`` < 1.
     """
-    if processes < 1:
-        raise ValueError(f"processes must be >= 1, got {processes}")
+    check_count("processes", processes)
     data_dir = Path(data_dir)
     folder = data_dir / "json_2.1.1"
     if folder.exists():

@@ -4,7 +4,7 @@ import random
 import re
 from collections.abc import Sequence
 
-from gigpo_lightning.errors import check_seed
+from gigpo_lightning.errors import check_range, check_seed
 
 _BIRTHPLACE, _REGION, _TRADE, _AUTHOR = "birthplace", "region", "trade", "author"
 
@@ -39,8 +39,7 @@ class ReadingExpert:
     """
 
     def __init__(self, haste: float = 0.0, seed: int = 0) -> None:
-        if not 0 <= haste <= 1:
-            raise ValueError(f"haste must be in [0, 1], got {haste}")
+        check_range("haste", haste, 0.0, 1.0)
         check_seed(seed)
         self.haste = haste
         self._rng = random.Random(seed)

@@ -18,6 +18,7 @@ from gigpo_lightning.environments.search_qa.offline.words import (
     TOWNS,
     TRADES,
 )
+from gigpo_lightning.errors import check_count
 
 _logger = logging.getLogger(__name__)
 
@@ -60,11 +61,9 @@ class World:
     def __post_init__(self) -> None:
         most = {"people": len(FIRST_NAMES) * len(SURNAMES), "works": len(ADJECTIVES) * len(NOUNS)}
         for name, limit in most.items():
-            if not 10 <= getattr(self, name) <= limit:
-                raise ValueError(f"{name} must be from 10 to {limit}, got {getattr(self, name)}")
+            check_count(name, getattr(self, name), 10, limit)
         for name in ("seed", *SPLITS):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must be >= 0, got {getattr(self, name)}")
+            check_count(name, getattr(self, name), 0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

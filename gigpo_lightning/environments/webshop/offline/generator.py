@@ -12,6 +12,7 @@ from typing import Any
 
 from gigpo_lightning.environments.generated import check_made_with, make_unless_there, new_folder
 from gigpo_lightning.environments.webshop.offline.wares import BRANDS, DEPARTMENTS, PATH_MARK, Attribute, Department
+from gigpo_lightning.errors import check_range
 
 _logger = logging.getLogger(__name__)
 
@@ -89,8 +90,7 @@ class ShopSettings:
             "description_words": (0, 10_000),
         }
         for name, (least, most) in ranges.items():
-            if not least <= getattr(self, name) <= most:
-                raise ValueError(f"{name} must be in [{least}, {most}], got {getattr(self, name)}")
+            check_range(name, getattr(self, name), least, most)
 
 
 def generate_catalogue(folder: str | Path, settings: ShopSettings) -> tuple[Path, Path]:
