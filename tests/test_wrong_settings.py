@@ -45,22 +45,22 @@ def refused(tmp_path, monkeypatch):
         ("loss: {.*?}", "loss: [1]", "model.init_args.loss must hold settings, each with its key, got list [1]"),
         ("seed_everything: 0", "seed_everything:", "seed_everything must be a whole number, got nothing"),
         (
-            "class_path: callbacks.GroupFigure",
+            r"class_path: callbacks.GroupFigure\n.*",
             "class_path: callbacks.GroupFigure\n      init_args: true",
             "trainer.callbacks[0].init_args must hold settings, each with its key, got bool True",
         ),
         (
-            "class_path: callbacks.GroupFigure",
+            r"class_path: callbacks.GroupFigure\n.*",
             "class_path: callbacks.GroupFigure\n      init_args:",
             "trainer.callbacks[0].init_args must hold settings, each with its key, got nothing",
         ),
         (
-            "class_path: callbacks.GroupFigure",
+            r"class_path: callbacks.GroupFigure\n.*",
             "class_path:",
             "trainer.callbacks[0].class_path must be the import path of a class, got nothing",
         ),
         (
-            "class_path: callbacks.GroupFigure",
+            r"class_path: callbacks.GroupFigure\n.*",
             "class_path: callbacks.GroupFigure\n      heat: 1",
             "trainer.callbacks[0].heat is no setting: beside a class_path",
         ),

@@ -206,6 +206,7 @@ class EngineBase:
         return self.poll_unless(lambda: False)
 
     def _check_length(self, request: GenerationRequest, longest: int) -> None:
+        request.check_extras()
         if len(request.prompt_ids) + request.sampling.max_tokens > longest:
             raise ValueError(
                 f"prompt plus max_tokens must be <= max_model_len {longest}, got {len(request.prompt_ids)} + "
