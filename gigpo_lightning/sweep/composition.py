@@ -1,7 +1,7 @@
 """What a sweep's command line asks for: its runs, each as options of ``gigpo fit``.
 
-Hydra reads ``configs/sweep/`` and expands the values. Of runs and presets it knows only the names: their files go to the
-parser of ``gigpo fit``, so that a preset with another ``class_path`` replaces a class as a second ``--config`` does.
+Hydra reads ``configs/sweep/`` and expands the values. Of runs and presets it knows only the names: their files go to
+the parser of ``gigpo fit``, so that a preset with another ``class_path`` replaces a class as in ``gigpo fit --config``.
 """
 
 import hashlib
@@ -14,9 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
-from hydra.core.config_store import ConfigStore
-from hydra.core.global_hydra import GlobalHydra
-from hydra.core.hydra_config import HydraConfig
+from hydra.core import config_store, global_hydra, hydra_config
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
@@ -52,13 +50,7 @@ class Sweep:
 
 
 def compose(config_name: str, folders: Sequence[Path], words: Sequence[str], multirun: bool) -> Sweep:
-    """Find out which runs a command line asks for.
-
-    Args:
-        config_name: A file of ``sweep/`` in one of the folders of configs.
-        folders: The user's folders of configs, laid out as ``configs/``.
-        words: Overrides in Hydra's grammar.
-        multirun: Whether they may ask for several runs.
+    """Find out which runs the overrides ask for, on top of a file of ``sweep/`` in one of the folders of configs.
 
     Raises:
         ValueError: If Hydra refuses something, or a sweep cannot do it.
@@ -73,7 +65,7 @@ def compose(config_name: str, folders: Sequence[Path], words: Sequence[str], mul
     groups = {"run": {name.removeprefix("run/"): path for name, path in runs.items()}, "credit": credit}
     for group, name in ((group, name) for group, files in groups.items() for name in files):
         inner, _, last = f"{group}/{name}".rpartition("/")
-        ConfigStore.instance().store(last, {}, group=inner, package="_global_")
+        config_store.ConfigStore.instance().store(last, {}, group=inner, package="_global_")
     try:
         with hydra.initialize_config_dir(f"{trees[0]}/sweep", version_base="1.3", job_name="gigpo-sweep"):
             return _sweep(config_name, [f"file://{tree}/sweep" for tree in trees[1:]], words, multirun, groups)
@@ -83,7 +75,7 @@ def compose(config_name: str, folders: Sequence[Path], words: Sequence[str], mul
 
 
 def _sweep(name: str, others: list[str], words: Sequence[str], multirun: bool, groups: Mapping[str, Any]) -> Sweep:
-    loader: Any = GlobalHydra.instance().config_loader()
+    loader: Any = global_hydra.GlobalHydra.instance().config_loader()
     parser = OverridesParser.create(config_loader=loader)
     given = parser.parse_overrides(list(words))
     fixed = [f"hydra.searchpath={json.dumps(others)}", *_QUIET]
@@ -103,7 +95,7 @@ def _sweep(name: str, others: list[str], words: Sequence[str], multirun: bool, g
     names = [run.name for run in runs]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ValueError(f"each run must be asked for once, but {twice[0]} is asked for {names.count(twice[0])} times")
-    HydraConfig.instance().set_config(config)  # which ${hydra:...} in the folder's name refers to
+    hydra_config.HydraConfig.instance().set_config(config)  # which ${hydra:...} in the folder's name refers to
     swept = tuple(key for key in choices if len({run.overrides[key] for run in runs}) > 1)
     return Sweep(folder=Path(str(config.hydra.sweep.dir)), swept=swept, runs=runs, config=config, loader=loader)
 
@@ -116,13 +108,11 @@ def _choices(given: Sequence[Override], multirun: bool) -> dict[str, list[str]]:
         if override.is_delete() or override.package is not None:
             raise ValueError(f"a key cannot be deleted, or put in a package, got {line}; null is the value of nothing")
         if swept and not multirun:
-            wanted = f"a list is {key}=[...], and a text with commas {key}=\\'...\\'"
-            raise ValueError(f"{line} asks for several runs, which --multirun is for; {wanted}")
-        if swept and not override.is_discrete_sweep():
+            raise ValueError(f"{line} asks for several runs, which --multirun is for; a list is {key}=[...]")
+        listed = not swept or override.is_discrete_sweep()
+        choices[key] = [f"{key}={value}" for value in override.sweep_string_iterator()] if swept and listed else [line]
+        if not listed or not choices[key]:
             raise ValueError(f"a sweep must list its values, got {line}")
-        choices[key] = [f"{key}={value}" for value in override.sweep_string_iterator()] if swept else [line]
-        if not choices[key]:
-            raise ValueError(f"a sweep must have values, got {line}")
     return choices
 
 

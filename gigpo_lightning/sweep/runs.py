@@ -69,8 +69,7 @@ def has_checkpoint(folder: Path) -> bool:
 
 def version(path: Path, folder: Path) -> int:
     """The number of the ``version_N`` of a run's folder that a file lies in, -1 if in none."""
-    found = [re.fullmatch(r"version_(\d+)", part) for part in path.relative_to(folder).parts]
-    return max((int(each[1]) for each in found if each), default=-1)
+    return max(map(int, re.findall(r"(?:^|/)version_(\d+)(?=/|$)", path.relative_to(folder).as_posix())), default=-1)
 
 
 def _process(folder: Path) -> psutil.Process | None:
@@ -110,10 +109,10 @@ def _leaves(value: Any, key: str = "") -> dict[str, Any]:
 
 def prepare(folder: Path, text: str) -> None:
     """Write a run's configuration; a run without a checkpoint begins anew."""
-    with whole_file(folder / "config.yaml") as path:
-        path.write_text(text)
     if not has_checkpoint(folder):
         (folder / "run.json").unlink(missing_ok=True)
+    with whole_file(folder / "config.yaml") as path:
+        path.write_text(text)
 
 
 def carry_out(folder: Path, command: Sequence[str], environment: Mapping[str, str]) -> Record:
@@ -172,36 +171,26 @@ def launch(sweep: Sweep, folders: Sequence[Path], command: Sequence[str]) -> int
         _logger.info("stopping: every run writes a checkpoint first; once more kills them")
 
     _STOPPING.clear()
-    settings = sweep.config.hydra
-    callbacks: Any = Callback()  # that do nothing
+    settings, callbacks = sweep.config.hydra, Callback()
     variables = threads(settings.launcher, len(folders), os.environ | dict(settings.job.env_set))
     job = functools.partial(_job, tuple(folders), tuple(command), variables)
-    context = HydraContext(config_loader=sweep.loader, callbacks=callbacks)
+    context = HydraContext(config_loader=sweep.loader, callbacks=callbacks)  # type: ignore[arg-type]  # Hydra's private
     launcher = Plugins.instance().instantiate_launcher(context, job, sweep.config)
     before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with contextlib.ExitStack() as stack, contextlib.suppress(KeyboardInterrupt):
+        stack.callback(lambda: [signal.signal(number, handler) for number, handler in before.items()])
         for ended in launcher.launch([[f"hydra.sweep.subdir='{each.name}'"] for each in folders], initial_job_idx=0):
             _ = ended.return_value  # raises what the job raised
-    except KeyboardInterrupt:
-        pass
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
     return received[0] if received else 0
 
 
 def threads(launcher: Mapping[str, Any], num_runs: int, variables: Mapping[str, str]) -> dict[str, str]:
-    """The variables that give each of several runs on a machine its share of half of the cores.
-
-    The other half is for the environments. Nothing is set where the user has set ``OMP_NUM_THREADS``, or where a
-    launcher has no ``n_jobs``: its runs take turns, or have machines of their own.
-    """
+    """The variables that give each run at a time its share of half of the cores, unless ``OMP_NUM_THREADS`` is set."""
     cores, jobs = os.cpu_count() or 1, int(launcher.get("n_jobs") or 1)
     at_a_time = min(num_runs, jobs if jobs > 0 else max(1, cores + 1 + jobs))
-    if at_a_time < 2 or "OMP_NUM_THREADS" in variables:
-        return {}
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")  # joblib sets them where they are unset
-    return {name: str(max(1, cores // 2 // at_a_time)) for name in names if name not in variables}
+    alone = at_a_time < 2 or "OMP_NUM_THREADS" in variables
+    return {} if alone else {name: str(max(1, cores // 2 // at_a_time)) for name in names if name not in variables}
 
 
 def log_to_stderr() -> None:

@@ -20,10 +20,7 @@ from gigpo_lightning.sweep.runs import Record, read_record, version
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One run: its folder, the overrides that tell it from the others, how far it has come, and its success.
-
-    Success is a share of episodes, by column: ``<split> before``, ``<split> after`` and ``train``.
-    """
+    """One run; success is a share of episodes, by column: ``<split> before``, ``<split> after`` and ``train``."""
 
     folder: Path
     overrides: Mapping[str, str]
@@ -40,7 +37,7 @@ def row(folder: Path, overrides: Mapping[str, str]) -> Row:
 def held_out(folder: Path) -> dict[str, float]:
     """Success on each split before the first update and in the last evaluation; every task has the same weight.
 
-    A run that was interrupted has several files, and may have played a game twice: the later play counts.
+    Of a game that an interrupted run has played twice, the later play counts.
     """
     won: dict[tuple[str, int], dict[str, dict[int, bool]]] = defaultdict(lambda: defaultdict(dict))
     for line in (line for path in _files(folder, "evaluations.jsonl") for line in whole_lines(path)):
@@ -58,7 +55,7 @@ def training(folder: Path) -> dict[str, float]:
     for path in _files(folder, "epoch_*.parquet"):
         if found := re.fullmatch(r"epoch_(\d+)(?:\.\d+)?", path.stem):
             epochs[int(found[1])].append(path)
-    episodes = {}
+    episodes: dict[tuple[Path, int], bool] = {}
     for path in epochs[max(epochs)] if epochs else ():
         if path.parent == epochs[max(epochs)][-1].parent:  # the latest version's, one file for each rank
             table = pq.read_table(path, columns=["trajectory_id", "success"]).to_pylist()
@@ -99,8 +96,11 @@ def cells_table(rows: Sequence[Row]) -> Table | None:
     columns, keys = _columns(rows), [key for key in rows[0].overrides if key != "seed_everything"]
     table = _table("mean ± standard deviation over runs", keys, ["runs", *columns])
     for given, cell in cells.items():
-        known = [[100 * each.success[name] for each in cell if name in each.success] for name in columns]
-        table.add_row(*given, str(len(cell)), *map(_spread, known))
+        figures = []
+        for known in ([100 * each.success[name] for each in cell if name in each.success] for name in columns):
+            spread = f" ± {statistics.stdev(known):.1f}" if len(known) > 1 else ""
+            figures.append(f"{statistics.fmean(known):.1f}{spread} %" if known else "–")
+        table.add_row(*given, str(len(cell)), *figures)
     return table
 
 
@@ -128,9 +128,3 @@ def _files(folder: Path, pattern: str) -> list[Path]:
 def whole_lines(path: Path) -> Iterator[dict[str, Any]]:
     """The whole lines of a JSONL file whose writer may have been killed."""
     return (json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n"))
-
-
-def _spread(known: Sequence[float]) -> str:
-    if len(known) < 2:
-        return f"{known[0]:.1f} %" if known else "–"
-    return f"{statistics.fmean(known):.1f} ± {statistics.stdev(known):.1f} %"

@@ -74,8 +74,8 @@ def test_two_runs_side_by_side_through_the_console_script(tmp_path):
     words = [
         "run=gridworld_cpu",
         "credit=gigpo_paper,grpo",
-        "trainer.max_epochs=2",
-        "trainer.check_val_every_n_epoch=2",
+        "trainer.max_epochs=1",
+        "trainer.check_val_every_n_epoch=1",
     ]
     words += [f"{data}engine=gigpo_lightning.rollout.TransformersEngine", f"{policy}hidden_size=16"]
     words += [f"{data}tasks_per_epoch=2", f"{data}group_size=2", f"{data}max_steps=2"]

@@ -1,4 +1,4 @@
-"""A run has a folder of its own: begun once, gone on with, never mixed with another; a signal stops it in good order."""
+"""A run has a folder of its own: begun once, gone on with, never mixed with another; signals stop it in good order."""
 
 import errno
 import json
