@@ -10,7 +10,7 @@ import yaml
 from gigpo_lightning.changed_configuration import changes, check_classes
 from gigpo_lightning.cli import build_cli
 from gigpo_lightning.last_checkpoint import read_progress
-from gigpo_lightning.sweep.configuration import configured
+from gigpo_lightning.sweep.command import configured
 
 GRIDWORLD = str(Path(__file__).resolve().parent.parent / "configs/gridworld_cpu.yaml")
 RATE = "--model.init_args.optimizer.init_args.lr"

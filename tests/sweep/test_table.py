@@ -2,8 +2,6 @@
 
 import csv
 import json
-import os
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,39 +9,33 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from gigpo_lightning.sweep.run import Record, Run, State
+from gigpo_lightning.sweep.runs import Record, write_record
 from gigpo_lightning.sweep.table import Row, cells_table, held_out, row, runs_table, training, write_csv
-from tests.sweep.runs import FINISHES, PROGRAM
+from tests.sweep.runs import FINISHES, done
 
 
 class TestTheTable:
     def test_success_before_and_after_counts_every_task_once(self, tmp_path):
         """Task a is won in one of two repeats, then in both; b never."""
-        run = Run(folder=tmp_path)
         plays = [(0, "a", 0, True), (0, "a", 1, False), (0, "b", 0, False)]
         plays += [(9, "a", 0, True), (9, "a", 1, True), (9, "b", 0, False)]
         self.write(tmp_path / "version_0", plays)
-        assert held_out(run, Record()) == ({"valid": 0.25}, {"valid": 0.5})
+        assert held_out(tmp_path) == {"valid before": 0.25, "valid after": 0.5}
 
     def test_what_was_played_again_after_an_interruption_counts_once(self, tmp_path):
-        self.write(tmp_path / "version_0", [(9, "a", 0, False)])
-        (tmp_path / "version_0/evaluations.jsonl").open("a").write('{"split": "val')  # killed while it wrote
-        os.utime(tmp_path / "version_0/evaluations.jsonl", (2e9, 2e9))  # the clock was wrong
-        self.write(tmp_path / "version_1", [(9, "a", 0, True), (9, "b", 0, True)])
-        assert held_out(Run(folder=tmp_path), Record()) == ({}, {"valid": 1.0})
+        self.write(tmp_path / "version_9", [(9, "a", 0, False)])
+        (tmp_path / "version_9/evaluations.jsonl").open("a").write('{"split": "val')  # killed while it wrote
+        self.write(tmp_path / "version_10", [(9, "a", 0, True), (9, "b", 0, True)])
+        assert held_out(tmp_path) == {"valid after": 1.0}
 
     def test_an_earlier_attempt_s_files_do_not_count(self, tmp_path):
-        self.write(tmp_path / "version_0", [(0, "a", 0, True)])
-        assert held_out(Run(folder=tmp_path), Record(begun=time.time() + 100)) == ({}, {})
-
-    def test_which_attempt_a_file_is_of_does_not_depend_on_the_clock(self, tmp_path):
-        run = Run(folder=tmp_path / "version_7")
-        run.folder.mkdir()
-        self.write(run.folder / "version_0", [(0, "a", 0, True)])
-        record = Record(begun=time.time() + 100, first_version=run.next_version())
-        assert held_out(run, record) == ({}, {})
-        self.write(run.folder / "version_1", [(0, "a", 0, False)])
-        assert held_out(run, record) == ({"valid": 0.0}, {})
+        folder = tmp_path / "version_7"
+        folder.mkdir()
+        self.write(folder / "version_0", [(0, "a", 0, True)])
+        write_record(folder, Record(first_version=1))
+        assert held_out(folder) == {}
+        self.write(folder / "version_1", [(0, "a", 0, False)])
+        assert held_out(folder) == {"valid before": 0.0}
 
     def test_training_success_is_the_last_epoch_s_over_all_ranks(self, tmp_path):
         files = {"epoch_9": [(0, False)], "epoch_10.0": [(0, True), (0, True), (1, False)], "epoch_10.1": [(0, True)]}
@@ -52,17 +44,17 @@ class TestTheTable:
             (tmp_path / "trajectories").mkdir(exist_ok=True)
             table = pa.table({"trajectory_id": trajectory, "success": success})
             pq.write_table(table, tmp_path / "trajectories" / f"{name}.parquet")
-        assert training(Run(folder=tmp_path), Record()) == pytest.approx(2 / 3)  # by episode, not by step
+        assert training(tmp_path) == {"train": pytest.approx(2 / 3)}  # by episode, not by step
 
     def test_a_cell_s_mean_is_over_the_seeds_that_have_finished(self, tmp_path):
-        finished, failed = Record(state=State.FINISHED), Record(state=State.FAILED)
+        finished, failed = Record(exit_code=0), Record(exit_code=2)
         figures = [("grpo", finished, 0.2), ("grpo", finished, 0.4), ("grpo", failed, 0.9), ("gigpo", finished, 0.5)]
         rows = [
             Row(
-                run=Run(folder=tmp_path / str(seed)),
+                folder=tmp_path / str(seed),
                 overrides={"credit": credit, "seed_everything": str(seed)},
                 record=record,
-                after={"valid": after},
+                success={"valid after": after},
             )
             for seed, (credit, record, after) in enumerate(figures)
         ]
@@ -71,19 +63,18 @@ class TestTheTable:
         assert list(cells.columns[3].cells) == ["30.0 ± 14.1 %", "50.0 %"]
 
     def test_runs_of_one_seed_have_no_mean(self, tmp_path):
-        one = Row(run=Run(folder=tmp_path), overrides={"credit": "grpo"}, record=Record(state=State.FINISHED))
+        one = Row(folder=tmp_path, overrides={"credit": "grpo"}, record=Record(exit_code=0))
         assert cells_table([one]) is None
 
     def test_keys_that_end_alike_are_told_apart(self, tmp_path):
         overrides = {"a.init_args.seed": "1", "b.seed": "2", "c.lr": "3"}
-        table = runs_table([Row(run=Run(folder=tmp_path), overrides=overrides, record=Record())])
+        table = runs_table([Row(folder=tmp_path, overrides=overrides, record=Record())])
         assert [column.header for column in table.columns][:3] == ["a.seed", "b.seed", "lr"]
 
-    def test_a_file_has_every_key_in_full_and_every_figure(self, tmp_path, new, stop_file):
-        run = new(FINISHES)
-        run.carry_out(PROGRAM, stop_file)
-        run.write(replace(run.record, seconds=83.26))  # not the few hundredths that it really took
-        write_csv(tmp_path / "results.csv", [row(run, {"model.init_args.x": "1"})])
+    def test_a_file_has_every_key_in_full_and_every_figure(self, tmp_path):
+        record = done(tmp_path / "run", FINISHES)
+        write_record(tmp_path / "run", replace(record, seconds=83.26))  # not the few hundredths that it really took
+        write_csv(tmp_path / "results.csv", [row(tmp_path / "run", {"model.init_args.x": "1"})])
         with (tmp_path / "results.csv").open() as file:
             (line,) = csv.DictReader(file)
         assert line == {
@@ -95,7 +86,7 @@ class TestTheTable:
             "valid_after": "0.5000",
             "train_success": "",
             "seconds": "83.3",
-            "log": str(run.log),
+            "log": str(tmp_path / "run/log.txt"),
         }
 
     def write(self, folder: Path, plays: list[tuple[int, str, int, bool]]) -> None:

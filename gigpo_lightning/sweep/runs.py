@@ -1,0 +1,200 @@
+"""The runs of a sweep, each in a folder of its own: what is left of them, and their processes."""
+
+import contextlib
+import functools
+import json
+import logging
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+import yaml
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.plugins import Plugins
+from hydra.experimental.callback import Callback
+from hydra.types import HydraContext
+from omegaconf import DictConfig
+
+from gigpo_lightning.disk import whole_file
+from gigpo_lightning.sweep.composition import Sweep
+
+_logger = logging.getLogger(__name__)
+_STOPPING = threading.Event()  # this process begins no other run
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """What ``run.json`` holds: the last process, its exit code, the number of the first ``version_N``, all seconds."""
+
+    exit_code: int | None = None
+    pid: int = 0
+    first_version: int = 0
+    seconds: float = 0.0
+
+    @property
+    def state(self) -> str:
+        """How far the run has come; a process without an exit code was killed with its sweep."""
+        if self.exit_code is None:
+            return "stopped" if self.pid else "waiting"
+        return {0: "finished", 128 + signal.SIGTERM: "stopped", -signal.SIGTERM: "stopped"}.get(
+            self.exit_code, "failed"
+        )
+
+
+def read_record(folder: Path) -> Record:
+    """What is known of a run."""
+    held = json.loads((folder / "run.json").read_text()) if (folder / "run.json").is_file() else {}
+    return Record(**{each.name: held[each.name] for each in fields(Record) if held.get(each.name) is not None})
+
+
+def write_record(folder: Path, record: Record) -> None:
+    """Replace what is known of a run."""
+    with whole_file(folder / "run.json") as path:
+        path.write_text(json.dumps({"state": record.state} | asdict(record)) + "\n")
+
+
+def has_checkpoint(folder: Path) -> bool:
+    """Whether there is something to go on from."""
+    return any(not path.is_dir() or (path / "meta.pt").is_file() for path in folder.rglob("*.ckpt"))
+
+
+def version(path: Path, folder: Path) -> int:
+    """The number of the ``version_N`` of a run's folder that a file lies in, -1 if in none."""
+    return max(map(int, re.findall(r"(?:^|/)version_(\d+)(?=/|$)", path.relative_to(folder).as_posix())), default=-1)
+
+
+def _process(folder: Path) -> psutil.Process | None:
+    """The run's process if it is alive on this machine, and not another program with its number."""
+    record = read_record(folder)
+    with contextlib.suppress(psutil.Error):
+        process = psutil.Process(record.pid)
+        if record.exit_code is None and str(folder.absolute() / "config.yaml") in process.cmdline():
+            return process
+    return None
+
+
+def is_left(folder: Path, text: str) -> bool:
+    """Whether a run with a configuration, as YAML, has not finished yet.
+
+    Raises:
+        ValueError: If the run is under way, or has learnt something with another configuration.
+    """
+    if process := _process(folder):
+        raise ValueError(f"a run must be carried out once at a time, but process {process.pid} is at work in {folder}")
+    finished, path = read_record(folder).state == "finished", folder / "config.yaml"
+    then, now = _leaves(yaml.safe_load(path.read_text()) if path.is_file() else {}), _leaves(yaml.safe_load(text))
+    differing = sorted(key for key in then.keys() | now.keys() if then.get(key) != now.get(key))
+    if differing and (finished or has_checkpoint(folder)):
+        differs = f"{differing[0]} was {then.get(differing[0])!r} and is {now.get(differing[0])!r}"
+        choice = "choose another folder with hydra.sweep.dir, or remove this one"
+        raise ValueError(f"{folder} must hold a run of the same configuration, but {differs}; {choice}")
+    return not finished
+
+
+def _leaves(value: Any, key: str = "") -> dict[str, Any]:
+    if not isinstance(value, dict) or not value:
+        return {key: value}
+    below = (_leaves(each, f"{key}.{name}" if key else str(name)) for name, each in value.items())
+    return {name: each for leaves in below for name, each in leaves.items()}
+
+
+def prepare(folder: Path, text: str) -> None:
+    """Write a run's configuration; a run without a checkpoint begins anew."""
+    if not has_checkpoint(folder):
+        (folder / "run.json").unlink(missing_ok=True)
+    with whole_file(folder / "config.yaml") as path:
+        path.write_text(text)
+
+
+def carry_out(folder: Path, command: Sequence[str], environment: Mapping[str, str]) -> Record:
+    """Begin a run, or go on from its last checkpoint, and wait for its end."""
+    going_on = has_checkpoint(folder)
+    first_version = 1 + max((version(path, folder) for path in folder.rglob("version_*")), default=-1)
+    before = replace(read_record(folder), exit_code=None) if going_on else Record(first_version=first_version)
+    config = str(folder.absolute() / "config.yaml")
+    words, started = [*command, "fit", "--config", config, *["--ckpt_path", "last"] * going_on], time.monotonic()
+    with (folder / "log.txt").open("ab") as log:
+        log.write(f"$ {' '.join(words)}\n".encode())
+        log.flush()
+        # A session of its own: Ctrl-C reaches the sweep, which stops the run in good order.
+        process = subprocess.Popen(
+            words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True
+        )
+    with process:
+        write_record(folder, replace(before, pid=process.pid))
+        code = process.wait()
+    seconds = before.seconds + time.monotonic() - started
+    write_record(folder, record := replace(before, pid=process.pid, exit_code=code, seconds=seconds))
+    return record
+
+
+def _job(folders: Sequence[Path], command: Sequence[str], variables: Mapping[str, str], config: DictConfig) -> None:
+    """Carry out the run with the job's number, in this process or one of the launcher's."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # the launcher's process, which Ctrl-C reaches
+        signal.signal(signal.SIGINT, lambda *_: _STOPPING.set())
+    if _STOPPING.is_set():
+        return
+    log_to_stderr()
+    folder = folders[int(HydraConfig.get().job.num)]
+    _logger.info("under way: %s", folder / "log.txt")
+    record = carry_out(folder, command, os.environ | variables)
+    _logger.info("%s after %.0f s: %s", record.state, record.seconds, folder.name)
+    if record.state == "stopped":
+        _STOPPING.set()
+
+
+def launch(sweep: Sweep, folders: Sequence[Path], command: Sequence[str]) -> int:
+    """Have Hydra's launcher carry runs out; SIGINT and SIGTERM stop them, the second one at once.
+
+    Returns:
+        0, or the number of the signal that stopped the sweep.
+    """
+    received: list[int] = []
+
+    def on_signal(number: int, frame: object) -> None:
+        _STOPPING.set()
+        for process in filter(None, map(_process, folders)):
+            with contextlib.suppress(psutil.Error):
+                process.send_signal(signal.SIGKILL if received else signal.SIGTERM)
+        received.append(number)
+        if len(received) > 1:
+            raise KeyboardInterrupt
+        _logger.info("stopping: every run writes a checkpoint first; once more kills them")
+
+    _STOPPING.clear()
+    settings, callbacks = sweep.config.hydra, Callback()
+    variables = threads(settings.launcher, len(folders), os.environ | dict(settings.job.env_set))
+    job = functools.partial(_job, tuple(folders), tuple(command), variables)
+    context = HydraContext(config_loader=sweep.loader, callbacks=callbacks)  # type: ignore[arg-type]  # Hydra's private
+    launcher = Plugins.instance().instantiate_launcher(context, job, sweep.config)
+    before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    with contextlib.ExitStack() as stack, contextlib.suppress(KeyboardInterrupt):
+        stack.callback(lambda: [signal.signal(number, handler) for number, handler in before.items()])
+        for ended in launcher.launch([[f"hydra.sweep.subdir='{each.name}'"] for each in folders], initial_job_idx=0):
+            _ = ended.return_value  # raises what the job raised
+    return received[0] if received else 0
+
+
+def threads(launcher: Mapping[str, Any], num_runs: int, variables: Mapping[str, str]) -> dict[str, str]:
+    """The variables that give each run at a time its share of half of the cores, unless ``OMP_NUM_THREADS`` is set."""
+    cores, jobs = os.cpu_count() or 1, int(launcher.get("n_jobs") or 1)
+    at_a_time = min(num_runs, jobs if jobs > 0 else max(1, cores + 1 + jobs))
+    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")  # joblib sets them where they are unset
+    alone = at_a_time < 2 or "OMP_NUM_THREADS" in variables
+    return {} if alone else {name: str(max(1, cores // 2 // at_a_time)) for name in names if name not in variables}
+
+
+def log_to_stderr() -> None:
+    """Say on stderr what happens, without what Hydra says of its launchers."""
+    logging.basicConfig(level=os.environ.get("GIGPO_LOG_LEVEL", "INFO"), format="%(message)s", stream=sys.stderr)
+    for name in ("hydra", "hydra_plugins"):
+        logging.getLogger(name).setLevel(logging.WARNING)
