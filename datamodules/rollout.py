@@ -11,7 +11,7 @@ from datamodules.stream import ExperienceDataModule, stream
 from gigpo_lightning.engines.base import RolloutEngine
 from gigpo_lightning.environments.base import TaskSource
 from gigpo_lightning.environments.splits import check_apart, check_split_names, with_training_panel
-from gigpo_lightning.experience import Batching, Experience
+from gigpo_lightning.experience import Batching, Experience, StepScorer
 from gigpo_lightning.interruption import AsksToStop, play_unless_stopped
 from gigpo_lightning.prompts.base import Prompt
 from gigpo_lightning.ranks import dealt_back, gather, place
@@ -37,6 +37,7 @@ class RolloutDataModule(ExperienceDataModule):
         test_splits: Splits that ``test`` plays.
         predict_split: Split that ``predict`` plays.
         allow_shared_tasks: Let held-out and test splits share tasks with each other and with the training split.
+        scorers: Give every step numbers before credit is assigned, such as ``gigpo_lightning.scorers.SampledEntropy``.
         **player: The other arguments of ``RolloutPlayer``.
 
     Raises:
@@ -55,6 +56,7 @@ class RolloutDataModule(ExperienceDataModule):
         test_splits: Sequence[str] = ("valid_unseen",),
         predict_split: str = "valid_unseen",
         allow_shared_tasks: bool = False,
+        scorers: list[StepScorer] | None = None,
         **player: Any,
     ) -> None:
         self.player = RolloutPlayer(environment, tasks, prompt, engine, **player)
@@ -63,6 +65,7 @@ class RolloutDataModule(ExperienceDataModule):
         self.held_out_splits, self.test_splits = tuple(held_out_splits), tuple(test_splits)
         self.predict_split = predict_split
         self.allow_shared_tasks = allow_shared_tasks
+        self.scorers = scorers or []
         if not allow_shared_tasks:
             for name in ("held_out_splits", "test_splits"):
                 check_split_names(name, getattr(self, name), self.player.train_split)
@@ -143,7 +146,13 @@ class RolloutDataModule(ExperienceDataModule):
         temperature = self.player.sampling.temperature
         with profiler.profile("credit"):
             return Experience.of(
-                played, module.credit, epoch=epoch, policy_version=module.policy_version, temperature=temperature
+                played,
+                module.credit,
+                epoch=epoch,
+                policy_version=module.policy_version,
+                temperature=temperature,
+                scorers=self.scorers,
+                policy=self.player.engine,
             )
 
     def _held_out(self, split: str) -> Iterator[HeldOutEpisodes]:

@@ -1,10 +1,10 @@
 """What is learnt from: groups of episodes, their table, its credit, and the minibatches made of both.
 
-groups ─▶ StepTable ─▶ CreditEstimator ─▶ Credit ─▶ minibatches
+groups ─▶ StepTable (with scores of scorers) ─▶ CreditEstimator ─▶ Credit ─▶ minibatches
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -12,12 +12,26 @@ import numpy as np
 
 from gigpo_lightning.algorithm import Credit, CreditEstimator
 from gigpo_lightning.batch import Minibatch, make_minibatches, with_old_logprobs
+from gigpo_lightning.engines.base import Scorer
 from gigpo_lightning.errors import check_count, check_seed
 from gigpo_lightning.policy_view import PolicyView
 from gigpo_lightning.ranks import gather, place
 from gigpo_lightning.rollout.episode import noise_seed
 from gigpo_lightning.rollout.group_sampler import PlayedGroups
-from gigpo_lightning.trajectory import Step, StepTable, Trajectory
+from gigpo_lightning.trajectory import Step, StepTable, Trajectory, TrajectoryGroup
+
+
+@runtime_checkable
+class StepScorer(Protocol):
+    """Gives every step numbers after play and before credit; chosen by ``class_path``."""
+
+    def score(self, groups: Sequence[TrajectoryGroup], policy: Scorer | None) -> Mapping[str, Sequence[float]]:
+        """Columns by name, in the row order of ``StepTable.from_groups``; not a number where a step has none.
+
+        Args:
+            groups: A rank's episodes.
+            policy: Log-probabilities under the weights that played; None of stored episodes.
+        """
 
 
 @runtime_checkable
@@ -82,6 +96,8 @@ class Experience:
         epoch: int,
         policy_version: int | None = None,
         temperature: float = 1.0,
+        scorers: Sequence[StepScorer] = (),
+        policy: Scorer | None = None,
     ) -> "Experience":
         """Assign the credit of an epoch's episodes, fresh or stored.
 
@@ -91,9 +107,14 @@ class Experience:
             epoch: The epoch that learns from them.
             policy_version: Version of the weights that played them; default: the newest that wrote a step.
             temperature: That replies were drawn at.
+            scorers: Give every step numbers before credit is assigned, which are logged as ``scores/<name>``.
+            policy: What scorers may ask for log-probabilities: the engine that played.
         """
         started = time.perf_counter()
-        table = StepTable.from_groups(played.groups)
+        scores: dict[str, Sequence[float]] = {}
+        for scorer in scorers:
+            scores |= scorer.score(played.groups, policy)
+        table = StepTable.from_groups(played.groups, scores)
         assigned = credit.estimate(table)
         return cls(
             epoch=epoch,
@@ -147,7 +168,13 @@ class Experience:
             "rollout/tokens_per_second": tokens / seconds,
             "rollout/episodes_per_second": len(episodes) / seconds,
         }
-        return means | totals | most | speeds
+        return means | totals | most | speeds | self._scores()
+
+    def _scores(self) -> dict[str, float]:
+        """Means of the scores over the steps of all ranks that have one."""
+        by_rank = gather({name: (np.nansum(s), (~np.isnan(s)).sum()) for name, s in self.table.scores.items()})
+        totals = {name: np.sum([of_rank[name] for of_rank in by_rank], axis=0) for name in by_rank[0]}
+        return {f"scores/{name}": float(total / max(1, number)) for name, (total, number) in totals.items()}
 
     def _of_episodes(self) -> list[dict[str, float]]:
         """Figures of each episode, the environment's own among them."""

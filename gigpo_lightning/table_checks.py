@@ -38,6 +38,24 @@ def checked_columns(given: Mapping[str, Iterable[Any]]) -> "dict[str, np.ndarray
     return columns
 
 
+def checked_scores(scores: Mapping[str, Any], length: int) -> "dict[str, np.ndarray[Any, np.dtype[Any]]]":
+    """Convert named scores to float64; a step without one has no number.
+
+    Raises:
+        ValueError: If one is not as long as the table, not numeric, or infinite.
+    """
+    columns = {}
+    for name, values in scores.items():
+        column = np.asarray(values)
+        if column.shape != (length,) or column.dtype.kind not in "iuf":
+            raise ValueError(f"scores[{name!r}] must be {length} numbers, one a row, got {column.dtype} {column.shape}")
+        if np.isinf(column).any():
+            row = int(np.flatnonzero(np.isinf(column))[0])
+            raise ValueError(f"scores[{name!r}] must be finite or not a number, got {column[row]} in row {row}")
+        columns[name] = column.astype(np.float64)
+    return columns
+
+
 def _check_rows(columns: "dict[str, np.ndarray[Any, np.dtype[Any]]]") -> None:
     bad = np.flatnonzero(~np.isfinite(columns["reward"]))
     if bad.size:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from gigpo_lightning.table_checks import checked_column, checked_columns
+from gigpo_lightning.table_checks import checked_column, checked_columns, checked_scores
 
 
 class StopReason(StrEnum):
@@ -111,6 +111,8 @@ class StepTable:
         valid_action: Whether the parser accepted the response, bool ``(S,)``.
         success: Of the whole trajectory, bool ``(S,)``.
         policy_version: Of the weights that acted, int64 ``(S,)``.
+        scores: Numbers of every step by name, float64 ``(S,)`` each, not a number where a step has none: what a
+            ``StepScorer`` says before credit is assigned. Absent by default.
 
     Raises:
         ValueError: If a column lacks rows or has a value of the wrong type, a reward is not finite, an id or a step is
@@ -126,11 +128,13 @@ class StepTable:
     valid_action: np.ndarray
     success: np.ndarray
     policy_version: np.ndarray
+    scores: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        columns = checked_columns({column.name: getattr(self, column.name) for column in fields(self)})
+        columns = checked_columns(self.columns())
         for name, values in columns.items():
             object.__setattr__(self, name, values)
+        object.__setattr__(self, "scores", checked_scores(self.scores, len(self)))
 
     def __len__(self) -> int:
         return len(self.reward)
@@ -144,22 +148,38 @@ class StepTable:
         order = visit_order(self.trajectory_id, self.step_index)
         if (order == np.arange(len(order))).all():
             return self, order  # as a rollout's rows are
-        table = object.__new__(StepTable)  # sorting makes no row wrong: nothing needs to be checked again
-        for column in fields(self):
-            object.__setattr__(table, column.name, getattr(self, column.name)[order])
-        return table, order
+        return self.take(order), order
+
+    def columns(self) -> dict[str, np.ndarray]:
+        """Its columns by name, in their order; scores are none of them."""
+        return {column.name: getattr(self, column.name) for column in fields(self) if column.name != "scores"}
+
+    def take(self, rows: np.ndarray) -> "StepTable":
+        """Some of its rows, each at most once; nothing is checked again, because no row is another.
+
+        Args:
+            rows: Their numbers, in the order that they are wanted in.
+        """
+        table = object.__new__(StepTable)
+        for name, column in self.columns().items():
+            object.__setattr__(table, name, column[rows])
+        object.__setattr__(table, "scores", {name: column[rows] for name, column in self.scores.items()})
+        return table
 
     @classmethod
-    def from_groups(cls, groups: Sequence[TrajectoryGroup]) -> "StepTable":
+    def from_groups(
+        cls, groups: Sequence[TrajectoryGroup], scores: Mapping[str, Sequence[float]] | None = None
+    ) -> "StepTable":
         """Flatten groups into rows, group by group, trajectory by trajectory, step by step.
 
         Args:
             groups: Complete groups; their position is their ``episode_group_id``.
+            scores: Numbers of every step by name, in the order of iteration.
 
         Returns:
             A table with one row per step, in the order of iteration.
         """
-        rows: dict[str, list[object]] = {column.name: [] for column in fields(cls)}
+        rows: dict[str, list[object]] = {column.name: [] for column in fields(cls) if column.name != "scores"}
         trajectory_id = 0
         for group_id, group in enumerate(groups):
             for trajectory in group.trajectories:
@@ -168,7 +188,8 @@ class StepTable:
                     for name, value in zip(rows, (*row, trajectory.success, step.policy_version), strict=True):
                         rows[name].append(value)
                 trajectory_id += 1
-        return cls(**{name: checked_column(name, values) for name, values in rows.items()})
+        columns = {name: checked_column(name, values) for name, values in rows.items()}
+        return cls(**columns, scores={name: np.asarray(each) for name, each in (scores or {}).items()})
 
 
 def visit_order(

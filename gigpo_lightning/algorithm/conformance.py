@@ -121,7 +121,7 @@ def _reordered(credit: Credit, order: np.ndarray[Any, np.dtype[np.int64]]) -> Cr
 
 
 def _take(table: StepTable, rows: np.ndarray[Any, np.dtype[np.int64]]) -> StepTable:
-    return replace(table, **{column.name: getattr(table, column.name)[rows] for column in fields(table)})
+    return table.take(rows)
 
 
 def _draw_table(generator: np.random.Generator) -> StepTable:
