@@ -157,18 +157,18 @@ class Experience:
         They are of all ranks' episodes, each counted once. Discarded groups count as well: without them a success rate
         would be that of the tasks that are sometimes won.
         """
-        by_rank = gather((self._of_episodes(), self._counts(), self._most()))
+        by_rank = gather((self._of_episodes(), self._counts(), self._slowest()))
         episodes = [figures for of_rank, _, _ in by_rank for figures in of_rank]
         means = {f"rollout/{name}": value for name, value in _means(episodes).items()}
         _, counted, measured = by_rank[0]
         totals = {name: sum(counts[name] for _, counts, _ in by_rank) for name in counted}
-        most = {name: max(values[name] for _, _, values in by_rank) for name in measured}
-        tokens, seconds = totals.pop("tokens"), most["time/rollout"]
+        slowest = {name: max(values[name] for _, _, values in by_rank) for name in measured}
+        tokens, seconds = totals.pop("tokens"), slowest["time/rollout"]
         speeds = {
             "rollout/tokens_per_second": tokens / seconds,
             "rollout/episodes_per_second": len(episodes) / seconds,
         }
-        return means | totals | most | speeds | self._scores()
+        return means | totals | slowest | speeds | self._scores()
 
     def _scores(self) -> dict[str, float]:
         """Means of the scores over the steps of all ranks that have one."""
@@ -203,7 +203,7 @@ class Experience:
         }
         return {name: float(count) for name, count in counts.items()}
 
-    def _most(self) -> dict[str, float]:
+    def _slowest(self) -> dict[str, float]:
         """Figures for which the slowest rank counts."""
         return {
             "rollout/staleness_max": float(max(self.policy_version - step.policy_version for step in self._steps())),

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from gigpo_lightning.errors import ShapeUnknownError, check_count, check_range
-from modules.policy import Policy, PolicySource, whole
+from modules.policy import Policy, PolicySource, gathered
 from modules.sharded_policy import ShareableSource
 from modules.stored_weights import StoredWeights
 
@@ -55,7 +55,7 @@ class AdaptedPolicy(Policy):
     def adapter_tensors(self) -> dict[str, Tensor]:
         """The adapters, by the names that PEFT's folders give them."""
         return {
-            f"base_model.model.{name}.{matrix}.weight": whole(getattr(layer, matrix)[_NAME].weight)
+            f"base_model.model.{name}.{matrix}.weight": gathered(getattr(layer, matrix)[_NAME].weight)
             for name, layer in self.adapted_layers()
             for matrix in ("lora_A", "lora_B")
         }
@@ -80,7 +80,7 @@ class AdaptedPolicy(Policy):
 
     def _base(self) -> Iterator[tuple[str, Tensor]]:
         for name, weight in self._base_shares():
-            yield name, whole(weight)
+            yield name, gathered(weight)
 
     def _base_shares(self) -> Iterator[tuple[str, Tensor]]:
         """Every weight beside the adapters, by the name that its checkpoint gives it, as this rank has it."""
@@ -199,5 +199,5 @@ class LoraPolicy:
 
 def _delta(layer: Any) -> Tensor:
     """What an adapter adds to its layer's weight."""
-    a, b = (whole(matrix[_NAME].weight) for matrix in (layer.lora_A, layer.lora_B))
+    a, b = (gathered(matrix[_NAME].weight) for matrix in (layer.lora_A, layer.lora_B))
     return (b @ a).mul_(layer.scaling[_NAME])

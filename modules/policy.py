@@ -143,7 +143,7 @@ class Policy(nn.Module):
         which all ranks have to do together.
         """
         for name, weight in self.model.state_dict().items():
-            yield name, whole(weight)
+            yield name, gathered(weight)
 
     def weight_shapes(self) -> dict[str, tuple[int, ...]]:
         """The whole shape of each of ``named_weights``, in its order; nothing is gathered."""
@@ -167,7 +167,7 @@ class Policy(nn.Module):
         return {name: weights[first.setdefault(id(named[name]), name) if name in named else name] for name in weights}
 
 
-def whole(weight: Tensor) -> Tensor:
+def gathered(weight: Tensor) -> Tensor:
     """A weight as it is where nothing is sharded; all ranks have to ask for it together."""
     return weight.full_tensor() if isinstance(weight, DTensor) else weight
 
