@@ -75,7 +75,7 @@ class HeldOutEvaluation(Callback):
         return {"evaluations": dict(self.evaluations)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take them back."""
+        """Restore the evaluations."""
         self.evaluations = defaultdict(list, state_dict["evaluations"])
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:

@@ -78,9 +78,9 @@ def make_minibatches(
 ) -> list[Minibatch]:
     """Cut a rollout into minibatches: every step once, shuffled, sizes equal but for one row.
 
-    Several ranks cut what they have played together: each minibatch is of all their steps, dealt as one process would
-    have dealt them, and each rank holds its own steps of it. Ranks that have fewer micro-batches than others are given
-    some that only fill up, so that all take part in equally many backward passes.
+    Minibatches of several ranks are cut as a single process would cut them; each rank holds its own steps of each.
+    Ranks with fewer micro-batches than others get some that only fill up, so that all take part in equally many
+    backward passes.
 
     Args:
         groups: The rollout.

@@ -70,6 +70,18 @@ def make_token_batch(
 ) -> TokenBatch:
     """Put prompts and replies into tensors.
 
+    Two replies ``a b`` and ``c`` to the prompt ``P Q``, and ``d`` to ``R``, in the three layouts; ``.`` fills up::
+
+        "shared"           "rows"         "packed"
+        P Q a b c          P Q a b        P Q a b P Q c R d
+        R d . . .          P Q c .
+                           R d . .
+
+        position_ids of the first shared row   0 1 2 3 2
+        reply of the first shared row          0 0 1 1 2
+        source of reply 1 (a b), as places     Q a          the token before each predicts it
+        source of reply 2 (c)                  Q
+
     Args:
         pairs: Token ids of each prompt and of its reply; S of them, and in this order.
         pad_token_id: Fills rows up.
@@ -92,9 +104,9 @@ def make_token_batch(
     position_ids, in_reply = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.int64)
     source, reply_ids = np.zeros((len(pairs), width), dtype=np.int64), np.zeros((len(pairs), width), dtype=np.int64)
     action_mask = np.zeros((len(pairs), width), dtype=bool)
-    begin = 0
-    for row, (block, length) in enumerate(zip(blocks, lengths, strict=True)):
-        row, begin = (0, begin) if one_row else (row, 0)
+    packed = 0  # tokens so far, where all blocks share one row
+    for number_of_block, (block, length) in enumerate(zip(blocks, lengths, strict=True)):
+        row, begin = (0, packed) if one_row else (number_of_block, 0)
         prompt = pairs[block[0]][0]
         if not prompt:
             raise ValueError(f"a prompt must have a token at least, got none for the reply {pairs[block[0]][1]!r}")
@@ -112,7 +124,7 @@ def make_token_batch(
             reply_ids[index, : len(reply)] = reply
             action_mask[index, : len(reply)] = True
             start = end
-        begin += length
+        packed += length
     return TokenBatch(
         input_ids=torch.from_numpy(input_ids),
         position_ids=torch.from_numpy(position_ids),

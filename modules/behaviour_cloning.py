@@ -109,7 +109,7 @@ class BehaviourCloningModule(PolicyModule):
         self.log("cloning/held_out_command_probability", logprobs.sum(1).exp().mean(), batch_size=rows)
 
     def on_validation_epoch_end(self) -> None:
-        """Say how it goes."""
+        """Log the held-out loss in one line."""
         metrics = self.trainer.callback_metrics
         if not self.trainer.sanity_checking and "cloning/held_out_loss" in metrics:
             _logger.info(

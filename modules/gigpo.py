@@ -245,7 +245,7 @@ class GiGPOModule(PolicyModule):
         """Nothing: the episodes have been played, and the Transcripts callback writes them down."""
 
     def state_dict(self, *, destination: Any = None, prefix: str = "", keep_vars: bool = False) -> Any:
-        """The weights that are trained; a reference, and the weights beside adapters, come from where they came from.
+        """The weights that are trained; the reference and frozen base weights are reloaded from their source.
 
         A checkpoint is made of this, so that nothing else is gathered from the ranks for it.
         """
@@ -277,7 +277,7 @@ class GiGPOModule(PolicyModule):
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take them back, once all that is in the checkpoint has proved to be this run's.
+        """Restore them, once all of the checkpoint has proved to be this run's.
 
         Raises:
             ValueError: If the checkpoint was not written by this module, holds another policy's weights, or cannot be

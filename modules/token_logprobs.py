@@ -109,7 +109,7 @@ def _chunks(length: int, vocabulary: int) -> list[slice]:
 
 
 def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, temperature: float) -> Tensor:
-    """A chunk's logits, in float32, of no one else's memory."""
+    """Fresh float32 logits of one chunk; safe to modify in place."""
     logits = hidden @ weight.T
     if bias is not None:
         logits = logits + bias

@@ -91,7 +91,7 @@ class FastPddlEnv(PddlEnv):  # type: ignore[misc]
         self.state = GameState()
         self._last_action = None
         self._moves = 0
-        # Whoever wraps this renames things after loading.
+        # Wrappers may rename entities after load().
         called = tuple((key, info.name, info.definite, info.indefinite) for key, info in self._entity_infos.items())
         self._commands = self._pddl_state.kept.commands_with(called)
         context = {
@@ -343,7 +343,7 @@ def _with_goal(rule: Any, goal: str) -> Any:
 
 @lru_cache(_GAMES_KEPT)
 def _kept(domain: str, grammar: str, problem: str) -> _Kept:
-    """The same for the same game."""
+    """Cached per game."""
     return _Kept(translate(domain, problem))
 
 
