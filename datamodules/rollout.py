@@ -1,6 +1,6 @@
 """The DataModule that streams what a player plays: fresh episodes each epoch, as minibatches."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, cast
 
@@ -140,7 +140,7 @@ class RolloutDataModule(ExperienceDataModule):
 
     def make_experience(self, epoch: int) -> Experience:
         """Play an epoch on the module's weights, and assign its credit; what one rank is asked to drop, all drop."""
-        module, profiler, should_stop = self._module(), cast("Any", self._trainer()).profiler, self._should_stop
+        module, profiler, should_stop = self._module(), cast("Any", self._trainer()).profiler, self._should_stop()
         with profiler.profile("rollout"):
             played = play_unless_stopped(partial(self.player.play, epoch, module, should_stop), should_stop)
         temperature = self.player.sampling.temperature
@@ -156,8 +156,9 @@ class RolloutDataModule(ExperienceDataModule):
             )
 
     def _held_out(self, split: str) -> Iterator[HeldOutEpisodes]:
-        yield self.player.evaluate(split, self._module(), self._should_stop)
+        yield self.player.evaluate(split, self._module(), self._should_stop())
 
-    def _should_stop(self) -> bool:
-        asks = [callback.should_stop() for callback in self._callbacks() if isinstance(callback, AsksToStop)]
-        return any(asks)
+    def _should_stop(self) -> Callable[[], bool]:
+        """Whether a callback knows that the run is to stop; asked at every turn."""
+        asks = [callback.should_stop for callback in self._callbacks() if isinstance(callback, AsksToStop)]
+        return lambda: any([ask() for ask in asks])
