@@ -1,7 +1,7 @@
 """What the command line adds to a run's configuration, so that ``config.yaml`` says all that a run is made of."""
 
 import inspect
-from importlib import import_module
+from pydoc import locate
 from typing import Any
 
 from jsonargparse import Namespace
@@ -31,7 +31,7 @@ def add_standard(settings: Namespace, subcommand: str) -> None:
     callbacks += [_settings(kind) for kind in own]
     if not any(issubclass(each, Preemption) for each in named):
         callbacks.append(_settings(Preemption))
-    keeps = subcommand == "fit" and trainer.get("enable_checkpointing") is not False
+    keeps = subcommand == "fit" and trainer.get("enable_checkpointing") is not False and not trainer.get("barebones")
     if keeps and not any(issubclass(each, Checkpoint) for each in named):
         callbacks.append(_EVERY_EPOCH.clone())
     plugins = _as_list(trainer.get("plugins"))
@@ -52,13 +52,10 @@ def _settings(kind: type) -> Namespace:
 
 
 def _class_of(entry: Any) -> type:
-    """The class that an entry of a configuration names; of an object its own."""
+    """The class that an entry of a configuration names; of an object its own, and of a function none in particular."""
     path = entry.get("class_path") if isinstance(entry, Namespace | dict) else None
-    if path is None:
-        return str if isinstance(entry, str) else type(entry)
-    module, _, name = path.rpartition(".")
-    found: type = getattr(import_module(module), name)
-    return found
+    found = type(entry) if path is None else locate(path)
+    return found if isinstance(found, type) else object
 
 
 def _as_list(value: Any) -> list[Any]:

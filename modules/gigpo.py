@@ -65,6 +65,11 @@ class GiGPOModule(PolicyModule):
         lr_interval: Whether the scheduler is stepped once an epoch or once an optimizer step.
         max_grad_norm: Gradients are scaled down to this norm, in units of loss per parameter.
 
+    Attributes:
+        policy_version: Updates that have made the weights, also in a run that only evaluates a checkpoint's;
+            ``Trainer.global_step`` then is 0.
+        iteration: Epochs done, and so the number of the one that is played.
+
     Raises:
         ValueError: If ``max_grad_norm`` is not positive.
     """
