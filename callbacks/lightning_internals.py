@@ -4,7 +4,8 @@ from collections.abc import Callable
 from typing import Any, cast
 
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import RichProgressBar, TQDMProgressBar
+from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar, Timer, TQDMProgressBar
+from lightning.pytorch.callbacks.timer import Interval
 
 
 def epochs_done(trainer: Trainer) -> int:
@@ -34,6 +35,27 @@ def metrics_to_be_logged(trainer: Trainer) -> tuple[int, dict[str, float]] | Non
         return None
     step = trainer.fit_loop.epoch_loop._batches_that_stepped - 1
     return step, {name: float(value) for name, value in results.metrics(False)["log"].items()}
+
+
+def keep_epochs_whole(trainer: Trainer) -> None:
+    """Have checkpoints be written, and ``max_time`` be looked at, when an epoch is over, where nobody has said when.
+
+    Lightning writes them at the end of an evaluation, before it counts the epoch, and stops between two updates.
+    """
+    for callback in cast("Any", trainer).callbacks:
+        if isinstance(callback, ModelCheckpoint) and callback._save_on_train_epoch_end is None:
+            callback._save_on_train_epoch_end = True
+        if isinstance(callback, Timer):
+            callback._interval = Interval.epoch
+
+
+def saves_within_epochs(callback: ModelCheckpoint) -> str:
+    """The setting by which a callback writes checkpoints that no run could go on from; empty if there is none."""
+    if callback._every_n_train_steps:
+        return f"every_n_train_steps {callback._every_n_train_steps}"
+    if callback._train_time_interval:
+        return f"train_time_interval {callback._train_time_interval}"
+    return "save_on_train_epoch_end False" if callback._save_on_train_epoch_end is False else ""
 
 
 def show_length(trainer: Trainer, num_batches: int) -> None:

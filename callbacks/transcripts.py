@@ -10,11 +10,12 @@ from lightning.pytorch import LightningModule, Trainer
 
 from callbacks.watching import ExperienceCallback
 from gigpo_lightning.algorithm import Credit, CreditEstimator
+from gigpo_lightning.experience import scored_table
 from gigpo_lightning.figures import best_median_worst, credited_groups, shown_by, transcript
 from gigpo_lightning.policy_view import PolicyView
 from gigpo_lightning.rollout.player import HeldOutEpisodes
 from gigpo_lightning.rollout.store import write_trajectories
-from gigpo_lightning.trajectory import StepTable, TrajectoryGroup
+from gigpo_lightning.trajectory import TrajectoryGroup
 
 _logger = logging.getLogger(__name__)
 
@@ -50,7 +51,7 @@ class Transcripts(ExperienceCallback):
             return
         epoch, played, credit = experience.epoch, experience.played, experience.credit
         due = self.every_n_epochs and epoch % self.every_n_epochs == 0
-        if due and log_dir is not None and not played.stored:
+        if due and log_dir is not None:
             self._write(trainer, log_dir, pl_module, f"epoch_{epoch}", played.groups, credit, experience.temperature)
         if self.text_every_n_epochs and epoch % self.text_every_n_epochs == 0:
             self._show(trainer, "rollout", played.groups, credit)
@@ -61,7 +62,7 @@ class Transcripts(ExperienceCallback):
         """Show some of the held-out episodes."""
         if isinstance(outputs, HeldOutEpisodes) and trainer.is_global_zero:
             compared = any(len(group.trajectories) > 1 for group in outputs.groups)
-            credit = _credit(pl_module, outputs.groups) if compared else None
+            credit = _credit(trainer, pl_module, outputs.groups) if compared else None
             self._show(trainer, f"held_out/{outputs.split}", outputs.groups, credit)
 
     def on_predict_batch_end(
@@ -73,7 +74,7 @@ class Transcripts(ExperienceCallback):
         """
         log_dir = trainer.log_dir  # asked on every rank: it is broadcast
         if isinstance(batch, HeldOutEpisodes) and batch.groups:  # of few tasks a rank may have none
-            credit = _credit(pl_module, batch.groups)
+            credit = _credit(trainer, pl_module, batch.groups)
             name = f"predict_{batch.split}"
             path = self._write(trainer, log_dir, pl_module, name, batch.groups, credit, batch.temperature)
             _logger.info("episodes written to %s", path)
@@ -109,7 +110,7 @@ class Transcripts(ExperienceCallback):
         return path
 
 
-def _credit(pl_module: LightningModule, groups: Sequence[TrajectoryGroup]) -> Credit:
+def _credit(trainer: Trainer, pl_module: LightningModule, groups: Sequence[TrajectoryGroup]) -> Credit:
     """What the module's estimator says of episodes that it is not to learn of: one that remembers is copied."""
     estimator = copy.deepcopy(cast("CreditEstimator", pl_module.credit))
-    return estimator.estimate(StepTable.from_groups(groups))
+    return estimator.estimate(scored_table(groups, getattr(cast("Any", trainer).datamodule, "scorers", ())))

@@ -5,12 +5,13 @@ import time
 from functools import cached_property
 from itertools import zip_longest
 from pathlib import Path
+from typing import Any, cast
 
 from torch.utils.data import DataLoader
 
 from datamodules.stream import ExperienceDataModule
 from gigpo_lightning.batch import Minibatch
-from gigpo_lightning.experience import Batching, Experience
+from gigpo_lightning.experience import Batching, Experience, StepScorer
 from gigpo_lightning.ranks import place
 from gigpo_lightning.rollout.group_sampler import PlayedGroups
 from gigpo_lightning.rollout.progress import RolloutProgress
@@ -39,15 +40,22 @@ class ReplayDataModule(ExperienceDataModule):
         minibatch_size: Steps of one optimizer step; default: all steps of the epoch.
         micro_batch_tokens: Longest micro-batch, rows times longest row, in tokens.
         seed: Of the minibatches.
+        scorers: Give every step numbers before credit is assigned; there is nobody to ask for log-probabilities.
 
     Raises:
         ValueError: If a number is out of its range, or the folder holds no epoch, or lacks the file of a rank.
     """
 
     def __init__(
-        self, folder: str, minibatch_size: int | None = None, micro_batch_tokens: int = 16384, seed: int = 0
+        self,
+        folder: str,
+        minibatch_size: int | None = None,
+        micro_batch_tokens: int = 16384,
+        seed: int = 0,
+        scorers: list[StepScorer] | None = None,
     ) -> None:
-        super().__init__(Batching(minibatch_size=minibatch_size, micro_batch_tokens=micro_batch_tokens, seed=seed))
+        batching = Batching(minibatch_size=minibatch_size, micro_batch_tokens=micro_batch_tokens, seed=seed)
+        super().__init__(batching, scorers)
         self.folder = Path(folder)
         if not self.files:
             raise ValueError(f"folder must hold epoch_0.parquet and so on, found none in {str(folder)!r}")
@@ -83,6 +91,8 @@ class ReplayDataModule(ExperienceDataModule):
         """
         if stage != "fit":
             raise ValueError(f"ReplayDataModule only trains; {stage} plays episodes and needs RolloutDataModule")
+        if cast("Any", self._trainer()).overfit_batches:
+            raise ValueError("trainer.overfit_batches must be left out with ReplayDataModule, which has its episodes")
         epochs = self._trainer().max_epochs or 0
         missing = [epoch for epoch in range(epochs) if epoch not in self.files]
         if epochs < 0 or missing:
@@ -116,8 +126,8 @@ class ReplayDataModule(ExperienceDataModule):
             )
         progress = RolloutProgress(name=f"epoch {epoch}", total=sum(len(group.trajectories) for group in groups))
         seconds = time.perf_counter() - started
-        played = PlayedGroups(groups=tuple(groups), progress=progress, seconds=seconds, stored=True)
-        return Experience.of(played, self._module().credit, epoch=epoch, temperature=temperature)
+        played = PlayedGroups(groups=tuple(groups), progress=progress, seconds=seconds)
+        return Experience.of(played, self._module().credit, epoch=epoch, temperature=temperature, scorers=self.scorers)
 
     def _read(self, epoch: int) -> tuple[list[TrajectoryGroup], float]:
         """An epoch's groups in the order of its tasks, which ranks were dealt in turn, and their temperature."""

@@ -23,8 +23,7 @@ class RolloutDataModule(ExperienceDataModule):
     """Streams fresh rollouts: one epoch is one iteration of GiGPO.
 
     Each epoch's rollout is played exactly once, however often Lightning asks for the data, and only on an engine
-    whose weights are the module's. How it is played is said by the
-    arguments of ``gigpo_lightning.rollout.RolloutPlayer``.
+    whose weights are the module's. The arguments of ``gigpo_lightning.rollout.RolloutPlayer`` say how it is played.
 
     Args:
         environment: Prototype of the environment; it is copied into every slot and never reset itself.
@@ -61,11 +60,11 @@ class RolloutDataModule(ExperienceDataModule):
     ) -> None:
         self.player = RolloutPlayer(environment, tasks, prompt, engine, **player)
         seed = self.player.seed
-        super().__init__(Batching(minibatch_size=minibatch_size, micro_batch_tokens=micro_batch_tokens, seed=seed))
+        batching = Batching(minibatch_size=minibatch_size, micro_batch_tokens=micro_batch_tokens, seed=seed)
+        super().__init__(batching, scorers)
         self.held_out_splits, self.test_splits = tuple(held_out_splits), tuple(test_splits)
         self.predict_split = predict_split
         self.allow_shared_tasks = allow_shared_tasks
-        self.scorers = scorers or []
         if not allow_shared_tasks:
             for name in ("held_out_splits", "test_splits"):
                 check_split_names(name, getattr(self, name), self.player.train_split)
@@ -82,8 +81,9 @@ class RolloutDataModule(ExperienceDataModule):
                 more tasks than the training panel holds or fewer than there are ranks.
         """
         player, trainer = self.player, cast("Any", self._trainer())
-        if stage == "fit" and trainer.overfit_batches:
-            player.overfit(int(trainer.overfit_batches))
+        if stage == "fit":
+            player.same_tasks = int(trainer.overfit_batches) or None
+        if player.same_tasks:
             trainer.limit_train_batches = 1.0  # Lightning would cut the epoch after as many minibatches
         splits = {
             "fit": (player.train_split, *self.held_out_splits),

@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from callbacks.lightning_internals import show_length
 from gigpo_lightning.batch import Minibatch
-from gigpo_lightning.experience import Batching, Experience, WatchesExperience
+from gigpo_lightning.experience import Batching, Experience, StepScorer, WatchesExperience
 from gigpo_lightning.ranks import end_processes
 from modules import GiGPOModule
 
@@ -19,14 +19,16 @@ class ExperienceDataModule(LightningDataModule):
 
     Args:
         batching: How an epoch's steps are cut into minibatches.
+        scorers: Give every step numbers before credit is assigned.
 
     Attributes:
         experience: The latest epoch's.
     """
 
-    def __init__(self, batching: Batching) -> None:
+    def __init__(self, batching: Batching, scorers: list[StepScorer] | None = None) -> None:
         super().__init__()
         self.batching = batching
+        self.scorers = scorers or []
         self.experience: Experience | None = None
         self._made: tuple[int, int] | None = None  # the epoch, and the version of the weights then
         self._minibatches: list[Minibatch] = []

@@ -111,10 +111,7 @@ class Experience:
             policy: What scorers may ask for log-probabilities: the engine that played.
         """
         started = time.perf_counter()
-        scores: dict[str, Sequence[float]] = {}
-        for scorer in scorers:
-            scores |= scorer.score(played.groups, policy)
-        table = StepTable.from_groups(played.groups, scores)
+        table = scored_table(played.groups, scorers, policy)
         assigned = credit.estimate(table)
         return cls(
             epoch=epoch,
@@ -216,6 +213,16 @@ class Experience:
 
     def _steps(self) -> list[Step]:
         return [s for group in self.played.every() for episode in group.trajectories for s in episode.steps]
+
+
+def scored_table(
+    groups: Sequence[TrajectoryGroup], scorers: Sequence[StepScorer] = (), policy: Scorer | None = None
+) -> StepTable:
+    """The table of some groups, with the scores of their steps."""
+    scores: dict[str, Sequence[float]] = {}
+    for scorer in scorers:
+        scores |= scorer.score(groups, policy)
+    return StepTable.from_groups(groups, scores)
 
 
 def _means(episodes: list[dict[str, float]]) -> dict[str, float]:

@@ -7,7 +7,7 @@ This is what a Lightning run does, in one process, to the last bit; ``tests/test
 from collections.abc import Iterator, Sequence
 
 from gigpo_lightning.algorithm import CreditEstimator
-from gigpo_lightning.experience import Batching, Experience
+from gigpo_lightning.experience import Batching, Experience, StepScorer
 from gigpo_lightning.policy_view import PolicyView
 from gigpo_lightning.rollout.player import HeldOutEpisodes, RolloutPlayer
 from gigpo_lightning.update import Learner
@@ -21,6 +21,7 @@ def train(
     batching: Batching,
     epochs: int,
     held_out_splits: Sequence[str] = (),
+    scorers: Sequence[StepScorer] = (),
 ) -> Iterator[tuple[dict[str, float], list[HeldOutEpisodes]]]:
     """Train a policy, and yield each epoch's metrics and evaluations.
 
@@ -32,21 +33,26 @@ def train(
         batching: How an epoch's steps are cut into minibatches.
         epochs: Number of iterations.
         held_out_splits: Evaluated after each.
+        scorers: Give every step numbers before credit is assigned.
     """
     player.read_panels([player.train_split, *held_out_splits])
-    for epoch in range(epochs):
-        played = player.play(epoch, policy)  # syncs first: the engine gets the policy's weights, and proves it
-        experience = Experience.of(
-            played,
-            credit,  # A = A_E + ω·A_S, one advantage a step
-            epoch=epoch,
-            policy_version=policy.policy_version,
-            temperature=player.sampling.temperature,
-        )
-        metrics = experience.metrics()
-        for minibatch in experience.minibatches(policy, batching):
-            losses = learner.update(minibatch, progress=epoch / max(1, epochs - 1))
-            metrics |= {f"loss/{name}": value for name, value in losses.items()}  # of the last one
-        learner.end_epoch()
-        yield metrics, [player.evaluate(split, policy) for split in held_out_splits]
-    player.close()
+    try:
+        for epoch in range(epochs):
+            played = player.play(epoch, policy)  # the engine first gets the policy's weights, and proves it
+            experience = Experience.of(
+                played,
+                credit,  # A = A_E + ω·A_S, one advantage a step
+                epoch=epoch,
+                policy_version=policy.policy_version,
+                temperature=player.sampling.temperature,
+                scorers=scorers,
+                policy=player.engine,
+            )
+            metrics = experience.metrics()
+            for minibatch in experience.minibatches(policy, batching):
+                losses = learner.update(minibatch, progress=epoch / max(1, epochs - 1))
+                metrics |= {f"loss/{name}": value for name, value in losses.items()}  # of the last one
+            learner.end_epoch()
+            yield metrics, [player.evaluate(split, policy) for split in held_out_splits]
+    finally:
+        player.close()

@@ -74,15 +74,26 @@ def check_kept(checkpoint: dict[str, Any], credit: CreditEstimator, rule: str) -
     return kept
 
 
+def check_place(kept: dict[str, Any], lr_interval: str, rule: str) -> None:
+    """Refuse a checkpoint whose place in its run no run can go on from.
+
+    Raises:
+        ValueError: If it was written before its epoch was over, or the scheduler counted something else.
+    """
+    if kept.get("within_epoch"):
+        raise ValueError(f"{rule} from the end of an epoch; this one was written before its epoch was over")
+    counted = kept.get("lr_interval", "epoch")
+    if counted != lr_interval:
+        raise ValueError(f"{rule} of a run with lr_interval {lr_interval!r}; this one had {counted!r}")
+
+
 def check_training_state(checkpoint: dict[str, Any], num_parameters: int, has_scheduler: bool, rule: str) -> None:
     """Refuse a checkpoint that one can evaluate and not go on from.
 
     Raises:
-        ValueError: If it was written within an epoch, the optimizer's state is missing or another's, or there is no
-            scheduler where the run has one, or the other way round; the message begins with ``rule``.
+        ValueError: If the optimizer's state is missing or another's, or there is no scheduler where the run has one,
+            or the other way round; the message begins with ``rule``.
     """
-    if checkpoint["gigpo"].get("within_epoch"):
-        raise ValueError(f"{rule} from the end of an epoch; this one was written between two updates of one")
     optimizers, schedulers = checkpoint.get("optimizer_states"), checkpoint.get("lr_schedulers")
     if not optimizers or schedulers is None or "loops" not in checkpoint:
         raise ValueError(f"{rule} with the optimizer's state to go on from; this one has weights only")

@@ -28,6 +28,7 @@ from gigpo_lightning.update import Learner, NotFiniteError
 from modules.checkpoint_io import check_for_another_reader
 from modules.checkpoint_state import (
     check_kept,
+    check_place,
     check_training_state,
     check_weights,
     log_again,
@@ -74,7 +75,7 @@ class GiGPOModule(PolicyModule):
         ValueError: If ``max_grad_norm`` is not positive.
     """
 
-    optimizer_arguments = ("optimizer", "lr_scheduler", "lr_interval")
+    optimizer_arguments = ("optimizer", "lr_scheduler")
     """The arguments that a run which goes on takes from its checkpoint."""
 
     missing_callbacks = staticmethod(missing_callbacks)  # that a run has unless it names its own
@@ -122,7 +123,9 @@ class GiGPOModule(PolicyModule):
         """
         check_trainer(trainer, self.credit)
         rehearsal = rehearse_policy(self.policy_source)
-        rehearse_optimization(rehearsal.policy, self.make_optimizer, self.make_lr_scheduler, trainer.max_epochs)
+        rehearse_optimization(
+            rehearsal.policy, self.make_optimizer, self.make_lr_scheduler, trainer.max_epochs, self.lr_interval
+        )
         return rehearsal
 
     def configure_callbacks(self) -> list[Callback]:
@@ -200,6 +203,10 @@ class GiGPOModule(PolicyModule):
             execution=StrategyExecution(self),
         )
 
+    def teardown(self, stage: str) -> None:
+        """Let go of the learner, which holds the Trainer's optimizer."""
+        self._learner = None
+
     def training_step(self, batch: Minibatch, batch_idx: int) -> dict[str, Any]:
         """Take one optimizer step, as ``Learner.update`` does; its terms are returned as well as logged.
 
@@ -273,6 +280,7 @@ class GiGPOModule(PolicyModule):
         self.check_finite_weights()
         within_epoch = self._trainer is not None and self._updated_epoch == self.iteration
         checkpoint["gigpo"] = {
+            "lr_interval": self.lr_interval,
             "within_epoch": within_epoch,  # a run cannot go on from here: the epoch's other updates would be lost
             "policy_version": self.policy_version,
             "iteration": self.iteration,
@@ -313,9 +321,12 @@ class GiGPOModule(PolicyModule):
         path = trainer.ckpt_path if trainer is not None else None
         rule = f"ckpt_path {str(path)!r} must name a checkpoint" if path else "ckpt_path must name a checkpoint"
         kept = check_kept(checkpoint, self.credit, rule)
+        fitting = trainer is not None and trainer.state.fn == TrainerFn.FITTING
+        if fitting:
+            check_place(kept, self.lr_interval, rule)
         if "state_dict" in checkpoint:  # a folder, in which each rank has a file, is loaded in place
             check_weights(checkpoint["state_dict"], self.state_dict(), rule)
-            if trainer is not None and trainer.state.fn == TrainerFn.FITTING:
+            if fitting:
                 num_parameters = sum(each.requires_grad for each in self.policy.parameters())
                 check_training_state(checkpoint, num_parameters, self.make_lr_scheduler is not None, rule)
         return kept

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import nn
 
+from callbacks.lightning_internals import keep_epochs_whole, saves_within_epochs
 from gigpo_lightning.algorithm import CreditEstimator
 from gigpo_lightning.algorithm.advantages import ComparesTasks
 from gigpo_lightning.errors import ShapeUnknownError
@@ -56,8 +58,8 @@ def check_trainer(trainer: Any, credit: CreditEstimator) -> None:
             "trainer.precision must be 32-true or bf16-mixed, got 16-mixed: it scales gradients, and max_grad_norm "
             "would be of the scaled ones"
         )
-    for name, neutral in (("gradient_clip_val", None), ("accumulate_grad_batches", 1)):
-        if getattr(trainer, name, neutral) != neutral:
+    for name, neutral in (("gradient_clip_val", (None, 0)), ("accumulate_grad_batches", (1,))):
+        if getattr(trainer, name, neutral[0]) not in neutral:
             raise ValueError(
                 f"trainer.{name} must be left out, got {getattr(trainer, name)}: max_grad_norm and the "
                 "data's minibatch_size are in its place"
@@ -72,6 +74,8 @@ def check_trainer(trainer: Any, credit: CreditEstimator) -> None:
 
 def _check_that_epochs_are_whole(trainer: Any) -> None:
     """Refuse settings that would break an epoch off: an iteration plays once and learns from all that it has played.
+
+    ``max_time`` ends a run after the epoch in which it is over.
 
     Raises:
         ValueError: If there is one; the message names it and what to set instead.
@@ -88,10 +92,10 @@ def _check_that_epochs_are_whole(trainer: Any) -> None:
         raise ValueError(
             f"trainer.max_steps must be left out, got {trainer.max_steps}: {whole}; use trainer.max_epochs"
         )
-    if trainer.val_check_interval != 1.0:
+    interval = getattr(trainer, "_val_check_time_interval", None) or getattr(trainer, "val_check_interval", None)
+    if not (isinstance(interval, float) and interval == 1.0):
         raise ValueError(
-            f"trainer.val_check_interval must be left out, got {trainer.val_check_interval}: {whole}; use "
-            "trainer.check_val_every_n_epoch"
+            f"trainer.val_check_interval must be left out, got {interval}: {whole}; use trainer.check_val_every_n_epoch"
         )
     if isinstance(trainer.overfit_batches, float) and trainer.overfit_batches:
         raise ValueError(
@@ -99,13 +103,14 @@ def _check_that_epochs_are_whole(trainer: Any) -> None:
             "again"
         )
     for callback in trainer.checkpoint_callbacks:
-        within = {name: getattr(callback, f"_{name}", None) for name in ("every_n_train_steps", "train_time_interval")}
-        for name, value in within.items():
-            if value:
-                raise ValueError(
-                    f"{name} of {type(callback).__name__} must be left out, got {value}: a run can go on from the end "
-                    "of an epoch alone; use every_n_epochs"
-                )
+        setting = saves_within_epochs(callback) if isinstance(callback, ModelCheckpoint) else ""
+        if setting:
+            name, _, value = setting.partition(" ")
+            raise ValueError(
+                f"{name} of {type(callback).__name__} must be left out, got {value}: a run can go on from the end of "
+                "an epoch alone; use every_n_epochs"
+            )
+    keep_epochs_whole(trainer)
 
 
 def rehearse_policy(source: PolicySource) -> Rehearsal:
@@ -142,14 +147,16 @@ def rehearse_optimization(
     make_optimizer: OptimizerCallable,
     make_lr_scheduler: LRSchedulerCallable | None,
     max_epochs: int | None,
+    lr_interval: str = "epoch",
 ) -> None:
     """Make the optimizer of a policy, take a step with it, and step the scheduler through the whole run.
 
     Args:
         policy: Without its weights; None leaves out what only its shape could show.
         make_optimizer: Makes the optimizer.
-        make_lr_scheduler: Makes the scheduler, which is stepped once an epoch.
+        make_lr_scheduler: Makes the scheduler; it is stepped as often as a run has epochs.
         max_epochs: Of the run; -1 or None is a run without an end.
+        lr_interval: What the scheduler counts in the run.
 
     Raises:
         ValueError: If one of them cannot train here; the message begins with ``optimizer`` or ``lr_scheduler``.
@@ -170,6 +177,11 @@ def rehearse_optimization(
             )
         if make_lr_scheduler is not None:
             scheduler: Any = make_lr_scheduler(optimizer)
+            if lr_interval == "step" and getattr(scheduler, "monitor", None) is not None:
+                raise ValueError(
+                    f"lr_interval must be 'epoch' with {_name(scheduler)}, got 'step': what it watches is logged once "
+                    "an epoch"
+                )
             epochs = _NO_END if max_epochs is None or max_epochs < 0 else min(max_epochs, _LONGEST)
             own = inspect.signature(type(scheduler)).parameters
             held = {key: value for key, value in vars(scheduler).items() if key in own and key != "last_epoch"}

@@ -66,6 +66,23 @@ def test_a_scorer_may_ask_what_played(tmp_path):
     assert "place" in data.experience.table.scores
 
 
+class WantsScores(GiGPO):
+    def estimate(self, table):
+        assert len(table.scores["sampled_entropy"]) == len(table)
+        return super().estimate(table)
+
+
+def test_an_estimator_that_wants_scores_finds_them_in_evaluations_too(tmp_path):
+    module = tiny_module()
+    module.credit = WantsScores()
+    data = walking_data(
+        random_walk(module), scorers=[SampledEntropy()], held_out_splits=["valid_seen"], held_out_repeats=2
+    )
+    trainer = quiet_trainer(tmp_path, ScriptedSync(), max_epochs=1)
+    trainer.fit(module, data)
+    trainer.predict(module, data)
+
+
 def test_scores_follow_their_rows():
     table = StepTable.from_groups(GROUPS, {"place": [0.0, 1.0, 2.0]})
     assert table.take(np.array([2, 0])).scores["place"].tolist() == [2.0, 0.0]

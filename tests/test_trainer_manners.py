@@ -1,5 +1,6 @@
 """Lightning's own settings mean here what they say, or are refused before anything starts."""
 
+import copy
 import math
 from datetime import timedelta
 from pathlib import Path
@@ -50,6 +51,8 @@ def fit(folder, *others, module=None, data=None, ckpt_path=None, **options):
         ({"limit_train_batches": 1}, r"trainer.limit_train_batches must be left out, got 1: .*tasks_per_epoch"),
         ({"limit_train_batches": 0.5}, r"trainer.limit_train_batches must be left out, got 0.5"),
         ({"max_steps": 3}, r"trainer.max_steps must be left out, got 3: .*use trainer.max_epochs"),
+        ({"val_check_interval": 1}, r"trainer.val_check_interval must be left out, got 1: "),
+        ({"val_check_interval": "00:00:00:10"}, r"trainer.val_check_interval must be left out, got "),
         ({"val_check_interval": 2}, r"trainer.val_check_interval must be left out, got 2: .*check_val_every_n_epoch"),
         ({"gradient_clip_val": 0.5}, r"trainer.gradient_clip_val must be left out, got 0.5: max_grad_norm"),
         ({"accumulate_grad_batches": 2}, r"trainer.accumulate_grad_batches must be left out, got 2: .*minibatch_size"),
@@ -72,6 +75,23 @@ def test_checkpoints_between_two_updates_are_refused_when_they_are_configured(tm
         fit(tmp_path, checkpoint, enable_checkpointing=True)
 
 
+def test_a_checkpoint_of_lightning_s_own_is_written_when_its_epoch_is_over(tmp_path):
+    checkpoint = ModelCheckpoint(tmp_path / "kept", filename="{epoch}", save_top_k=-1)
+    data = {"held_out_splits": ["valid_seen"]}
+    options = {"check_val_every_n_epoch": 2, "limit_val_batches": 1.0, "enable_checkpointing": True, "data": data}
+    fit(tmp_path, checkpoint, max_epochs=2, **options)
+    kept = tmp_path / "kept" / "epoch=1.ckpt"
+    _, module, keeper = fit(tmp_path, ckpt_path=kept, **options | {"enable_checkpointing": False})
+    assert len(keeper.tasks) == 1
+    assert module.policy_version == 3
+
+
+def test_a_run_whose_time_is_over_ends_with_its_epoch(tmp_path):
+    trainer, _, keeper = fit(tmp_path, data={"minibatch_size": 8}, max_time={"seconds": 0.001}, max_epochs=5)
+    assert trainer.fit_loop.epoch_progress.current.processed == 1
+    assert sorted(keeper.rows) == list(range(len(trainer.datamodule.experience.table)))
+
+
 def test_a_checkpoint_that_was_written_between_two_updates_is_not_gone_on_from(tmp_path):
     class Hasty(Callback):
         def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
@@ -79,7 +99,7 @@ def test_a_checkpoint_that_was_written_between_two_updates_is_not_gone_on_from(t
                 trainer.save_checkpoint(tmp_path / "within.ckpt")
 
     fit(tmp_path, Hasty(), data={"minibatch_size": 16}, max_epochs=1)
-    with pytest.raises(ValueError, match="from the end of an epoch; this one was written between two updates of one"):
+    with pytest.raises(ValueError, match="from the end of an epoch; this one was written before its epoch was over"):
         fit(tmp_path, ckpt_path=tmp_path / "within.ckpt")
 
 
@@ -119,6 +139,28 @@ def test_a_scheduler_may_watch_a_metric(tmp_path):
     )
     _, _, keeper = fit(tmp_path, module=module)
     assert keeper.rates == pytest.approx([keeper.rates[0], keeper.rates[0], keeper.rates[0] / 2])  # none is better
+
+
+def test_a_scheduler_that_watches_a_metric_cannot_count_updates(tmp_path):
+    module = tiny_module()
+    module.make_lr_scheduler = lambda optimizer: ReduceLROnPlateau(optimizer, monitor="rollout/return")
+    module.lr_interval = "step"
+    with pytest.raises(ValueError, match=r"lr_interval must be 'epoch' with ReduceLROnPlateau, got 'step'"):
+        module.rehearse(quiet_trainer(tmp_path, max_epochs=1))
+
+
+def test_a_run_does_not_go_on_with_a_scheduler_that_counts_something_else(tmp_path):
+    trainer, _, _ = fit(tmp_path, max_epochs=1)
+    trainer.save_checkpoint(tmp_path / "one.ckpt")
+    module = tiny_module()
+    module.lr_interval = "step"
+    with pytest.raises(ValueError, match="of a run with lr_interval 'step'; this one had 'epoch'"):
+        fit(tmp_path, module=module, ckpt_path=tmp_path / "one.ckpt")
+
+
+def test_a_module_that_was_trained_can_be_copied(tmp_path):
+    _, module, _ = fit(tmp_path, max_epochs=1)
+    assert copy.deepcopy(module).policy_version == module.policy_version
 
 
 def test_a_metric_that_nobody_logs_is_named(tmp_path):
@@ -189,7 +231,9 @@ def test_without_checkpoints_none_is_added():
     assert not any("ModelCheckpoint" in each.class_path for each in cli.config.fit.trainer.callbacks)
 
 
-def test_a_file_is_as_short_as_what_is_special_about_its_run():
+def test_a_file_names_a_standard_callback_only_to_set_it():
+    standard = {f"callbacks.{kind.__name__}" for kind in callbacks.STANDARD}
     for path in sorted(Path(ROOT / "configs").rglob("*.yaml")):
-        named = [line for line in path.read_text().splitlines() if line.strip() == "- class_path: callbacks.WeightSync"]
-        assert len(named) <= 1
+        trainer = (yaml.safe_load(path.read_text()) or {}).get("trainer") or {}
+        named = {each["class_path"]: each.get("init_args") for each in trainer.get("callbacks") or []}
+        assert all(named[name] for name in named.keys() & standard), path

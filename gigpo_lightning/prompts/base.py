@@ -78,8 +78,8 @@ class EncodedPrompt:
     Attributes:
         ids: Token ids for the engine.
         truncated: Whether something had to be left out to fit.
-        extras: What an engine is to be given beside token ids, by name, such as images; an engine that does not know a
-            name refuses the prompt.
+        extras: What an engine is to be given beside token ids, by name, such as images; an engine of a model
+            refuses names that it does not know. Stored steps and the update have token ids alone.
     """
 
     ids: tuple[int, ...]

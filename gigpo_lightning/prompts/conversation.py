@@ -22,7 +22,12 @@ class CompactConversationPrompt:
 
         Raises:
             NoRoomError: If the task and the present observation alone are longer.
+            ValueError: If earlier turns are known in words alone, as an expert's demonstrations are.
         """
+        if view.history and not view.turns:
+            raise ValueError(
+                "a conversation must have the tokens of its earlier turns (TurnView.turns), got words alone"
+            )
         now = tokenizer.encode(f"{NOW} {view.observation} {ACT}")
         if view.turns:
             last = view.turns[-1]

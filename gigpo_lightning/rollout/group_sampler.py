@@ -15,7 +15,7 @@ _logger = logging.getLogger(__name__)
 
 @runtime_checkable
 class GroupSampler(Protocol):
-    """Says which groups are worth an update; the DataModule plays others for those that are not."""
+    """Says which groups are worth an update; the player plays others for those that are not."""
 
     @property
     def max_rounds(self) -> int:
@@ -61,7 +61,6 @@ class PlayedGroups:
         rounds: Times that it was played.
         progress: Counts of all rounds.
         seconds: Time that playing them took.
-        stored: Whether they were read and not played.
     """
 
     groups: tuple[TrajectoryGroup, ...]
@@ -69,7 +68,6 @@ class PlayedGroups:
     discarded: tuple[TrajectoryGroup, ...] = ()
     rounds: int = 1
     seconds: float = 0.0
-    stored: bool = False
 
     def every(self) -> tuple[TrajectoryGroup, ...]:
         """All groups that were played."""

@@ -83,7 +83,7 @@ class RolloutPlayer:
     Attributes:
         panels: The tasks of every split that has been read.
         sync: Brings the engine up to date before each rollout.
-        same_tasks: Whether every epoch plays the first one's tasks.
+        same_tasks: Number of tasks that every epoch plays, the same ones; None of a run that plays others.
 
     Raises:
         ValueError: If a number is out of its range.
@@ -139,7 +139,7 @@ class RolloutPlayer:
         self._carried = CarriedEpisodes()
         self._begun_with: tuple[int, list[GroupKey]] = (-1, [])  # an epoch, and the groups that it began with
         self._playing = False
-        self.same_tasks = False
+        self.same_tasks: int | None = None
         self._success_watch = SuccessWatch()
 
     def _check_arguments(self) -> None:
@@ -167,25 +167,16 @@ class RolloutPlayer:
             ValueError: If the source does not know a split, or an epoch wants more tasks than the training split has,
                 or fewer than there are ranks.
         """
+        wanted = self.same_tasks or self.tasks_per_epoch
         if training:
-            check_share(self.tasks_per_epoch, place()[1])
+            check_share(wanted, place()[1])
         for split in splits:
             if split not in self.panels:
                 self.panels[split] = read_panel(self.tasks, split)
-        if training and self.tasks_per_epoch > (known := len(self.panels[self.train_split])):
+        if training and wanted > (known := len(self.panels[self.train_split])):
             raise ValueError(
-                f"tasks_per_epoch must be <= the {known} tasks of split {self.train_split!r}, got "
-                f"{self.tasks_per_epoch}"
+                f"tasks_per_epoch must be <= the {known} tasks of split {self.train_split!r}, got {wanted}"
             )
-
-    def overfit(self, num_tasks: int) -> None:
-        """Play the same tasks in every epoch: the first epoch's, so many of them.
-
-        Raises:
-            ValueError: If the number is not positive.
-        """
-        check_count("num_tasks", num_tasks)
-        self.tasks_per_epoch, self.same_tasks = num_tasks, True
 
     def play(self, epoch: int, policy: PolicyView, should_stop: Callable[[], bool] = never) -> PlayedGroups:
         """Play this rank's share of an epoch's tasks, and others for the groups that the sampler discards.
@@ -205,8 +196,8 @@ class RolloutPlayer:
         collector = self._collector(policy, self.sampling, "rollout", should_stop, should_stop)
         carried = self._carried if self.carry_over is not None else CarriedEpisodes()
         self._begun_with, self._playing = (epoch, carried.keys()), True
-        number = 0 if self.same_tasks else epoch
-        tasks = epoch_tasks(self.panels[self.train_split], self.tasks_per_epoch, number, self.seed)
+        panel, same = self.panels[self.train_split], self.same_tasks
+        tasks = epoch_tasks(panel, same or self.tasks_per_epoch, 0 if same else epoch, self.seed)
         under_way = _Epoch(player=self, collector=collector, carried=carried, epoch=epoch, dealt=tasks)
         played = play_groups(under_way.play, under_way.own_tasks(), under_way.more, self.group_sampler)
         self._playing = False

@@ -369,3 +369,20 @@ def test_yaml_sets_the_loss() -> None:
     parser.add_argument("--loss", type=LossSettings, default=LossSettings())
     parsed = parser.parse_args(["--loss.aggregation=token", "--loss.kl_coefficient=0.01"])
     assert parser.instantiate(parsed).loss == LossSettings(aggregation="token", kl_coefficient=0.01)
+
+
+def test_every_token_may_have_an_advantage_of_its_own() -> None:
+    """Two tokens of one reply, on policy: the loss is minus the mean of their own advantages."""
+    zeros = torch.zeros(1, 2, dtype=F64)
+    terms = policy_loss(
+        LossSettings(aggregation="step"),
+        logprobs=zeros,
+        old_logprobs=zeros,
+        entropy=zeros,
+        ref_logprobs=None,
+        advantage=torch.tensor([[3.0, -1.0]], dtype=F64),
+        action_mask=torch.ones(1, 2, dtype=torch.bool),
+        row_weight=torch.ones(1, dtype=F64),
+        counts=BatchCounts(num_tokens=2, num_rows=1),
+    )
+    assert terms.loss.item() == -1.0

@@ -132,6 +132,11 @@ def test_shuffled_files_train_as_the_original_to_the_last_bit(played, tmp_path):
     assert all(torch.equal(weights(module)[name], expected[name]) for name in expected)
 
 
+def test_overfitting_stored_episodes_is_refused(played, tmp_path):
+    with pytest.raises(ValueError, match=r"trainer.overfit_batches must be left out with ReplayDataModule"):
+        replay(tmp_path, played[0], overfit_batches=1)
+
+
 def test_shuffled_files_give_the_minibatches_of_the_original(played, tmp_path):
     def minibatches(source):
         module = make_module()

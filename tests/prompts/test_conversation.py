@@ -52,6 +52,12 @@ def test_without_room_the_conversation_begins_anew_and_says_so():
         prompt.encode(view, TOKENIZER, 6)
 
 
+def test_turns_that_are_known_in_words_alone_are_refused():
+    view = TurnView(instruction="", observation="door", admissible_actions=None, history=(("wall", "north"),))
+    with pytest.raises(ValueError, match="must have the tokens of its earlier turns"):
+        CompactConversationPrompt().encode(view, TOKENIZER, 20)
+
+
 def test_turns_say_what_a_history_says():
     assert second(()).history == (("wall", "north"),)
 
