@@ -17,11 +17,7 @@ _inherited: list[object] = []
 
 
 class HttpThread:
-    """An event loop in a daemon thread, with HTTP sessions; ends when closed, collected, or the process exits.
-
-    Args:
-        name: Of the thread.
-    """
+    """An event loop in a daemon thread, with HTTP sessions; ends when closed, collected, or the process exits."""
 
     def __init__(self, name: str) -> None:
         self._process = os.getpid()

@@ -28,10 +28,6 @@ class Policy(nn.Module):
     """A causal language model that says how likely its own replies are.
 
     It is a ``PolicyView`` of itself, for training without Lightning.
-
-    Args:
-        model: The language model.
-        tokenizer: Its tokenizer.
     """
 
     rescores: bool = False

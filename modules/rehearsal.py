@@ -37,10 +37,6 @@ class Rehearsal:
 def check_trainer(trainer: Any, credit: CreditEstimator) -> None:
     """Refuse a Trainer that would train something else than was asked for.
 
-    Args:
-        trainer: Lightning's.
-        credit: Assigns the advantage of every step.
-
     Raises:
         ValueError: If its precision converts every tensor or scales gradients, it clips or accumulates gradients of its
             own, or several ranks would each see a part of what the estimator must see whole.
@@ -110,9 +106,6 @@ def _check_that_epochs_are_whole(trainer: Any) -> None:
 
 def rehearse_policy(source: PolicySource) -> Rehearsal:
     """Make a policy without its weights: on the meta device, from its configuration.
-
-    Args:
-        source: Where the policy comes from; one without ``skeleton`` is not made.
 
     Raises:
         ValueError: If it could not be made; the message begins with ``policy.init_args``.

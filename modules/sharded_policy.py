@@ -32,10 +32,7 @@ class ShareableSource(Protocol):
 def share_out(source: ShareableSource, shard: Callable[[Policy], None], device: torch.device) -> Policy | None:
     """Make a policy in shares, without making it whole anywhere; all ranks have to do so together.
 
-    Args:
-        source: Where the policy comes from.
-        shard: Shards a policy in place, on the meta device.
-        device: Where this rank's shares are kept.
+    ``shard`` shards a policy in place, on the meta device.
 
     Returns:
         The policy, or None if its weights have to be read whole.

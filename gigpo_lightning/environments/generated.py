@@ -48,14 +48,9 @@ def make_unless_there(is_made: Callable[[], bool], make: Callable[[], None]) -> 
 
 
 def check_made_with(folder: Path, manifest: str, wanted: Mapping[str, object], what: str, argument: str) -> None:
-    """Refuse a folder that was not made with these settings.
+    """Refuse a folder that was not made with these settings, which its file ``manifest`` holds as JSON.
 
-    Args:
-        folder: What is there.
-        manifest: Name of the file in it that holds its settings, as JSON.
-        wanted: The settings.
-        what: What it should hold, for the message.
-        argument: What names its place, for the message.
+    The message says ``what`` the folder should hold, and the ``argument`` that names its place.
 
     Raises:
         ValueError: If it was made with others, or not made at all; the message names the folder and what differs.

@@ -49,9 +49,6 @@ class ModelShape:
     def from_config(cls, config: Mapping[str, Any]) -> "ModelShape":
         """Take the sizes from a ``config.json``.
 
-        Args:
-            config: What it holds.
-
         Raises:
             ValueError: If a size is missing, or only some of the weights take part in a token (a mixture of experts).
         """

@@ -25,12 +25,7 @@ class MemoryReport:
 
 
 def report(setup: Setup, device: str) -> MemoryReport:
-    """Say what a run takes of each device.
-
-    Args:
-        setup: The run.
-        device: What the device is, and how that is known.
-    """
+    """Say what a run takes of each device."""
     update, rollout = setup.update, setup.rollout
     numbers = {
         "predicted_gib": round(setup.predicted, 2),
@@ -52,12 +47,7 @@ def report(setup: Setup, device: str) -> MemoryReport:
 
 
 def unknown(why: str, device_gib: float) -> MemoryReport:
-    """Say that there is no sum.
-
-    Args:
-        why: The reason.
-        device_gib: The device's memory.
-    """
+    """Say that there is no sum."""
     numbers = {"predicted_gib": None, "device_gib": round(device_gib, 2)}
     return MemoryReport(lines=(f"memory is not summed: {why}",), warnings=(), numbers=json.dumps(numbers))
 

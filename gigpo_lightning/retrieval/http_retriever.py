@@ -23,14 +23,9 @@ _PASSING = (408, 425, 429)  # and every 5xx: another try may succeed
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetrievalStats:
-    """The cost of searches.
+    """The cost of searches: calls of ``search``, their queries, requests that were made again, and calls that failed.
 
-    Attributes:
-        calls: Calls of ``search``.
-        queries: Queries in them.
-        retries: Requests that had to be made again.
-        failures: Calls that ended in an error.
-        seconds: Spent in ``search``, summed over calls, also over simultaneous ones.
+    Seconds are summed over calls, also over simultaneous ones.
     """
 
     calls: int = 0

@@ -37,11 +37,6 @@ def join_contents(title: str, text: str) -> str:
 def parse_document(document: object, *, score: float = 0.0, default_id: str = "") -> Passage:
     """Read a document: ``contents``, or ``title`` and ``text``, or a string that is its contents.
 
-    Args:
-        document: As it came out of JSON.
-        score: The passage's.
-        default_id: Its id if it has none.
-
     Raises:
         ValueError: If it is none of these; the message says what is wrong with it.
     """
@@ -63,11 +58,6 @@ def parse_document(document: object, *, score: float = 0.0, default_id: str = ""
 
 def parse_answer(answer: object, num_queries: int, top_k: int) -> list[list[Passage]]:
     """Read a server's answer; of more passages than were asked for, the first are kept.
-
-    Args:
-        answer: As it came out of JSON.
-        num_queries: How many it was asked.
-        top_k: Passages asked for, each query.
 
     Raises:
         ValueError: If it has another form; the message says where.

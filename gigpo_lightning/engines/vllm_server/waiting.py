@@ -29,13 +29,9 @@ _NOT_YET = (0, 408, 425, 429, 502, 503, 504)
 def wait_for_servers(
     client: ServerClient, urls: Sequence[str], wanted: Mapping[str, Any], should_stop: Callable[[], bool] = never
 ) -> list[dict[str, Any]]:
-    """Wait for all servers at once until each has said what it is.
+    """Wait for all servers at once, ``client.timeouts.start`` seconds at most, until each has said what it is.
 
-    Args:
-        client: Talks to them; its ``timeouts.start`` is how long each may take.
-        urls: Their addresses.
-        wanted: The policy's own configuration, as in ``config.json``.
-        should_stop: Asked several times a second.
+    Each must serve what ``wanted`` says, the policy's own configuration, as in ``config.json``.
 
     Returns:
         What each says, as ``checked_info``, in the order of ``urls``.
@@ -77,11 +73,6 @@ def wait_for_servers(
 def checked_info(client: ServerClient, url: str, wanted: Mapping[str, Any]) -> dict[str, Any]:
     """Ask a server, once, what it is.
 
-    Args:
-        client: Talks to it.
-        url: Its address.
-        wanted: The policy's own configuration, as in ``config.json``.
-
     Returns:
         What the route ``info`` of ``vllm_plugin`` says.
 
@@ -97,11 +88,6 @@ def checked_info(client: ServerClient, url: str, wanted: Mapping[str, Any]) -> d
 
 def check_info(info: Any, url: str, wanted: Mapping[str, Any]) -> dict[str, Any]:
     """Refuse a server that is not fit for this run.
-
-    Args:
-        info: What it says that it is.
-        url: Its address.
-        wanted: The policy's own configuration, as in ``config.json``.
 
     Returns:
         What it says.

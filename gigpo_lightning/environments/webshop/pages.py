@@ -61,12 +61,7 @@ def item_page(product: Product, show_attributes: bool = False) -> Page:
 
 
 def sub_page(product: Product, name: str) -> Page:
-    """One of the pages behind a product's.
-
-    Args:
-        product: The product.
-        name: The button that leads there; no product has reviews.
-    """
+    """The page behind a button of a product's page; no product has reviews."""
     pieces = [BACK_TO_SEARCH, PREVIOUS]
     if name == DESCRIPTION:
         pieces += _piece(f"\n{product.description}")

@@ -68,14 +68,7 @@ class World:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Facts:
-    """All that is true.
-
-    Attributes:
-        trade: Of each person.
-        birthplace: Of each person.
-        author: Of each work.
-        region: Of each town.
-    """
+    """All that is true: each person's trade and birthplace, each work's author, each town's region."""
 
     trade: dict[str, str]
     birthplace: dict[str, str]
@@ -104,10 +97,6 @@ def generate_world(data_dir: str | Path, world: World) -> None:
     """Write ``corpus.jsonl`` and one file of questions a split into ``data_dir/world``.
 
     The folder appears when all is done, never in part.
-
-    Args:
-        data_dir: Where the folder goes; it is made.
-        world: What to write.
 
     Raises:
         ValueError: If ``data_dir`` holds a world already, or the world is too small for its questions.

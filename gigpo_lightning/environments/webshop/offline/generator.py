@@ -98,10 +98,6 @@ def generate_catalogue(folder: str | Path, settings: ShopSettings) -> tuple[Path
 
     The folder appears when all is written, never in part; two processes may make the same one.
 
-    Args:
-        folder: Where the files go; it is made.
-        settings: What to make.
-
     Returns:
         The product file and the attribute file.
 
