@@ -48,7 +48,7 @@ def changes(then: Mapping[str, Any], now: Mapping[str, Any], kept: Sequence[str]
 
     The values of the keys in ``kept``, and of all below them, come from the checkpoint.
     """
-    before, after = dict(_leaves(then)), dict(_leaves(now))
+    before, after = dict(leaves(then)), dict(leaves(now))
     differing = [key for key in before.keys() | after.keys() if before.get(key) != after.get(key)]
     classes = [key.removesuffix("class_path") + "init_args" for key in differing if key.endswith("class_path")]
     listed = [key for key in differing if not _is_below(key, (*_EXPECTED, *classes))]
@@ -83,7 +83,7 @@ def _is_below(key: str, above: Sequence[str]) -> bool:
     return any(key == each or key.startswith(f"{each}.") for each in above)
 
 
-def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
     """The values of nested dictionaries, and of lists that hold some, by their keys with dots."""
     if isinstance(value, Mapping) and value:
         parts = list(value.items())
@@ -93,7 +93,7 @@ def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
         yield key, value
         return
     for name, each in parts:
-        yield from _leaves(each, f"{key}.{name}" if key else str(name))
+        yield from leaves(each, f"{key}.{name}" if key else str(name))
 
 
 def _shown(value: Any) -> str:
