@@ -23,12 +23,7 @@ _REFUSED = (TypeError, ValueError, ArithmeticError, LookupError, AttributeError,
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rehearsal:
-    """What came of it.
-
-    Attributes:
-        policy: The policy on the meta device, with its tokenizer; None if its shape is not known here.
-        said: A line for a plan.
-    """
+    """What came of it: the policy on the meta device, None if its shape is not known here, and a line for a plan."""
 
     policy: Policy | None
     said: str
@@ -138,11 +133,7 @@ def rehearse_optimization(
 ) -> None:
     """Make the optimizer of a policy, take a step with it, and step the scheduler through the whole run.
 
-    Args:
-        policy: Without its weights; None leaves out what only its shape could show.
-        make_optimizer: Makes the optimizer.
-        make_lr_scheduler: Makes the scheduler, which is stepped once an epoch.
-        max_epochs: Of the run; -1 or None is a run without an end.
+    Without a policy, what only its shape could show is left out.
 
     Raises:
         ValueError: If one of them cannot train here; the message begins with ``optimizer`` or ``lr_scheduler``.

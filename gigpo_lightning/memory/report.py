@@ -11,13 +11,7 @@ from gigpo_lightning.memory.engine import EngineMemory, longest_reply
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryReport:
-    """What a plan says of memory.
-
-    Attributes:
-        lines: The sum, and what it assumes.
-        warnings: What does not fit, and what to change.
-        numbers: ``predicted_gib`` and ``device_gib`` of each device, and the parts of the sum, as JSON.
-    """
+    """What a plan says of memory: the sum, its assumptions, what does not fit, what to change, the parts as JSON."""
 
     lines: tuple[str, ...]
     warnings: tuple[str, ...]

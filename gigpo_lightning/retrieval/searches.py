@@ -15,12 +15,7 @@ _AT_ONCE = 64
 
 
 class Searches:
-    """Asks a retriever in threads.
-
-    Args:
-        retriever: Asked by several threads at once.
-        threads: Searches that are carried out at the same time; more wait for their turn.
-    """
+    """Asks a retriever in threads, as many searches at the same time; more wait for their turn."""
 
     def __init__(self, retriever: Retriever, threads: int) -> None:
         self._retriever = retriever

@@ -10,13 +10,7 @@ GENERATE = "/inference/v1/generate"
 
 
 def generation(request: GenerationRequest, name: str, adapter: str) -> dict[str, Any]:
-    """The question for a reply.
-
-    Args:
-        request: What is wanted.
-        name: Of the request, unique on the server.
-        adapter: Name of the LoRA adapter that is to write it; empty for none.
-    """
+    """The question for a reply; ``name`` is unique on the server, and an empty ``adapter`` is none."""
     return {
         "request_id": name,
         "model": adapter or None,

@@ -12,6 +12,7 @@ from gigpo_lightning.engines.vllm_server.client import ServerClient, ServerError
 from gigpo_lightning.engines.vllm_server.plugin import ARCHITECTURE, PREFIX, PROTOCOL
 from gigpo_lightning.errors import Preempted, RunError
 from gigpo_lightning.interruption import never
+from gigpo_lightning.text import shown
 
 _logger = logging.getLogger(__name__)
 
@@ -98,12 +99,12 @@ def check_info(info: Any, url: str, wanted: Mapping[str, Any]) -> dict[str, Any]
     if not isinstance(info, dict) or "protocol" not in info:
         raise RunError(
             f"the vLLM server {url} must be one that this version's gigpo-server started, but answered GET {_INFO} "
-            f"with {_short(info)}"
+            f"with {shown(info)}"
         )
     if info["protocol"] != PROTOCOL:
         raise RunError(
             f"the vLLM server {url} must speak protocol {PROTOCOL} as this version does, got "
-            f"{_short(info['protocol'])}: install one version of gigpo-lightning on both sides"
+            f"{shown(info['protocol'])}: install one version of gigpo-lightning on both sides"
         )
     if info["logprobs_mode"] != "processed_logprobs" or info["weight_transfer"] not in ("folder", "nccl"):
         raise RunError(
@@ -143,8 +144,3 @@ def _given_up(client: ServerClient, url: str, cause: ServerError | None) -> RunE
 
 def _reasons(urls: Iterable[str], causes: Mapping[str, ServerError]) -> str:
     return "; ".join(str(causes.get(url, f"the vLLM server {url} has not answered")) for url in urls)
-
-
-def _short(value: object) -> str:
-    shown = repr(value)
-    return shown if len(shown) <= 200 else f"{shown[:200]}..."

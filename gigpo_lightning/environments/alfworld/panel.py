@@ -24,11 +24,8 @@ def alfworld_panel(
     Reads the official data unchanged, and leaves out what alfworld itself leaves out: movable receptacles, sliced
     objects, games not marked solvable.
 
-    Args:
-        data_dir: The folder that holds ``json_2.1.1/``.
-        split: ``train``, ``valid_seen`` or ``valid_unseen``.
-        kinds: Task types to keep; default: all six.
-        skip_corrupt: Leave out game files that cannot be read, name and count them in the log, and go on.
+    The arguments are those of ``AlfworldTasks``. Files that ``skip_corrupt`` leaves out are named and counted in the
+    log.
 
     Raises:
         ValueError: If split, kinds or folder are wrong, nothing is left, or a game file is corrupt.

@@ -34,12 +34,7 @@ def search_qa_panel(
     answers are in ``reward_model.ground_truth.target`` and whose question is a column, in ``env_kwargs``, or the end of
     the prompt. A question that does not end with a question mark gets one.
 
-    Args:
-        path: A file, or several: ``.parquet``, else JSONL.
-        split: Leave out rows whose own column ``split`` names another; default: keep all.
-        data_sources: Keep only these.
-        per_source: Keep only so many questions of each data source, its first.
-        skip_unanswerable: Leave out rows whose golden answers all normalize to nothing, and go on.
+    The other arguments are those of ``SearchQATasks``; rows whose own column ``split`` names another are left out.
 
     Raises:
         ValueError: If a file cannot be read, a row lacks its question or answers, its golden answers all normalize to
