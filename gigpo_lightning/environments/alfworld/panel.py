@@ -7,7 +7,7 @@ import random
 from collections.abc import Sequence
 from pathlib import Path
 
-from gigpo_lightning.environments.alfworld.offline.scenes import Scenes, prepare_scenes
+from gigpo_lightning.environments.alfworld.offline.scenes import Scenes, generate_scenes
 from gigpo_lightning.environments.alfworld.task_types import KINDS, SPLITS
 from gigpo_lightning.environments.base import Task, TaskPanel
 
@@ -90,7 +90,7 @@ class AlfworldTasks:
     def prepare(self) -> None:
         """Make the scenes, if any are asked for; at once where they exist."""
         if self.scenes is not None:
-            prepare_scenes(Path(self.data_dir), self.scenes)
+            generate_scenes(self.data_dir, self.scenes)
 
     def panel(self, split: str) -> TaskPanel:
         """Return the split's panel, as ``alfworld_panel`` lists it."""

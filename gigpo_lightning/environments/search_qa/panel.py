@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow.parquet
 
 from gigpo_lightning.environments.base import Task, TaskPanel
-from gigpo_lightning.environments.search_qa.offline.generator import World, prepare_world
+from gigpo_lightning.environments.search_qa.offline.generator import World, generate_world
 from gigpo_lightning.environments.search_qa.scoring import normalize_answer
 from gigpo_lightning.errors import check_count
 from gigpo_lightning.strict_json import load_json
@@ -113,7 +113,7 @@ class SearchQATasks:
     def prepare(self) -> None:
         """Make the world, if one is asked for; at once where it exists."""
         if self.world is not None:
-            prepare_world(self.data_dir, self.world)
+            generate_world(self.data_dir, self.world)
 
     def panel(self, split: str) -> TaskPanel:
         """Return the split's panel, as ``search_qa_panel`` lists it.
