@@ -23,13 +23,7 @@ class Visit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recurrence:
-    """A state that was met more than once.
-
-    Attributes:
-        step_group_id: Of its steps.
-        observation: What the world said there, when it was first met; in one line.
-        visits: At least two, by row and step.
-    """
+    """A state that was met more than once; the observation is the first, in one line; visits are by row and step."""
 
     step_group_id: int
     observation: str

@@ -32,11 +32,7 @@ class Searches:
     async def answer(self, queries: Sequence[str], top_k: int, *, scores: bool, seconds: float) -> bytes:
         """The answer's JSON. Cancelled, the search ends at its next look, or never begins.
 
-        Args:
-            queries: What is searched for.
-            top_k: Passages of each.
-            scores: Whether they come with scores.
-            seconds: How long it may take, the wait for its turn included.
+        It may take so many ``seconds``, the wait for its turn included.
 
         Raises:
             RunError: If it takes longer, or the retriever cannot go on.

@@ -78,14 +78,7 @@ class _Facts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Question:
-    """A question of the world.
-
-    Attributes:
-        kind: ``one_hop`` or ``two_hop``.
-        text: The question.
-        answer: The one right answer.
-        titles: The passages that it needs, in the order in which they can be found.
-    """
+    """A question, its one right answer, and the passages that it needs, in the order in which they can be found."""
 
     kind: str
     text: str
