@@ -226,7 +226,7 @@ def find_key(configuration: Any, made: Callable[..., Any], given: Mapping[str, A
         held = _children(arguments)
         if class_path is None and (not given or held.keys() != given.keys()):
             continue
-        here = f"{key}.init_args" if class_path and not dataclasses.is_dataclass(made) else key
+        here = f"{key}.init_args" if class_path else key
         found = found or here
         if all(repr(held.get(each)) == value for each, value in plain.items()):
             return here
