@@ -11,10 +11,7 @@ def batch_means(kinds: Sequence[str], values: Sequence[float], batch_size: int) 
     batches have as many of it: the 125 questions of Bamboogle fall into batches of 124 and of 1, and so the one counts
     as much as the 124.
 
-    Args:
-        kinds: Kind of each value.
-        values: In the order in which they were evaluated.
-        batch_size: Values of a batch; the last batch may have fewer.
+    Values are in the order in which they were evaluated; the last batch may have fewer.
 
     Raises:
         ValueError: If ``batch_size`` < 1.

@@ -10,12 +10,7 @@ def paired_bootstrap(
 ) -> tuple[float, float, float]:
     """Mean gain over games and its percentile bootstrap interval, resampling games as pairs.
 
-    Args:
-        before: One value a game.
-        after: The same games again, in the same order.
-        level: Coverage of the interval.
-        num_resamples: Number of resamples.
-        seed: Of the resamples.
+    The two have the same games in the same order, one value each; ``level`` is the interval's coverage.
 
     Returns:
         The mean of ``after - before``, and the interval's lower and upper end.

@@ -32,14 +32,7 @@ _PARTLY = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """A key of the configuration that is not what it was.
-
-    Attributes:
-        key: With dots.
-        then: The checkpoint's value; None where it had none.
-        now: The present value; None where there is none.
-        effect: Whether the present value takes effect.
-    """
+    """A key of the configuration that is not what it was; a value is None where there was none, or is none now."""
 
     key: str
     then: Any
@@ -53,12 +46,9 @@ class Change:
 def changes(then: Mapping[str, Any], now: Mapping[str, Any], kept: Sequence[str] = ()) -> list[Change]:
     """Find what differs, key by key; of a class that is another one, its arguments are not listed.
 
-    Args:
-        then: The checkpoint's configuration.
-        now: The present one.
-        kept: Keys, with all below them, whose values come from the checkpoint.
+    The values of the keys in ``kept``, and of all below them, come from the checkpoint.
     """
-    before, after = dict(_leaves(then)), dict(_leaves(now))
+    before, after = dict(leaves(then)), dict(leaves(now))
     differing = [key for key in before.keys() | after.keys() if before.get(key) != after.get(key)]
     classes = [key.removesuffix("class_path") + "init_args" for key in differing if key.endswith("class_path")]
     listed = [key for key in differing if not _is_below(key, (*_EXPECTED, *classes))]
@@ -69,9 +59,6 @@ def changes(then: Mapping[str, Any], now: Mapping[str, Any], kept: Sequence[str]
 
 def check_classes(found: Sequence[Change]) -> None:
     """Refuse another optimizer, whose state is none for this one, and another scheduler that is not asked for.
-
-    Args:
-        found: What differs.
 
     Raises:
         ValueError: If one of their classes is another; the message names its key.
@@ -96,7 +83,7 @@ def _is_below(key: str, above: Sequence[str]) -> bool:
     return any(key == each or key.startswith(f"{each}.") for each in above)
 
 
-def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
     """The values of nested dictionaries, and of lists that hold some, by their keys with dots."""
     if isinstance(value, Mapping) and value:
         parts = list(value.items())
@@ -106,7 +93,7 @@ def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
         yield key, value
         return
     for name, each in parts:
-        yield from _leaves(each, f"{key}.{name}" if key else str(name))
+        yield from leaves(each, f"{key}.{name}" if key else str(name))
 
 
 def _shown(value: Any) -> str:

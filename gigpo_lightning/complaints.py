@@ -40,9 +40,6 @@ def parser_complaint(text: str) -> str:
     It tries every type that a value might have; of these the first is the one that is meant, and the others are left
     out.
 
-    Args:
-        text: Message of its error.
-
     Example:
         >>> parser_complaint('''Parser key "data":
         ...   Problem with given class_path 'datamodules.RolloutDataModule':
@@ -59,14 +56,7 @@ def parser_complaint(text: str) -> str:
 
 
 class _Findings:
-    """What has been read of a message of the parser's.
-
-    Attributes:
-        path: Words of the key.
-        leaves: What is said of it.
-        no_path: That it is no file's name either; said where nothing else is.
-        value: What was given.
-    """
+    """What has been read of a message of the parser's: a key, the value that was given, and what is wrong with it."""
 
     def __init__(self) -> None:
         self.path: list[str] = []
@@ -160,13 +150,7 @@ def shortened(value: Any) -> str:
 
 
 def constructor_complaint(error: BaseException, made: Callable[..., Any], given: Mapping[str, Any], key: str) -> str:
-    """What a constructor refused, with the full key of the argument.
-
-    Args:
-        error: That it raised.
-        made: The class, or a function in its place.
-        given: Its arguments.
-        key: Full key of these arguments in the configuration.
+    """What the constructor ``made`` refused of the arguments ``given``, with the argument's full key below ``key``.
 
     Example:
         >>> def play(group_size: int) -> None: ...
@@ -213,12 +197,7 @@ def _flat(value: Any) -> Iterator[Any]:
 
 
 def with_section(said: str, made: Callable[..., Any], section: str) -> str:
-    """A message that begins with an argument of a class, with the full key.
-
-    Args:
-        said: The message.
-        made: The class.
-        section: Where its arguments are in the configuration.
+    """The message; if it begins with an argument of the class, with the full key.
 
     Example:
         >>> def train(optimizer: object) -> None: ...
@@ -232,10 +211,7 @@ def with_section(said: str, made: Callable[..., Any], section: str) -> str:
 def find_key(configuration: Any, made: Callable[..., Any], given: Mapping[str, Any]) -> str:
     """The full key of the arguments that an object is made from; nothing if they cannot be found.
 
-    Args:
-        configuration: Nested namespaces of the parser's.
-        made: The class.
-        given: Its arguments; those that are no objects are compared.
+    Arguments that are objects themselves are not compared.
     """
     name = getattr(made, "__name__", "")
     plain = {key: repr(value) for key, value in given.items() if isinstance(value, bool | int | float | str)}
@@ -250,7 +226,7 @@ def find_key(configuration: Any, made: Callable[..., Any], given: Mapping[str, A
         held = _children(arguments)
         if class_path is None and (not given or held.keys() != given.keys()):
             continue
-        here = f"{key}.init_args" if class_path and not dataclasses.is_dataclass(made) else key
+        here = f"{key}.init_args" if class_path else key
         found = found or here
         if all(repr(held.get(each)) == value for each, value in plain.items()):
             return here

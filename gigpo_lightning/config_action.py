@@ -100,10 +100,6 @@ def refuse_nothing(parser: Any, config: Namespace) -> None:
 
     A parser cannot tell such a key from one that was not given, unless it is told to.
 
-    Args:
-        parser: Of the configuration.
-        config: What it has read.
-
     Raises:
         ValueError: If there is one; the message names it.
     """

@@ -27,13 +27,7 @@ class Expert(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Demonstration:
-    """One turn and what the expert says to do in it.
-
-    Attributes:
-        view: The turn as the policy would see it, with the episode's whole history.
-        action: The expert's command.
-        kind: The task's kind.
-    """
+    """One turn, with the episode's whole history, and the command with which the expert answers it."""
 
     view: TurnView
     action: str

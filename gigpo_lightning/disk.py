@@ -58,9 +58,6 @@ def full_disk_error(path: Path | str, reason: str) -> FullDiskError:
 def room_for(path: Path | str) -> Iterator[None]:
     """Have a full disk called by its name.
 
-    Args:
-        path: The file or folder that is written.
-
     Raises:
         FullDiskError: If there is no room; other errors pass.
     """

@@ -15,12 +15,7 @@ _WIDEST = 1 << 20  # GiB
 def plan(trainer: Any, module: Any, data: Any, accelerator: Any = None, strategy: Any = None) -> list[str]:
     """Say how a run's work is dealt out over its ranks; nothing is loaded, played or started.
 
-    Args:
-        trainer: Lightning's, made and not begun.
-        module: The LightningModule.
-        data: The DataModule.
-        accelerator: What was asked for, if the machine that plans may not have it.
-        strategy: The same.
+    Accelerator and strategy are those that were asked for: the machine that plans may not have them.
 
     Raises:
         ValueError: If the ranks cannot share the work.
@@ -48,14 +43,8 @@ def plan_memory(
 ) -> MemoryReport:
     """Say how much memory a run takes of each device; of a CPU, of each rank's part of the machine's.
 
-    Args:
-        trainer: Lightning's, made and not begun.
-        module: The LightningModule.
-        data: The DataModule.
-        accelerator: What was asked for.
-        strategy: The same.
-        policy: The policy without its weights, if it could be made.
-        device_gib: Memory of each device; default: of a GPU of this machine, if there is one, else of one of 80 GB.
+    ``policy`` has no weights; None if it could not be made. Without ``device_gib`` a device is a GPU of this machine,
+    if there is one, else one of 80 GB.
 
     Raises:
         ValueError: If ``device_gib`` is not above 0 and finite.

@@ -60,14 +60,7 @@ def no_exit() -> Iterator[None]:
 def check_range(
     name: str, value: float | int, low: float | int = 0.0, high: float | int = math.inf, *, why: str = ""
 ) -> None:
-    """Refuse a number that is not finite or not within its bounds, both included.
-
-    Args:
-        name: The argument's, for the message.
-        value: What was given.
-        low: Smallest value that is allowed.
-        high: Largest value that is allowed.
-        why: Added to the rule in the message, in brackets.
+    """Refuse a number that is not finite or not within its bounds, both included; ``why`` follows the rule in brackets.
 
     Raises:
         ValueError: If the value is out of bounds; the message names the argument, the rule and the value.
@@ -87,14 +80,7 @@ def check_range(
 
 
 def check_count(name: str, value: int, least: int = 1, most: float | int = math.inf, *, why: str = "") -> None:
-    """Refuse what is no whole number, or not within its bounds, both included.
-
-    Args:
-        name: The argument's, for the message.
-        value: What was given.
-        least: Smallest number that is allowed.
-        most: Largest number that is allowed.
-        why: Added to the message, after the value.
+    """Refuse what is no whole number, or not within its bounds, both included; ``why`` ends the message.
 
     Raises:
         ValueError: If it is so; the message names the argument, the rule and the value.

@@ -17,11 +17,7 @@ _inherited: list[object] = []
 
 
 class HttpThread:
-    """An event loop in a daemon thread, with HTTP sessions; ends when closed, collected, or the process exits.
-
-    Args:
-        name: Of the thread.
-    """
+    """An event loop in a daemon thread, with HTTP sessions; ends when closed, collected, or the process exits."""
 
     def __init__(self, name: str) -> None:
         self._process = os.getpid()
@@ -39,13 +35,7 @@ class HttpThread:
     def session(
         self, *, headers: Mapping[str, str] | None = None, connections: int = 0, keep: bool = True
     ) -> aiohttp.ClientSession:
-        """Open a session for the thread's coroutines.
-
-        Args:
-            headers: Of every request.
-            connections: At most so many to a server; 0 sets no limit.
-            keep: Whether connections are used again.
-        """
+        """Open a session for the thread's coroutines; 0 ``connections`` to a server are as many as wanted."""
         # Uvicorn closes what has been idle for 5 s; reusing it just then would look like a lost server.
         kept: dict[str, Any] = {"keepalive_timeout": 2.0} if keep else {"force_close": True}
 

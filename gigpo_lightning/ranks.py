@@ -64,9 +64,7 @@ def dealt_back(by_rank: Sequence[Sequence[T]]) -> list[T]:
 def end_processes(processes: Iterable[subprocess.Popen[bytes]], patience: float = 10.0) -> None:
     """End the ranks that this one has launched, which would wait for it until a collective times out.
 
-    Args:
-        processes: The ranks'.
-        patience: Time to say what they have to say themselves, in seconds.
+    For ``patience`` seconds, they may say what they have to say themselves.
     """
     deadline = time.monotonic() + patience
     for process in processes:

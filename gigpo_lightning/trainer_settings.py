@@ -28,9 +28,6 @@ def check_trainer(given: Mapping[str, Any]) -> None:
     Epochs without end are ``max_epochs: -1``. A training of nothing, by 0 epochs or 0 batches of each, is refused:
     ``gigpo validate`` evaluates.
 
-    Args:
-        given: Arguments of the Trainer.
-
     Raises:
         ValueError: If there is one; the message names it.
     """

@@ -22,9 +22,6 @@ _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 def load_yaml_file(path: str | Path) -> Any:
     """What a YAML file holds.
 
-    Args:
-        path: Of the file.
-
     Raises:
         ValueError: If it is not UTF-8 or not YAML, names a key twice, or holds itself; the message names the file.
         OSError: If it cannot be read.
@@ -74,12 +71,7 @@ def check_yaml(text: str) -> None:
 
 
 def in_one_line(error: yaml.YAMLError, text: str = "") -> str:
-    """What is wrong with a document and in which line, counted from 1.
-
-    Args:
-        error: PyYAML's.
-        text: Of the document.
-    """
+    """What is wrong with a document and in which line, counted from 1."""
     mark = getattr(error, "problem_mark", None)
     if isinstance(error, yaml.reader.ReaderError):
         line = text.count("\n", 0, error.position) + 1

@@ -12,10 +12,7 @@ def first_not_finite(tensors: Iterable[tuple[str, Tensor]]) -> str:
     """The name of the first tensor with a number that is not finite; empty if there is none.
 
     Each tensor is read once, for its smallest and its largest number, which show any that is not finite; a GPU is
-    waited for once.
-
-    Args:
-        tensors: Names and tensors; of a sharded one this rank's share is looked at.
+    waited for once. Of a sharded tensor, this rank's share is looked at.
     """
     names, bounds = [], []
     for name, tensor in tensors:

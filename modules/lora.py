@@ -18,12 +18,7 @@ _SEED = 0
 
 
 class AdaptedPolicy(Policy):
-    """A policy with LoRA adapters in its linear layers (arXiv:2106.09685); nothing else of it is trained.
-
-    Args:
-        policy: The policy that the adapters are in.
-        config: PEFT's configuration of them.
-    """
+    """A policy with LoRA adapters in its linear layers (arXiv:2106.09685); nothing else of it is trained."""
 
     def __init__(self, policy: Policy, config: Any) -> None:
         super().__init__(policy.model, policy.tokenizer)

@@ -28,10 +28,6 @@ class Policy(nn.Module):
     """A causal language model that says how likely its own replies are.
 
     It is a ``PolicyView`` of itself, for training without Lightning.
-
-    Args:
-        model: The language model.
-        tokenizer: Its tokenizer.
     """
 
     rescores: bool = False
@@ -150,12 +146,7 @@ class Policy(nn.Module):
         return {name: tuple(weight.shape) for name, weight in self.model.state_dict().items()}
 
     def save_pretrained(self, folder: str | Path, weights: dict[str, Tensor] | None = None) -> None:
-        """Write a folder that ``transformers`` loads and vLLM serves.
-
-        Args:
-            folder: Made if it is not there.
-            weights: What ``named_weights`` gave; default: it is asked.
-        """
+        """Write a folder that ``transformers`` loads and vLLM serves, of ``named_weights`` unless they are given."""
         weights = self._with_ties(dict(self.named_weights()) if weights is None else weights)
         self.model.save_pretrained(folder, state_dict=weights)
         self.tokenizer.tokenizer.save_pretrained(folder)

@@ -25,12 +25,7 @@ _REFUSED = (TypeError, ValueError, ArithmeticError, LookupError, AttributeError,
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rehearsal:
-    """What came of it.
-
-    Attributes:
-        policy: The policy on the meta device, with its tokenizer; None if its shape is not known here.
-        said: A line for a plan.
-    """
+    """What came of it: the policy on the meta device, None if its shape is not known here, and a line for a plan."""
 
     policy: Policy | None
     said: str
@@ -38,10 +33,6 @@ class Rehearsal:
 
 def check_trainer(trainer: Any, credit: CreditEstimator) -> None:
     """Refuse a Trainer that would train something else than was asked for.
-
-    Args:
-        trainer: Lightning's.
-        credit: Assigns the advantage of every step.
 
     Raises:
         ValueError: If its precision converts every tensor or scales gradients, it clips or accumulates gradients of its
@@ -115,9 +106,6 @@ def _check_that_epochs_are_whole(trainer: Any) -> None:
 
 def rehearse_policy(source: PolicySource) -> Rehearsal:
     """Make a policy without its weights: on the meta device, from its configuration.
-
-    Args:
-        source: Where the policy comes from; one without ``skeleton`` is not made.
 
     Raises:
         ValueError: If it could not be made; the message begins with ``policy.init_args``.

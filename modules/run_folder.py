@@ -19,12 +19,7 @@ _MOST_VANISHED = 100  # folders above that others have removed meanwhile
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claim:
-    """A folder that this process has made for a run.
-
-    Attributes:
-        folder: A logger's ``version_N``.
-        made: The folder and those above it that were made with it, innermost first.
-    """
+    """A folder ``version_N`` that this process has made for a run, and all that it made with it, innermost first."""
 
     folder: Path
     made: tuple[Path, ...]

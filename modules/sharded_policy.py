@@ -32,10 +32,7 @@ class ShareableSource(Protocol):
 def share_out(source: ShareableSource, shard: Callable[[Policy], None], device: torch.device) -> Policy | None:
     """Make a policy in shares, without making it whole anywhere; all ranks have to do so together.
 
-    Args:
-        source: Where the policy comes from.
-        shard: Shards a policy in place, on the meta device.
-        device: Where this rank's shares are kept.
+    ``shard`` shards a policy in place, on the meta device.
 
     Returns:
         The policy, or None if its weights have to be read whole.
@@ -54,13 +51,7 @@ def share_out(source: ShareableSource, shard: Callable[[Policy], None], device: 
 
 
 def copy_shares(policy: Policy, second: Policy, device: torch.device) -> None:
-    """Give a policy the weights of another, each rank its own shares of them.
-
-    Args:
-        policy: The other.
-        second: Of the same make, sharded in the same way; it may be on the meta device.
-        device: Where this rank's shares are kept.
-    """
+    """Give ``second``, of the same make and sharded in the same way, a policy's weights, each rank its own shares."""
     _materialize(second, device)
     ours = _tensors(second)
     with torch.no_grad():

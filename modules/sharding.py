@@ -29,9 +29,7 @@ def named_weights(policy: Policy, root: nn.Module | None) -> Iterator[tuple[str,
     Differs from ``fsdp2``, which gathers one at a time: here a unit is whole at once, which is a decoder block, or all
     that is in none.
 
-    Args:
-        policy: The policy.
-        root: What the strategy has made of the module that the policy is in.
+    ``root`` is what the strategy has made of the module that the policy is in.
     """
     if not isinstance(root, FullyShardedDataParallel):
         yield from policy.named_weights()

@@ -24,10 +24,6 @@ StoredWeights: TypeAlias = Iterator[tuple[str, StoredTensor]]
 def stored_weights(checkpoint: str, model: nn.Module) -> StoredWeights | None:
     """Every weight of a checkpoint by its name, tied ones once.
 
-    Args:
-        checkpoint: Local folder, or name on the model hub, from where it is fetched.
-        model: Its model, with or without weights.
-
     Returns:
         None if the files' names are not the model's, as when Transformers renames weights while it loads them, or if
         they are no safetensors: such a checkpoint has to be loaded whole.

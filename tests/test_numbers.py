@@ -30,7 +30,6 @@ RECORDS = {
         "GenerationRequest",
         "HeldOutEpisodes",
         "Rollout",
-        "RetrievalStats",
         "Passage",
         "EnvironmentEvent",
         "Answer",

@@ -15,12 +15,7 @@ from gigpo_lightning.disk import room_for
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Adapter:
-    """A LoRA adapter.
-
-    Attributes:
-        config: What PEFT writes to ``adapter_config.json``.
-        tensors: What it writes to ``adapter_model.safetensors``, by the same names.
-    """
+    """A LoRA adapter: what PEFT writes to ``adapter_config.json`` and to ``adapter_model.safetensors``."""
 
     config: Mapping[str, Any]
     tensors: Mapping[str, Tensor]

@@ -48,10 +48,7 @@ class GenerationRequest:
     extras: Mapping[str, Any] = field(default_factory=dict)
 
     def check_extras(self, known: Collection[str] = ()) -> None:
-        """Refuse what an engine would leave out.
-
-        Args:
-            known: Names of the extras that the engine takes.
+        """Refuse extras that an engine would leave out, because it does not know their names.
 
         Raises:
             ValueError: If the prompt carries another.

@@ -14,10 +14,7 @@ _SPREADING = ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_s
 
 
 def check_one_device(options: Mapping[str, Any]) -> None:
-    """Refuse an engine that would be spread over devices: other processes could not be handed the weights.
-
-    Args:
-        options: Arguments of ``vllm.LLM``.
+    """Refuse arguments of ``vllm.LLM`` that spread it over devices: other processes could not be handed the weights.
 
     Raises:
         ValueError: If it would.

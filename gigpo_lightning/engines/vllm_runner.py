@@ -4,11 +4,7 @@ from typing import Any
 
 
 def model_runner(llm: Any) -> dict[str, str]:
-    """The version of an engine's model runner, ``"V1"`` or ``"V2"``, and its class.
-
-    Args:
-        llm: A ``vllm.LLM`` in this process.
-    """
+    """The version of the model runner of a ``vllm.LLM`` in this process, ``"V1"`` or ``"V2"``, and its class."""
     (runner,) = llm.collective_rpc(lambda worker: type(worker.model_runner))
     # vllm.v1.worker.gpu_model_runner and vllm.v1.worker.gpu.model_runner, and the same for CPUs
     version = "V2" if runner.__module__.endswith(".model_runner") else "V1"

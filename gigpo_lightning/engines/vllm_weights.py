@@ -40,11 +40,7 @@ class WorkerExtension:
 def show_weights(worker: Any, shapes: Shapes, seed: int | None, adapter: int | None = None) -> Checksums:
     """What a worker holds of some tensors.
 
-    Args:
-        worker: vLLM's.
-        shapes: The tensors' whole shapes, by their checkpoint's names or by those of PEFT.
-        seed: As of ``weight_proof.show``.
-        adapter: vLLM's number of the adapter that PEFT's names are of.
+    The tensors' whole shapes go by their checkpoint's names, or by those of PEFT for the adapter with vLLM's number.
     """
     layers = _Layers(worker.model_runner.get_model(), seed or 0)
     slot = None if adapter is None else _slot(worker.model_runner, adapter)

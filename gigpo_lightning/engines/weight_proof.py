@@ -93,10 +93,6 @@ def checksum(values: Tensor, seed: int) -> Tensor:
     number always changes the sum, two that change together leave it unchanged with a chance of 2^-19, and many with
     less. The next seed has other factors. Sums over rows are matrix products in float64, every one an exact integer.
 
-    Args:
-        values: The matrix, on any device.
-        seed: Changes the factors.
-
     Returns:
         An ``int64`` scalar on the same device: it has not been waited for.
     """
@@ -152,11 +148,7 @@ class WeightProof:
             self._expected[piece] = checksum(self._as_held(weight, piece), self.seed)
 
     def differences(self, found: Checksums) -> list[str]:
-        """Names of the tensors that an engine holds otherwise than they were sent, or not at all.
-
-        Args:
-            found: What the engine shows.
-        """
+        """Names of the tensors that an engine holds otherwise than they were sent, or not at all."""
         sums = dict(zip(self._expected, _numbers(list(self._expected.values())), strict=True))
         wrong = {piece.name for piece, number in found if sums.get(piece) != number}
         shown = {piece for piece, _ in found}

@@ -6,14 +6,12 @@ from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from gigpo_lightning.text import well_formed
+from gigpo_lightning.text import shown, well_formed
 
 _RESET = "(observation, info)"
 _STEP = "(observation, reward, terminated, truncated, info)"
 LARGEST_REWARD = 1e30
 """Training adds and multiplies rewards in float32, which ends at 3e38."""
-
-_LONGEST_SHOWN = 200  # characters of a wrong value in a message: an observation may have millions
 
 
 class AnswerError(ValueError):
@@ -62,23 +60,23 @@ def read_step(action: str, answer: object) -> Answer:
     Raises:
         AnswerError: If it breaks a rule.
     """
-    when = f"step({_shown(action)})"
+    when = f"step({shown(action)})"
     observation, reward, terminated, truncated, info = _values(when, answer, _STEP, 5)
     number = _number(reward)
     if number is None:
-        raise AnswerError(f"the reward must be a finite number, but {when} gave {_shown(reward)}")
+        raise AnswerError(f"the reward must be a finite number, but {when} gave {shown(reward)}")
     if abs(number) > LARGEST_REWARD:
-        raise AnswerError(f"the reward must be in [-1e30, 1e30], but {when} gave {_shown(reward)}")
+        raise AnswerError(f"the reward must be in [-1e30, 1e30], but {when} gave {shown(reward)}")
     ends = {"terminated": terminated, "truncated": truncated}
     for name, value in ends.items():
         if not _is_bool(value):
-            raise AnswerError(f"{name} must be True or False, but {when} gave {_shown(value)}")
+            raise AnswerError(f"{name} must be True or False, but {when} gave {shown(value)}")
     return _read(when, (observation, info), reward=number, **{name: bool(value) for name, value in ends.items()})
 
 
 def _values(when: str, answer: object, form: str, count: int) -> tuple[Any, ...]:
     if not isinstance(answer, tuple) or len(answer) != count:
-        found = f"{len(answer)} values: {_shown(answer)}" if isinstance(answer, tuple) else _shown(answer)
+        found = f"{len(answer)} values: {shown(answer)}" if isinstance(answer, tuple) else shown(answer)
         raise AnswerError(f"{when.partition('(')[0]} must return {form}, but {when} gave {found}")
     return answer
 
@@ -86,14 +84,14 @@ def _values(when: str, answer: object, form: str, count: int) -> tuple[Any, ...]
 def _read(when: str, said: tuple[Any, ...], **outcome: Any) -> Answer:
     observation, info = said
     if not isinstance(observation, str):
-        raise AnswerError(f"the observation must be a string, but {when} gave {_shown(observation)}")
+        raise AnswerError(f"the observation must be a string, but {when} gave {shown(observation)}")
     if not isinstance(info, Mapping):
-        raise AnswerError(f"info must be a dictionary, but {when} gave {_shown(info)}")
+        raise AnswerError(f"info must be a dictionary, but {when} gave {shown(info)}")
     instruction, success = info.get("instruction", ""), info.get("success")
     if not isinstance(instruction, str):
-        raise AnswerError(f"info['instruction'] must be a string, but {when} gave {_shown(instruction)}")
+        raise AnswerError(f"info['instruction'] must be a string, but {when} gave {shown(instruction)}")
     if "success" in info and not _is_bool(success):
-        raise AnswerError(f"info['success'] must be True or False, but {when} gave {_shown(success)}")
+        raise AnswerError(f"info['success'] must be True or False, but {when} gave {shown(success)}")
     return Answer(
         observation=well_formed(observation),
         anchor=_anchor(when, info.get("anchor", observation)),
@@ -112,11 +110,11 @@ def _anchor(when: str, anchor: Any) -> Hashable:
     try:
         hash(anchor)  # a tuple is Hashable whatever it holds
     except Exception as error:  # a class decides itself what its hashing raises
-        raise AnswerError(f"info['anchor'] must be hashable, but {when} gave {_shown(anchor)}: {error}") from error
+        raise AnswerError(f"info['anchor'] must be hashable, but {when} gave {shown(anchor)}: {error}") from error
     try:
         pickle.dumps(anchor)
     except Exception as error:  # and its pickling
-        raise AnswerError(f"info['anchor'] must be picklable, but {when} gave {_shown(anchor)}: {error}") from error
+        raise AnswerError(f"info['anchor'] must be picklable, but {when} gave {shown(anchor)}: {error}") from error
     return anchor  # type: ignore[no-any-return]
 
 
@@ -125,26 +123,26 @@ def _admissible(when: str, actions: object) -> tuple[str, ...] | None:
         return None
     if not isinstance(actions, list | tuple):
         raise AnswerError(
-            f"info['admissible_actions'] must be a list or tuple of strings, but {when} gave {_shown(actions)}"
+            f"info['admissible_actions'] must be a list or tuple of strings, but {when} gave {shown(actions)}"
         )
     for action in actions:
         if not isinstance(action, str):
             raise AnswerError(
                 f"info['admissible_actions'] must be a list or tuple of strings, but {when} gave one with "
-                f"{_shown(action)}"
+                f"{shown(action)}"
             )
     return tuple(map(well_formed, actions))
 
 
 def _metrics(when: str, metrics: object) -> Mapping[str, float]:
     if not isinstance(metrics, Mapping):
-        raise AnswerError(f"info['metrics'] must be a dictionary, but {when} gave {_shown(metrics)}")
+        raise AnswerError(f"info['metrics'] must be a dictionary, but {when} gave {shown(metrics)}")
     figures: dict[str, float] = {}
     for name, value in metrics.items():
         number = _number(value)
         if not isinstance(name, str) or number is None:
             raise AnswerError(
-                f"info['metrics'] must map names to finite numbers, but {when} gave {_shown(name)}: {_shown(value)}"
+                f"info['metrics'] must map names to finite numbers, but {when} gave {shown(name)}: {shown(value)}"
             )
         figures[well_formed(name)] = number
     return figures
@@ -163,8 +161,3 @@ def _number(value: Any) -> float | None:
 
 def _is_bool(value: object) -> bool:
     return type(value).__name__ in ("bool", "bool_")  # NumPy's own too
-
-
-def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."

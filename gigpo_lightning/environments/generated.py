@@ -1,65 +1,58 @@
 """Folders of data made offline: there whole or not at all, and never taken for those of other settings."""
 
-import contextlib
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 
-@contextlib.contextmanager
-def new_folder(folder: Path) -> Iterator[Path]:
-    """Give a folder to write into, which becomes ``folder`` at the end; if that fails, nothing is left.
+def make_once(
+    folder: Path,
+    manifest: str,
+    settings: Mapping[str, object],
+    what: str,
+    argument: str,
+    write: Callable[[Path], None],
+) -> None:
+    """Make a folder unless it is there, whoever else is making it at the same time; if that fails, nothing is left.
 
     Args:
-        folder: What is made; the folder that it stands in is made, too.
+        folder: What is made; the folder that it stands in is made, too. An empty one may be there.
+        manifest: Name of the file in it that holds its settings, as JSON.
+        settings: What it is made with.
+        what: What it holds, for messages.
+        argument: What names its place, for messages.
+        write: Writes all the rest into the folder that it is given.
 
     Raises:
-        OSError: If there is something in its place by then.
+        ValueError: If something else is in its place, or was made with other settings; the message names both.
+        OSError: If it cannot be made.
     """
+    if _is_made(folder, manifest, settings, what, argument):
+        return
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
-        yield partial
+        write(partial)
+        (partial / manifest).write_text(json.dumps(settings, indent=1))
         partial.chmod(0o755)  # mkdtemp's own would keep other users out
         partial.rename(folder)
+    except OSError:
+        if not _is_made(folder, manifest, settings, what, argument):  # else another process was quicker
+            raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def make_unless_there(is_made: Callable[[], bool], make: Callable[[], None]) -> None:
-    """Make what is not there yet, whoever else is making it at the same time.
-
-    Args:
-        is_made: Whether it is there; raises if something else is in its place.
-        make: Makes it, by ``new_folder``.
-
-    Raises:
-        OSError: If it cannot be made.
-    """
-    if is_made():
-        return
-    try:
-        make()
-    except OSError:
-        if not is_made():  # else another process was quicker
-            raise
-
-
-def check_made_with(folder: Path, manifest: str, wanted: Mapping[str, object], what: str, argument: str) -> None:
-    """Refuse a folder that was not made with these settings.
-
-    Args:
-        folder: What is there.
-        manifest: Name of the file in it that holds its settings, as JSON.
-        wanted: The settings.
-        what: What it should hold, for the message.
-        argument: What names its place, for the message.
+def _is_made(folder: Path, manifest: str, wanted: Mapping[str, object], what: str, argument: str) -> bool:
+    """Whether the folder is there, made with these settings.
 
     Raises:
         ValueError: If it was made with others, or not made at all; the message names the folder and what differs.
     """
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return False
     try:
         found = json.loads((folder / manifest).read_text())
     except (OSError, ValueError) as error:
@@ -71,3 +64,4 @@ def check_made_with(folder: Path, manifest: str, wanted: Mapping[str, object], w
     if different:
         listed = ", ".join(f"{key} {there!r} instead of {asked!r}" for key, (there, asked) in different.items())
         raise ValueError(f"{folder} holds {what} made with {listed}; choose another {argument}, or delete the folder")
+    return True

@@ -118,13 +118,6 @@ def gridworld_panel(
 
     ``train`` and ``valid_seen`` share one map of walls, ``valid_unseen`` has another.
 
-    Args:
-        split: ``train``, ``valid_seen`` or ``valid_unseen``.
-        size: Rows, and columns, of the grid.
-        num_walls: Cells that cannot be entered.
-        seed: Of the walls and of the split.
-        kinds: ``near`` (up to three moves) and ``far``; default: both.
-
     Raises:
         ValueError: If an argument is out of its range, or nothing is left.
     """

@@ -28,11 +28,6 @@ def read_panel(source: TaskSource, split: str) -> TaskPanel:
 def check_split_names(argument: str, splits: Sequence[str], train_split: str) -> None:
     """Refuse the training split among the held-out ones, and a split that is named twice.
 
-    Args:
-        argument: The argument that names the splits, for the message.
-        splits: Held-out splits.
-        train_split: The split that is trained on.
-
     Raises:
         ValueError: At the first such split; the message names the argument and the split.
     """
@@ -46,13 +41,8 @@ def check_split_names(argument: str, splits: Sequence[str], train_split: str) ->
 def check_apart(argument: str, splits: Sequence[str], panels: Mapping[str, TaskPanel], train_split: str) -> None:
     """Refuse held-out splits that share a task with each other, or with the training split.
 
-    A task is known by its id and its fingerprint: sources may number each split's tasks from 0.
-
-    Args:
-        argument: The argument that names the splits, for the message.
-        splits: Held-out splits, each with a panel.
-        panels: Of each split; without the training split's, nothing is compared with that.
-        train_split: The split that is trained on.
+    A task is known by its id and its fingerprint: sources may number each split's tasks from 0. Without the training
+    split's panel, nothing is compared with that split.
 
     Raises:
         ValueError: At the first such pair of splits; the message names both and one of the tasks.

@@ -34,11 +34,7 @@ class CreditedEpisode:
 
 
 def credited_groups(groups: Sequence[TrajectoryGroup], credit: Credit) -> list[list[CreditedEpisode]]:
-    """Give every episode the rows that are its own, group by group.
-
-    Args:
-        groups: The episodes.
-        credit: Its rows are those of ``StepTable.from_groups(groups)``.
+    """Give every episode the rows that are its own, group by group; rows are in the order of ``StepTable.from_groups``.
 
     Raises:
         ValueError: If the credit has more or fewer rows than the episodes have steps, or an advantage is not finite.
@@ -71,9 +67,6 @@ def most_to_compare(groups: Sequence[Sequence[CreditedEpisode]]) -> int:
 
     A group that won some and lost some comes before one whose returns differ in another way, and that before one
     without any difference between its episodes. Of like groups it is the one whose episodes share most states.
-
-    Args:
-        groups: At least one, of at least one episode each.
 
     Raises:
         ValueError: If there is no group.

@@ -59,10 +59,6 @@ def draw_group(episodes: Sequence[CreditedEpisode], title: str) -> Figure:
     that did best and worst there. At the side: the episode's number, whether it won, and the mean of its A_E, which
     only step statistics let vary within an episode.
 
-    Args:
-        episodes: At least one, of at least one step each.
-        title: Says which group it is; one line or two.
-
     Raises:
         ValueError: If there is no episode.
     """

@@ -21,9 +21,6 @@ def group_size_shares(step_group_id: Int64[ndarray, " S"]) -> dict[str, float]:
 
     Of steps, not of groups: a group of fifty tells fifty steps what they were worth.
 
-    Args:
-        step_group_id: Anchor group of each step, ``(S,)``.
-
     Raises:
         ValueError: If there is no step.
 

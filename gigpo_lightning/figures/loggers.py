@@ -8,11 +8,6 @@ Method = Literal["add_text", "add_figure", "add_histogram", "add_custom_scalars"
 
 
 def shown_by(loggers: Iterable[Any], method: Method) -> list[Callable[..., object]]:
-    """The method of every logger's experiment that has it: what a logger cannot show is skipped.
-
-    Args:
-        loggers: A Trainer's, on the rank that writes; it may have none.
-        method: What is to be shown.
-    """
+    """The method of every logger's experiment that has it: what a logger cannot show is skipped."""
     found = (getattr(getattr(logger, "experiment", None), method, None) for logger in loggers)
     return [each for each in found if callable(each)]

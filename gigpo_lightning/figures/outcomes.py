@@ -14,16 +14,7 @@ _LOST = {StopReason.MAX_STEPS: "step limit", StopReason.TERMINATED: "ended", Sto
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeldOutEpisode:
-    """What counts of one held-out episode; named as in ``evaluations.jsonl``.
-
-    Attributes:
-        task_id: The task that was played.
-        kind: The task's kind.
-        success: Whether it was won.
-        stop_reason: Why it ended, as ``StopReason`` writes it.
-        steps: Its length, at least 1.
-        invalid_actions: Actions that the parser did not accept.
-    """
+    """What counts of one held-out episode; named and written as in ``evaluations.jsonl``."""
 
     task_id: str
     kind: str
@@ -62,10 +53,7 @@ def changes_by_kind(
     A game that was played several times counts in parts: won in 3 of 4 before and 2 of 4 now, it is half a game of
     "won both", a quarter of "won only before" and a quarter of "lost both": as few changes as its rates allow.
 
-    Args:
-        before: Success rate of each game in the first evaluation.
-        after: In the latest.
-        kinds: Of each game.
+    ``before`` and ``after`` are success rates by game, ``kinds`` is each game's kind.
 
     Returns:
         As ``outcomes_by_kind``, with ``CHANGES``, over the games that both have.

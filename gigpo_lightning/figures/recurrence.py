@@ -13,14 +13,7 @@ LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Visit:
-    """One step in a state that recurs.
-
-    Attributes:
-        row: Place of the episode among those that are compared, from 0.
-        step: Place of the step in its episode, from 0.
-        action: What was done.
-        step_advantage: A_S of it.
-    """
+    """One step in a state that recurs, and its A_S; episodes and their steps are counted from 0."""
 
     row: int
     step: int
@@ -30,13 +23,7 @@ class Visit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recurrence:
-    """A state that was met more than once.
-
-    Attributes:
-        step_group_id: Of its steps.
-        observation: What the world said there, when it was first met; in one line.
-        visits: At least two, by row and step.
-    """
+    """A state that was met more than once; the observation is the first, in one line; visits are by row and step."""
 
     step_group_id: int
     observation: str
@@ -94,11 +81,6 @@ def at_stake(recurrence: Recurrence) -> float:
 
 
 def decisive(found: Sequence[Recurrence], most: int) -> list[Recurrence]:
-    """The states in which several episodes parted ways, by what was at stake there.
-
-    Args:
-        found: From ``recurrences``.
-        most: How many at most.
-    """
+    """The states in which several episodes parted ways, by what was at stake there."""
     shared = [each for each in found if each.num_episodes > 1 and at_stake(each) > 0]
     return sorted(shared, key=lambda each: -at_stake(each))[:most]

@@ -22,12 +22,7 @@ _KEYS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Way:
-    """A changed run.
-
-    Attributes:
-        said: What to change.
-        setup: The run then.
-    """
+    """A changed run, and what was said to change."""
 
     said: tuple[str, ...]
     setup: Setup
@@ -50,9 +45,6 @@ def ways_to_fit(setup: Setup) -> list[Way]:
 
     First on the devices that it has, then on more, then with adapters alone. None if the run fits as it is, or no
     change is known.
-
-    Args:
-        setup: The run.
     """
     if setup.fits:
         return []

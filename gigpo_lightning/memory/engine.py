@@ -83,12 +83,6 @@ def engine_memory(shape: ModelShape, engine: EngineSettings, episodes: int, devi
 
     A forward pass makes, for each token, the feed-forward layer's three wide tensors and four of the residual stream's
     width; for each reply, three float32 numbers for each word of the vocabulary.
-
-    Args:
-        shape: Of the model.
-        engine: Its settings.
-        episodes: Episodes that may ask it at the same time.
-        device_gib: The device's memory.
     """
     each = TYPE_BYTES[engine.weight_type]
     weights = (shape.num_parameters + shape.adapters(engine.max_lora_rank)) * each / GIB

@@ -19,18 +19,7 @@ class ModelShape:
 
     Qwen2, Qwen3, Llama, Mistral and their kin are of this form; the attributes go by their names in ``config.json``.
 
-    Attributes:
-        vocab_size: Rows of the embedding.
-        hidden_size: Width of the residual stream.
-        intermediate_size: Width of the feed-forward layer.
-        num_hidden_layers: Number of blocks.
-        num_attention_heads: Heads of the queries.
-        num_key_value_heads: Heads of keys and values.
-        head_dim: Width of a head.
-        tie_word_embeddings: Whether the output layer is the embedding.
-        attention_bias: Whether queries, keys and values have a bias, as Qwen2's have.
-        head_norm: Whether queries and keys are normalized, as Qwen3's are.
-        max_position_embeddings: Longest context, in tokens; 0 if it is not known.
+    ``head_norm`` says whether queries and keys are normalized, as Qwen3's are; a longest context of 0 is not known.
     """
 
     vocab_size: int
@@ -48,9 +37,6 @@ class ModelShape:
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "ModelShape":
         """Take the sizes from a ``config.json``.
-
-        Args:
-            config: What it holds.
 
         Raises:
             ValueError: If a size is missing, or only some of the weights take part in a token (a mixture of experts).

@@ -33,14 +33,7 @@ def setup_of(
 ) -> Setup:
     """Read a run's memory off its parts, made and not begun.
 
-    Args:
-        trainer: Lightning's.
-        module: The LightningModule.
-        data: The DataModule.
-        strategy: What was asked for; None takes the default.
-        policy: The policy without its weights; None if it is not known here.
-        on_gpu: Whether devices are GPUs.
-        device_gib: Memory of a device.
+    A strategy of None is the default; a policy has no weights, and is None where it is not known.
 
     Raises:
         MemoryUnknownError: If they do not say enough.

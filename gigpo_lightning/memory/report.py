@@ -11,13 +11,7 @@ from gigpo_lightning.memory.engine import EngineMemory, longest_reply
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryReport:
-    """What a plan says of memory.
-
-    Attributes:
-        lines: The sum, and what it assumes.
-        warnings: What does not fit, and what to change.
-        numbers: ``predicted_gib`` and ``device_gib`` of each device, and the parts of the sum, as JSON.
-    """
+    """What a plan says of memory: the sum, its assumptions, what does not fit, what to change, the parts as JSON."""
 
     lines: tuple[str, ...]
     warnings: tuple[str, ...]
@@ -25,12 +19,7 @@ class MemoryReport:
 
 
 def report(setup: Setup, device: str) -> MemoryReport:
-    """Say what a run takes of each device.
-
-    Args:
-        setup: The run.
-        device: What the device is, and how that is known.
-    """
+    """Say what a run takes of each device."""
     update, rollout = setup.update, setup.rollout
     numbers = {
         "predicted_gib": round(setup.predicted, 2),
@@ -52,12 +41,7 @@ def report(setup: Setup, device: str) -> MemoryReport:
 
 
 def unknown(why: str, device_gib: float) -> MemoryReport:
-    """Say that there is no sum.
-
-    Args:
-        why: The reason.
-        device_gib: The device's memory.
-    """
+    """Say that there is no sum."""
     numbers = {"predicted_gib": None, "device_gib": round(device_gib, 2)}
     return MemoryReport(lines=(f"memory is not summed: {why}",), warnings=(), numbers=json.dumps(numbers))
 

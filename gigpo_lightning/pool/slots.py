@@ -9,10 +9,10 @@ import logging
 import os
 import time
 import traceback
-from collections.abc import Hashable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Hashable, Iterator
+from dataclasses import dataclass, fields
 
-from gigpo_lightning.environments.answers import AnswerError, read_reset, read_step
+from gigpo_lightning.environments.answers import Answer, AnswerError, read_reset, read_step
 from gigpo_lightning.environments.base import Environment, Task
 from gigpo_lightning.errors import RunError, StoppedBySignal
 
@@ -20,23 +20,15 @@ _logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EnvironmentEvent:
-    """What came of one ``reset`` or ``step``.
+class EnvironmentEvent(Answer):
+    """What came of one ``reset`` or ``step``: the environment's answer, or why there is none.
 
     Attributes:
         slot: The slot that it happened in.
-        observation: What the world says now.
-        anchor: The state, by its key.
-        admissible_actions: Commands that do something; None where the environment does not say.
-        instruction: What is asked for; empty where the environment does not say.
-        success: Whether the episode has succeeded.
+        success: Whether the episode has succeeded; False where the environment does not say.
         says_success: Whether the environment says so itself, be it yes or no.
-        metrics: The environment's own figures of the episode so far.
-        reward: Of the step; 0 after a reset.
-        terminated: Gymnasium's.
-        truncated: Gymnasium's.
         seconds: How long the environment took.
-        failure: Why the episode is lost, such as the traceback of what the environment raised; then all else is empty.
+        failure: Why the episode is lost, such as the traceback of what the environment raised; then there is no answer.
         fatal: Why no other attempt will do better, if the environment says so by a RunError; the message alone.
         bystander: Whether it was lost with its worker while that served another episode.
     """
@@ -44,14 +36,8 @@ class EnvironmentEvent:
     slot: int
     observation: str = ""
     anchor: Hashable = ""
-    admissible_actions: tuple[str, ...] | None = None
-    instruction: str = ""
     success: bool = False
     says_success: bool = False
-    metrics: Mapping[str, float] = field(default_factory=dict)
-    reward: float = 0.0
-    terminated: bool = False
-    truncated: bool = False
     seconds: float = 0.0
     failure: str = ""
     fatal: str = ""
@@ -113,20 +99,9 @@ class EnvironmentSlots:
             answer = read_reset(environment.reset(options={"task": command}))
         else:
             answer = read_step(command, environment.step(command))
-        return EnvironmentEvent(
-            slot=slot,
-            observation=answer.observation,
-            anchor=answer.anchor,
-            admissible_actions=answer.admissible_actions,
-            instruction=answer.instruction,
-            success=bool(answer.success),
-            says_success=answer.success is not None,
-            metrics=answer.metrics,
-            reward=answer.reward,
-            terminated=answer.terminated,
-            truncated=answer.truncated,
-            seconds=time.perf_counter() - started,
-        )
+        said = {each.name: getattr(answer, each.name) for each in fields(answer)} | {"success": bool(answer.success)}
+        seconds = time.perf_counter() - started
+        return EnvironmentEvent(slot=slot, says_success=answer.success is not None, seconds=seconds, **said)
 
 
 def _story(environment: Environment, error: BaseException) -> str:

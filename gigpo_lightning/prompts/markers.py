@@ -8,10 +8,6 @@ from gigpo_lightning.prompts.base import Marked, Prompt
 def check_markers(prompt: Prompt, is_unknown: Callable[[str], bool]) -> None:
     """Refuse a tokenizer that has no token for a marker of the prompt; one that is not ``Marked`` needs none.
 
-    Args:
-        prompt: Of the run.
-        is_unknown: Whether the tokenizer encodes a text as unknown.
-
     Raises:
         ValueError: If a marker is unknown; the message names all such markers.
     """

@@ -8,10 +8,6 @@ def parse_whole_reply(response: str, view: TurnView) -> ParsedAction:
     """Take the whole reply, stripped, as the action; it is valid if it is one of the admissible ones.
 
     Where the environment names no admissible actions, every reply is valid but an empty one.
-
-    Args:
-        response: What the policy wrote.
-        view: The turn that it answers.
     """
     action, known = well_formed(response).strip(), view.admissible_actions
     if action and (known is None or action in known):

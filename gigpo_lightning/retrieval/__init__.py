@@ -4,7 +4,7 @@ from gigpo_lightning.retrieval.base import Passage, Retriever
 from gigpo_lightning.retrieval.bm25 import Bm25Index
 from gigpo_lightning.retrieval.bm25_retriever import Bm25Retriever
 from gigpo_lightning.retrieval.dense import DenseRetriever, Encoder, SentenceEncoder
-from gigpo_lightning.retrieval.http_retriever import HttpRetriever, RetrievalStats
+from gigpo_lightning.retrieval.http_retriever import HttpRetriever
 
 __all__ = [
     "Bm25Index",
@@ -13,7 +13,6 @@ __all__ = [
     "Encoder",
     "HttpRetriever",
     "Passage",
-    "RetrievalStats",
     "Retriever",
     "SentenceEncoder",
 ]

@@ -21,11 +21,7 @@ _LAST_SECONDS = 1.0
 async def listening(application: web.Application, host: str, port: int, limits: Limits) -> AsyncIterator[int]:
     """Answer requests until the context is left, which takes a few seconds at most.
 
-    Args:
-        application: Answers them; what it does for a client is cancelled when the client leaves.
-        host: Address to listen on.
-        port: 0 takes a free one.
-        limits: Of connections.
+    What the application does for a client is cancelled when the client leaves. Port 0 takes a free one.
 
     Yields:
         The port.

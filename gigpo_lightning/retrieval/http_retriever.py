@@ -5,7 +5,6 @@ import random
 import threading
 import time
 from collections.abc import Coroutine, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
@@ -21,44 +20,8 @@ _T = TypeVar("_T")
 _PASSING = (408, 425, 429)  # and every 5xx: another try may succeed
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RetrievalStats:
-    """The cost of searches.
-
-    Attributes:
-        calls: Calls of ``search``.
-        queries: Queries in them.
-        retries: Requests that had to be made again.
-        failures: Calls that ended in an error.
-        seconds: Spent in ``search``, summed over calls, also over simultaneous ones.
-    """
-
-    calls: int = 0
-    queries: int = 0
-    retries: int = 0
-    failures: int = 0
-    seconds: float = 0.0
-
-    def __add__(self, other: "RetrievalStats") -> "RetrievalStats":
-        return RetrievalStats(
-            calls=self.calls + other.calls,
-            queries=self.queries + other.queries,
-            retries=self.retries + other.retries,
-            failures=self.failures + other.failures,
-            seconds=self.seconds + other.seconds,
-        )
-
-
 class _PassingFailure(Exception):
     """A request failed, and another try may succeed."""
-
-
-@dataclass(slots=True)
-class _Call:
-    """One ``search`` under way."""
-
-    end: float
-    retries: int = 0
 
 
 class HttpRetriever(PerProcess):
@@ -135,36 +98,8 @@ class HttpRetriever(PerProcess):
         check_count("top_k", top_k)
         if isinstance(queries, str):
             raise ValueError(f"queries must be a list of strings, got {queries!r}")
-        started = time.monotonic()
-        call = _Call(end=started + self.deadline)
-        failed = True
-        try:
-            found = self._wait_for(self._search(list(queries), top_k, call)) if queries else []
-            failed = False
-        finally:
-            cost = RetrievalStats(
-                calls=1,
-                queries=len(queries),
-                retries=call.retries,
-                failures=int(failed),
-                seconds=time.monotonic() - started,
-            )
-            self._local.cost = cost
-            with self._lock:
-                self._total += cost
-        return found
-
-    @property
-    def stats(self) -> RetrievalStats:
-        """All searches of this process."""
-        with self._lock:
-            return self._total
-
-    @property
-    def last_call(self) -> RetrievalStats:
-        """The last search of the thread that asks."""
-        cost: RetrievalStats = getattr(self._local, "cost", RetrievalStats())
-        return cost
+        end = time.monotonic() + self.deadline
+        return self._wait_for(self._search(list(queries), top_k, end)) if queries else []
 
     def close(self) -> None:
         """Close the connections; a later search opens them again."""
@@ -178,8 +113,6 @@ class HttpRetriever(PerProcess):
         self._session: aiohttp.ClientSession
         self._turns: asyncio.Semaphore
         self._lock = threading.Lock()
-        self._total = RetrievalStats()
-        self._local = threading.local()
         self._turn = 0
         self._paused_until = dict.fromkeys(self.urls, 0.0)
         self._random = random.Random()  # not the run's: waits must not change what is played
@@ -197,10 +130,10 @@ class HttpRetriever(PerProcess):
         finally:
             future.cancel()  # matters only if the waiting thread is interrupted
 
-    async def _search(self, queries: list[str], top_k: int, call: _Call) -> list[list[Passage]]:
+    async def _search(self, queries: list[str], top_k: int, end: float) -> list[list[Passage]]:
         """All requests of a search at the same time; the first final failure ends the others."""
         batches = [queries[start : start + self.batch_size] for start in range(0, len(queries), self.batch_size)]
-        tasks = [asyncio.create_task(self._ask(batch, top_k, call)) for batch in batches]
+        tasks = [asyncio.create_task(self._ask(batch, top_k, end)) for batch in batches]
         try:
             answers = await asyncio.gather(*tasks)
         except RunError:
@@ -209,7 +142,7 @@ class HttpRetriever(PerProcess):
             raise
         return [passages for answer in answers for passages in answer]
 
-    async def _ask(self, queries: list[str], top_k: int, call: _Call) -> list[list[Passage]]:
+    async def _ask(self, queries: list[str], top_k: int, end: float) -> list[list[Passage]]:
         """One request, until it is answered or given up."""
         asked: dict[str, Any] = {"queries": queries} if self.form == "queries" else {"query": queries[0]}
         payload = asked | {"topk": top_k, "return_scores": True}
@@ -217,7 +150,7 @@ class HttpRetriever(PerProcess):
         for attempt in range(1, self.attempts + 1):
             url = self._next_url()
             try:
-                answer = await self._post(url, payload, call.end - time.monotonic())
+                answer = await self._post(url, payload, end - time.monotonic())
                 break
             except _PassingFailure as error:
                 self._paused_until[url] = time.monotonic() + self.pause
@@ -226,9 +159,8 @@ class HttpRetriever(PerProcess):
             if self._all_paused():
                 pause = wait * self._random.uniform(0.5, 1.0)
                 wait = min(2 * wait, self.longest_wait)
-            if attempt == self.attempts or time.monotonic() + pause >= call.end:
+            if attempt == self.attempts or time.monotonic() + pause >= end:
                 raise RunError(self._given_up(url, attempt, cause)) from cause
-            call.retries += 1
             await asyncio.sleep(pause)
         try:
             return parse_answer(answer, len(queries), top_k)

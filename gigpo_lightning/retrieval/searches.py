@@ -15,12 +15,7 @@ _AT_ONCE = 64
 
 
 class Searches:
-    """Asks a retriever in threads.
-
-    Args:
-        retriever: Asked by several threads at once.
-        threads: Searches that are carried out at the same time; more wait for their turn.
-    """
+    """Asks a retriever in threads, as many searches at the same time; more wait for their turn."""
 
     def __init__(self, retriever: Retriever, threads: int) -> None:
         self._retriever = retriever
@@ -37,11 +32,7 @@ class Searches:
     async def answer(self, queries: Sequence[str], top_k: int, *, scores: bool, seconds: float) -> bytes:
         """The answer's JSON. Cancelled, the search ends at its next look, or never begins.
 
-        Args:
-            queries: What is searched for.
-            top_k: Passages of each.
-            scores: Whether they come with scores.
-            seconds: How long it may take, the wait for its turn included.
+        It may take so many ``seconds``, the wait for its turn included.
 
         Raises:
             RunError: If it takes longer, or the retriever cannot go on.

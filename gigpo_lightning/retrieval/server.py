@@ -17,8 +17,8 @@ from gigpo_lightning.retrieval.base import Retriever
 from gigpo_lightning.retrieval.connected import listening
 from gigpo_lightning.retrieval.limits import Limits
 from gigpo_lightning.retrieval.searches import Searches
-from gigpo_lightning.retrieval.wire import short
 from gigpo_lightning.strict_json import load_json
+from gigpo_lightning.text import shown
 
 _SEARCHES = web.AppKey("searches", Searches)
 
@@ -39,11 +39,7 @@ def make_application(
     with a request is answered with 400, 408 or 413 and ``{"error": str}``; a retriever that cannot go on, or not in
     time, with 503, which a client may try again.
 
-    Args:
-        retriever: Asked by several threads at once.
-        top_k: Passages of each query where a request does not say.
-        threads: Requests that are worked on at the same time.
-        limits: Of each request.
+    The retriever is asked by as many threads at once as requests may be worked on at the same time.
 
     Raises:
         ValueError: If ``top_k`` is more than ``limits`` allow.
@@ -82,7 +78,7 @@ async def _read_body(request: web.Request, limits: Limits) -> bytes:
     """
     encoding = request.headers.get("Content-Encoding", "identity")
     if encoding.lower() != "identity":
-        raise ValueError(f"a request must come as it is, without a Content-Encoding, got {short(encoding)}")
+        raise ValueError(f"a request must come as it is, without a Content-Encoding, got {shown(encoding)}")
     if (request.content_length or 0) > limits.body_bytes:
         raise web.HTTPRequestEntityTooLarge(limits.body_bytes, request.content_length or 0)
     try:
@@ -103,7 +99,7 @@ def read_request(body: bytes, default_top_k: int, limits: Limits) -> tuple[list[
     try:
         asked = load_json(body)
     except ValueError as error:
-        raise ValueError(f"a request must be JSON: {short(str(error))}") from error
+        raise ValueError(f"a request must be JSON: {shown(str(error))}") from error
     if not isinstance(asked, dict):
         raise ValueError(f"a request must be a JSON object, got {type(asked).__name__}")
     if ("query" in asked) == ("queries" in asked):
@@ -114,11 +110,11 @@ def read_request(body: bytes, default_top_k: int, limits: Limits) -> tuple[list[
     top_k = asked.get("topk")
     top_k = default_top_k if top_k is None else top_k
     if isinstance(top_k, bool) or not isinstance(top_k, int) or not 1 <= top_k <= limits.top_k:
-        raise ValueError(f"'topk' must be an integer in [1, {limits.top_k}], got {short(top_k)}")
+        raise ValueError(f"'topk' must be an integer in [1, {limits.top_k}], got {shown(top_k)}")
     _check_queries(queries, top_k, limits)
     scores = asked.get("return_scores", False)
     if not isinstance(scores, bool):
-        raise ValueError(f"'return_scores' must be true or false, got {short(scores)}")
+        raise ValueError(f"'return_scores' must be true or false, got {shown(scores)}")
     return queries, top_k, scores
 
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from gigpo_lightning.retrieval.base import Passage
+from gigpo_lightning.text import shown
 
 
 def split_contents(contents: str) -> tuple[str, str]:
@@ -37,26 +38,21 @@ def join_contents(title: str, text: str) -> str:
 def parse_document(document: object, *, score: float = 0.0, default_id: str = "") -> Passage:
     """Read a document: ``contents``, or ``title`` and ``text``, or a string that is its contents.
 
-    Args:
-        document: As it came out of JSON.
-        score: The passage's.
-        default_id: Its id if it has none.
-
     Raises:
         ValueError: If it is none of these; the message says what is wrong with it.
     """
     if isinstance(document, str):
         document = {"contents": document}
     if not isinstance(document, dict):
-        raise ValueError(f"a document must be an object with 'contents', got {short(document)}")
+        raise ValueError(f"a document must be an object with 'contents', got {shown(document)}")
     identity = document.get("id", default_id)
     if isinstance(identity, bool) or not isinstance(identity, str | int):
-        raise ValueError(f"a document's 'id' must be a string or an integer, got {short(identity)}")
+        raise ValueError(f"a document's 'id' must be a string or an integer, got {shown(identity)}")
     contents, title, text = (document.get(name) for name in ("contents", "title", "text"))
     if isinstance(title, str) and isinstance(text, str):
         return Passage(id=str(identity), title=title, text=text, score=score)
     if not isinstance(contents, str):
-        raise ValueError(f"a document must have 'contents', a string, or 'title' and 'text', got {short(document)}")
+        raise ValueError(f"a document must have 'contents', a string, or 'title' and 'text', got {shown(document)}")
     title, text = split_contents(contents)
     return Passage(id=str(identity), title=title, text=text, score=score)
 
@@ -64,23 +60,18 @@ def parse_document(document: object, *, score: float = 0.0, default_id: str = ""
 def parse_answer(answer: object, num_queries: int, top_k: int) -> list[list[Passage]]:
     """Read a server's answer; of more passages than were asked for, the first are kept.
 
-    Args:
-        answer: As it came out of JSON.
-        num_queries: How many it was asked.
-        top_k: Passages asked for, each query.
-
     Raises:
         ValueError: If it has another form; the message says where.
     """
     result = answer.get("result") if isinstance(answer, dict) else None
     if not isinstance(result, list):
-        raise ValueError(f"the answer must be an object with a list 'result', got {short(answer)}")
+        raise ValueError(f"the answer must be an object with a list 'result', got {shown(answer)}")
     if len(result) != num_queries:
         raise ValueError(f"'result' must have a list of passages for each of {num_queries} queries, got {len(result)}")
     passages = []
     for number, found in enumerate(result):
         if not isinstance(found, list):
-            raise ValueError(f"result[{number}] must be a list of passages, got {short(found)}")
+            raise ValueError(f"result[{number}] must be a list of passages, got {shown(found)}")
         passages.append([_parse_hit(hit, f"result[{number}][{rank}]") for rank, hit in enumerate(found[:top_k])])
     return passages
 
@@ -95,7 +86,7 @@ def _parse_hit(hit: object, where: str) -> Passage:
     if isinstance(hit, dict) and "document" in hit:
         document, score = hit["document"], hit.get("score", 0.0)
         if isinstance(score, bool) or not isinstance(score, int | float):
-            raise ValueError(f"{where}: a score must be a number, got {short(score)}")
+            raise ValueError(f"{where}: a score must be a number, got {shown(score)}")
     try:
         return parse_document(document, score=float(score))
     except ValueError as error:
@@ -105,9 +96,3 @@ def _parse_hit(hit: object, where: str) -> Passage:
 def _write_hit(passage: Passage, scores: bool) -> dict[str, Any]:
     document = {"id": passage.id, "contents": join_contents(passage.title, passage.text)}
     return {"document": document, "score": passage.score} if scores else document
-
-
-def short(value: object) -> str:
-    """A value for a message, cut if it is long."""
-    shown = repr(value)
-    return shown if len(shown) <= 200 else f"{shown[:200]}..."

@@ -90,9 +90,6 @@ def read_trajectories(path: Path) -> tuple[list[TrajectoryGroup], float]:
     Anchor keys come back as text, so different keys of a task that read alike become one. A file must hold a whole
     rollout; to keep a part of one, read it and write that part anew.
 
-    Args:
-        path: The file.
-
     Returns:
         The groups, and the sampling temperature of their replies.
 
@@ -112,10 +109,6 @@ def read_trajectories(path: Path) -> tuple[list[TrajectoryGroup], float]:
 
 def check_trajectories(path: Path, limits: PolicyLimits) -> None:
     """Refuse a file that ``read_trajectories`` would refuse, or whose tokens do not fit the policy.
-
-    Args:
-        path: The file.
-        limits: Of the policy to be trained.
 
     Raises:
         ValueError: As ``read_trajectories``; and if a token is not in the vocabulary, or a prompt with its reply is

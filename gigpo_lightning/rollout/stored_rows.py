@@ -48,23 +48,14 @@ _OF_FILE = ("num_groups", "temperature")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PolicyLimits:
-    """Limits of a policy.
-
-    Attributes:
-        vocabulary_size: Token ids are below it.
-        context: Longest prompt plus reply, in tokens; None if there is no limit.
-    """
+    """Limits of a policy; ``context`` is the longest prompt plus reply, in tokens, or None if there is no limit."""
 
     vocabulary_size: int
     context: int | None
 
 
 class StoredRows:
-    """The checked rows of a file.
-
-    Args:
-        table: What the file holds, in any order of rows; columns that are not in ``SCHEMA`` are ignored.
-        path: The file, for messages.
+    """The checked rows of a file, in any order; columns that are not in ``SCHEMA`` are ignored.
 
     Raises:
         ValueError: If a column is missing, of another type, or has a value that cannot be, or the rows are not those of

@@ -26,12 +26,6 @@ def epoch_tasks(panel: TaskPanel, tasks_per_epoch: int, epoch: int, seed: int) -
     A pure function of its arguments, so that a resumed run goes on where it stopped. What a pass has left over, less
     than an epoch's worth, is left out of that pass: no epoch plays a task twice.
 
-    Args:
-        panel: The training tasks.
-        tasks_per_epoch: Tasks of an epoch.
-        epoch: Number of the epoch, from 0.
-        seed: Of the passes' orders.
-
     Raises:
         ValueError: If ``tasks_per_epoch`` is more than the panel holds.
     """
@@ -47,16 +41,7 @@ def epoch_tasks(panel: TaskPanel, tasks_per_epoch: int, epoch: int, seed: int) -
 def more_tasks(
     panel: TaskPanel, played: Sequence[Task], num_tasks: int, epoch: int, seed: int, rank: int = 0, ranks: int = 1
 ) -> Sequence[Task]:
-    """Choose tasks for an epoch that has discarded some of its groups.
-
-    Args:
-        panel: The training tasks.
-        played: What the epoch has played so far.
-        num_tasks: Tasks that are missing.
-        epoch: Number of the epoch, from 0.
-        seed: Of the order.
-        rank: Who asks; no two ranks are given the same task.
-        ranks: How many may ask.
+    """Choose tasks for an epoch that has discarded some of its groups; no two ranks are given the same task.
 
     Returns:
         Tasks that the epoch has not played: ``num_tasks`` of them, or all that are left. A pure function of the

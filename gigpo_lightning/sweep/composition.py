@@ -89,7 +89,7 @@ def _sweep(name: str, others: list[str], words: Sequence[str], multirun: bool, g
     if multirun:
         params = config.hydra.sweeper.get("params") or {}
         given = [*parser.parse_overrides([f"{key}={value}" for key, value in params.items()]), *given]
-    choices = _choices([each for each in given if not each.is_hydra_override()], multirun)
+    choices = dict(_choice(each, multirun) for each in given if not each.is_hydra_override())  # the last one wins
     combined = [parser.parse_overrides(list(each)) for each in itertools.product(*choices.values())]
     runs = tuple(_run(each, groups, config) for each in combined)
     names = [run.name for run in runs]
@@ -100,20 +100,19 @@ def _sweep(name: str, others: list[str], words: Sequence[str], multirun: bool, g
     return Sweep(folder=Path(str(config.hydra.sweep.dir)), swept=swept, runs=runs, config=config, loader=loader)
 
 
-def _choices(given: Sequence[Override], multirun: bool) -> dict[str, list[str]]:
-    """Every key's overrides, one for each of its values; what is given later wins."""
-    choices: dict[str, list[str]] = {}
-    for override in given:
-        key, line, swept = override.key_or_group, str(override.input_line), override.is_sweep_override()
-        if override.is_delete() or override.package is not None:
-            raise ValueError(f"a key cannot be deleted, or put in a package, got {line}; null is the value of nothing")
-        if swept and not multirun:
-            raise ValueError(f"{line} asks for several runs, which --multirun is for; a list is {key}=[...]")
-        listed = not swept or override.is_discrete_sweep()
-        choices[key] = [f"{key}={value}" for value in override.sweep_string_iterator()] if swept and listed else [line]
-        if not listed or not choices[key]:
-            raise ValueError(f"a sweep must list its values, got {line}")
-    return choices
+def _choice(override: Override, multirun: bool) -> tuple[str, list[str]]:
+    """A key and its overrides, one for each of its values."""
+    key, line = override.key_or_group, str(override.input_line)
+    if override.is_delete() or override.package is not None:
+        raise ValueError(f"a key cannot be deleted, or put in a package, got {line}; null is the value of nothing")
+    if not override.is_sweep_override():
+        return key, [line]
+    if not multirun:
+        raise ValueError(f"{line} asks for several runs, which --multirun is for; a list is {key}=[...]")
+    values = list(override.sweep_string_iterator()) if override.is_discrete_sweep() else []
+    if not values:
+        raise ValueError(f"a sweep must list its values, got {line}")
+    return key, [f"{key}={value}" for value in values]
 
 
 def _run(given: Sequence[Override], groups: Mapping[str, Mapping[str, Path]], config: DictConfig) -> Composition:

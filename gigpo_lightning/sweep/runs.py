@@ -11,10 +11,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
 
 import psutil
 import yaml
@@ -24,6 +23,7 @@ from hydra.experimental.callback import Callback
 from hydra.types import HydraContext
 from omegaconf import DictConfig
 
+from gigpo_lightning.changed_configuration import leaves
 from gigpo_lightning.disk import whole_file
 from gigpo_lightning.sweep.composition import Sweep
 
@@ -45,9 +45,8 @@ class Record:
         """How far the run has come; a process without an exit code was killed with its sweep."""
         if self.exit_code is None:
             return "stopped" if self.pid else "waiting"
-        return {0: "finished", 128 + signal.SIGTERM: "stopped", -signal.SIGTERM: "stopped"}.get(
-            self.exit_code, "failed"
-        )
+        codes = {0: "finished", 128 + signal.SIGTERM: "stopped", -signal.SIGTERM: "stopped"}
+        return codes.get(self.exit_code, "failed")
 
 
 def read_record(folder: Path) -> Record:
@@ -91,20 +90,13 @@ def is_left(folder: Path, text: str) -> bool:
     if process := _process(folder):
         raise ValueError(f"a run must be carried out once at a time, but process {process.pid} is at work in {folder}")
     finished, path = read_record(folder).state == "finished", folder / "config.yaml"
-    then, now = _leaves(yaml.safe_load(path.read_text()) if path.is_file() else {}), _leaves(yaml.safe_load(text))
+    then, now = (dict(leaves(yaml.safe_load(each))) for each in (path.read_text() if path.is_file() else "{}", text))
     differing = sorted(key for key in then.keys() | now.keys() if then.get(key) != now.get(key))
     if differing and (finished or has_checkpoint(folder)):
         differs = f"{differing[0]} was {then.get(differing[0])!r} and is {now.get(differing[0])!r}"
         choice = "choose another folder with hydra.sweep.dir, or remove this one"
         raise ValueError(f"{folder} must hold a run of the same configuration, but {differs}; {choice}")
     return not finished
-
-
-def _leaves(value: Any, key: str = "") -> dict[str, Any]:
-    if not isinstance(value, dict) or not value:
-        return {key: value}
-    below = (_leaves(each, f"{key}.{name}" if key else str(name)) for name, each in value.items())
-    return {name: each for leaves in below for name, each in leaves.items()}
 
 
 def prepare(folder: Path, text: str) -> None:
@@ -115,7 +107,7 @@ def prepare(folder: Path, text: str) -> None:
         path.write_text(text)
 
 
-def carry_out(folder: Path, command: Sequence[str], environment: Mapping[str, str]) -> Record:
+def carry_out(folder: Path, command: Sequence[str]) -> Record:
     """Begin a run, or go on from its last checkpoint, and wait for its end."""
     going_on = has_checkpoint(folder)
     first_version = 1 + max((version(path, folder) for path in folder.rglob("version_*")), default=-1)
@@ -126,9 +118,7 @@ def carry_out(folder: Path, command: Sequence[str], environment: Mapping[str, st
         log.write(f"$ {' '.join(words)}\n".encode())
         log.flush()
         # A session of its own: Ctrl-C reaches the sweep, which stops the run in good order.
-        process = subprocess.Popen(
-            words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True
-        )
+        process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
     with process:
         write_record(folder, replace(before, pid=process.pid))
         code = process.wait()
@@ -137,7 +127,7 @@ def carry_out(folder: Path, command: Sequence[str], environment: Mapping[str, st
     return record
 
 
-def _job(folders: Sequence[Path], command: Sequence[str], variables: Mapping[str, str], config: DictConfig) -> None:
+def _job(folders: Sequence[Path], command: Sequence[str], config: DictConfig) -> None:
     """Carry out the run with the job's number, in this process or one of the launcher's."""
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # the launcher's process, which Ctrl-C reaches
         signal.signal(signal.SIGINT, lambda *_: _STOPPING.set())
@@ -146,7 +136,7 @@ def _job(folders: Sequence[Path], command: Sequence[str], variables: Mapping[str
     log_to_stderr()
     folder = folders[int(HydraConfig.get().job.num)]
     _logger.info("under way: %s", folder / "log.txt")
-    record = carry_out(folder, command, os.environ | variables)
+    record = carry_out(folder, command)
     _logger.info("%s after %.0f s: %s", record.state, record.seconds, folder.name)
     if record.state == "stopped":
         _STOPPING.set()
@@ -171,10 +161,8 @@ def launch(sweep: Sweep, folders: Sequence[Path], command: Sequence[str]) -> int
         _logger.info("stopping: every run writes a checkpoint first; once more kills them")
 
     _STOPPING.clear()
-    settings, callbacks = sweep.config.hydra, Callback()
-    variables = threads(settings.launcher, len(folders), os.environ | dict(settings.job.env_set))
-    job = functools.partial(_job, tuple(folders), tuple(command), variables)
-    context = HydraContext(config_loader=sweep.loader, callbacks=callbacks)  # type: ignore[arg-type]  # Hydra's private
+    job = functools.partial(_job, tuple(folders), tuple(command))
+    context = HydraContext(config_loader=sweep.loader, callbacks=Callback())  # type: ignore[arg-type]  # Hydra's private
     launcher = Plugins.instance().instantiate_launcher(context, job, sweep.config)
     before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
     with contextlib.ExitStack() as stack, contextlib.suppress(KeyboardInterrupt):
@@ -182,15 +170,6 @@ def launch(sweep: Sweep, folders: Sequence[Path], command: Sequence[str]) -> int
         for ended in launcher.launch([[f"hydra.sweep.subdir='{each.name}'"] for each in folders], initial_job_idx=0):
             _ = ended.return_value  # raises what the job raised
     return received[0] if received else 0
-
-
-def threads(launcher: Mapping[str, Any], num_runs: int, variables: Mapping[str, str]) -> dict[str, str]:
-    """The variables that give each run at a time its share of half of the cores, unless ``OMP_NUM_THREADS`` is set."""
-    cores, jobs = os.cpu_count() or 1, int(launcher.get("n_jobs") or 1)
-    at_a_time = min(num_runs, jobs if jobs > 0 else max(1, cores + 1 + jobs))
-    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")  # joblib sets them where they are unset
-    alone = at_a_time < 2 or "OMP_NUM_THREADS" in variables
-    return {} if alone else {name: str(max(1, cores // 2 // at_a_time)) for name in names if name not in variables}
 
 
 def log_to_stderr() -> None:

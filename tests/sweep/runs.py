@@ -1,6 +1,5 @@
 """Runs that are no ``gigpo``, for tests of what a sweep does with them."""
 
-import os
 import sys
 from pathlib import Path
 
@@ -20,4 +19,4 @@ def text(folder: Path, seed: int, **more: object) -> str:
 def done(folder: Path, seed: int) -> Record:
     """Carry a run out."""
     prepare(folder, text(folder, seed))
-    return carry_out(folder, PROGRAM, os.environ)
+    return carry_out(folder, PROGRAM)

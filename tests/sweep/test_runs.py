@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from gigpo_lightning.disk import FullDiskError
-from gigpo_lightning.sweep.runs import Record, is_left, prepare, read_record, threads, write_record
+from gigpo_lightning.sweep.runs import Record, is_left, prepare, read_record, write_record
 from tests.sweep.runs import FAILS, FINISHES, HANGS, PROGRAM, STOPS, done, text
 
 SWEEP = "import sys, json; from gigpo_lightning.sweep.runs import log_to_stderr; log_to_stderr()\n"
@@ -128,21 +128,3 @@ def started(folder: Path) -> psutil.Process:
         assert time.monotonic() < deadline
         time.sleep(0.02)
     return psutil.Process(read_record(folder).pid)
-
-
-@pytest.mark.parametrize(
-    ("launcher", "num_runs", "variables", "expected"),
-    [
-        ({}, 8, {}, None),
-        ({"n_jobs": 1}, 8, {}, None),
-        ({"n_jobs": 4}, 8, {}, "2"),
-        ({"n_jobs": -1}, 8, {}, "1"),
-        ({"n_jobs": 4}, 2, {}, "4"),
-        ({"n_jobs": 4}, 1, {}, None),
-        ({"n_jobs": 4}, 8, {"OMP_NUM_THREADS": "7"}, None),
-    ],
-    ids=["basic", "one", "four", "all", "fewer_runs", "one_run", "said"],
-)
-def test_runs_that_share_a_machine_share_half_of_its_cores(launcher, num_runs, variables, expected, monkeypatch):
-    monkeypatch.setattr(os, "cpu_count", lambda: 16)
-    assert threads(launcher, num_runs, variables).get("OMP_NUM_THREADS") == expected

@@ -29,9 +29,6 @@ class RequireKey:
     A server without a key, which listens on loopback alone, answers everyone. Methods, paths and websockets are treated
     alike: only ``GET`` and ``HEAD`` of exactly ``/health`` are open. A browser's preflight request carries no key, so
     pages of other origins cannot use a server that has one.
-
-    Args:
-        app: Whatever is behind the key.
     """
 
     def __init__(self, app: Application) -> None:
@@ -63,10 +60,7 @@ class RequireKey:
 
 
 def server_keys(arguments: Any) -> list[str]:
-    """The keys of a server, by vLLM's rule: those of ``--api-key``, else the environment's ``VLLM_API_KEY``.
-
-    Args:
-        arguments: Of ``vllm serve``.
+    """The keys of a ``vllm serve``, by its rule: those of ``--api-key``, else the environment's ``VLLM_API_KEY``.
 
     Raises:
         ValueError: If one is empty or cannot be sent, or there is none on a host that other machines reach. vLLM would
@@ -81,11 +75,7 @@ def server_keys(arguments: Any) -> list[str]:
 
 
 def check_key(key: str, name: str) -> None:
-    """Refuse a key that no header can carry.
-
-    Args:
-        key: The secret; it is not shown.
-        name: Where it is from.
+    """Refuse a key that no header can carry, without showing it.
 
     Raises:
         ValueError: If it is not printable ASCII without spaces.

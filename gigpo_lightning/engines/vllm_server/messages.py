@@ -10,13 +10,7 @@ GENERATE = "/inference/v1/generate"
 
 
 def generation(request: GenerationRequest, name: str, adapter: str) -> dict[str, Any]:
-    """The question for a reply.
-
-    Args:
-        request: What is wanted.
-        name: Of the request, unique on the server.
-        adapter: Name of the LoRA adapter that is to write it; empty for none.
-    """
+    """The question for a reply; ``name`` is unique on the server, and an empty ``adapter`` is none."""
     return {
         "request_id": name,
         "model": adapter or None,
@@ -45,12 +39,7 @@ def completion(answer: dict[str, Any], request: GenerationRequest, policy_versio
 
 
 def distrust(answer: dict[str, Any], label: str) -> str:
-    """Why a reply cannot be used, as the rest of a sentence about its server; empty if it can.
-
-    Args:
-        answer: The server's.
-        label: Of the weights that it was sent.
-    """
+    """Why a reply cannot be used, as the rest of a sentence about its server; empty if it can."""
     choice = answer["choices"][0]
     if choice["finish_reason"] not in ("stop", "length"):
         return f"ended a reply with {choice['finish_reason']!r}"

@@ -65,11 +65,7 @@ class FolderInfo:
 
 @dataclass
 class FolderUpdate:
-    """Part of the weights.
-
-    Attributes:
-        file: A safetensors file that this process can read.
-    """
+    """Part of the weights: a safetensors file that this process can read."""
 
     file: str
 

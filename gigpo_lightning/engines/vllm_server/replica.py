@@ -15,14 +15,7 @@ Ask = Callable[[str, Callable[[str], Any]], Any]
 
 @dataclass(slots=True, kw_only=True)
 class VLLMServer:
-    """One server and what it has been asked.
-
-    Attributes:
-        url: Its address.
-        ask: Asks it something and waits for the answer.
-        lost: Why it takes no part any more; empty while it does.
-        running: Requests that it has, and what will be their answers.
-    """
+    """One server and what it has been asked; ``lost`` says why it takes no part any more, if so."""
 
     url: str
     ask: Ask

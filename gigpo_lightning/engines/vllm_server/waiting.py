@@ -12,6 +12,7 @@ from gigpo_lightning.engines.vllm_server.client import ServerClient, ServerError
 from gigpo_lightning.engines.vllm_server.plugin import ARCHITECTURE, PREFIX, PROTOCOL
 from gigpo_lightning.errors import Preempted, RunError
 from gigpo_lightning.interruption import never
+from gigpo_lightning.text import shown
 
 _logger = logging.getLogger(__name__)
 
@@ -29,13 +30,9 @@ _NOT_YET = (0, 408, 425, 429, 502, 503, 504)
 def wait_for_servers(
     client: ServerClient, urls: Sequence[str], wanted: Mapping[str, Any], should_stop: Callable[[], bool] = never
 ) -> list[dict[str, Any]]:
-    """Wait for all servers at once until each has said what it is.
+    """Wait for all servers at once, ``client.timeouts.start`` seconds at most, until each has said what it is.
 
-    Args:
-        client: Talks to them; its ``timeouts.start`` is how long each may take.
-        urls: Their addresses.
-        wanted: The policy's own configuration, as in ``config.json``.
-        should_stop: Asked several times a second.
+    Each must serve what ``wanted`` says, the policy's own configuration, as in ``config.json``.
 
     Returns:
         What each says, as ``checked_info``, in the order of ``urls``.
@@ -77,11 +74,6 @@ def wait_for_servers(
 def checked_info(client: ServerClient, url: str, wanted: Mapping[str, Any]) -> dict[str, Any]:
     """Ask a server, once, what it is.
 
-    Args:
-        client: Talks to it.
-        url: Its address.
-        wanted: The policy's own configuration, as in ``config.json``.
-
     Returns:
         What the route ``info`` of ``vllm_plugin`` says.
 
@@ -98,11 +90,6 @@ def checked_info(client: ServerClient, url: str, wanted: Mapping[str, Any]) -> d
 def check_info(info: Any, url: str, wanted: Mapping[str, Any]) -> dict[str, Any]:
     """Refuse a server that is not fit for this run.
 
-    Args:
-        info: What it says that it is.
-        url: Its address.
-        wanted: The policy's own configuration, as in ``config.json``.
-
     Returns:
         What it says.
 
@@ -112,12 +99,12 @@ def check_info(info: Any, url: str, wanted: Mapping[str, Any]) -> dict[str, Any]
     if not isinstance(info, dict) or "protocol" not in info:
         raise RunError(
             f"the vLLM server {url} must be one that this version's gigpo-server started, but answered GET {_INFO} "
-            f"with {_short(info)}"
+            f"with {shown(info)}"
         )
     if info["protocol"] != PROTOCOL:
         raise RunError(
             f"the vLLM server {url} must speak protocol {PROTOCOL} as this version does, got "
-            f"{_short(info['protocol'])}: install one version of gigpo-lightning on both sides"
+            f"{shown(info['protocol'])}: install one version of gigpo-lightning on both sides"
         )
     if info["logprobs_mode"] != "processed_logprobs" or info["weight_transfer"] not in ("folder", "nccl"):
         raise RunError(
@@ -157,8 +144,3 @@ def _given_up(client: ServerClient, url: str, cause: ServerError | None) -> RunE
 
 def _reasons(urls: Iterable[str], causes: Mapping[str, ServerError]) -> str:
     return "; ".join(str(causes.get(url, f"the vLLM server {url} has not answered")) for url in urls)
-
-
-def _short(value: object) -> str:
-    shown = repr(value)
-    return shown if len(shown) <= 200 else f"{shown[:200]}..."

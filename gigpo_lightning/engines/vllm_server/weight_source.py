@@ -37,13 +37,10 @@ class _Weights:
 
 
 def weight_source(base: Any) -> Any:
-    """A ``WeightSource`` of vLLM's, with ``send_next``.
+    """A ``WeightSource`` of vLLM's ``distributed.weight_transfer.base``, with ``send_next``.
 
     vLLM 0.30 to 0.32 calls ``metadata()`` and iterates over the source; 0.33 reads ``metadata`` as a property that is
     worked out once, and iterates over ``iter_full()``. Which of them it is, its base class says.
-
-    Args:
-        base: The module ``vllm.distributed.weight_transfer.base``.
     """
     if hasattr(base.WeightSource, "iter_full"):
 

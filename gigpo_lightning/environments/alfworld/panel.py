@@ -7,7 +7,7 @@ import random
 from collections.abc import Sequence
 from pathlib import Path
 
-from gigpo_lightning.environments.alfworld.offline.scenes import Scenes, prepare_scenes
+from gigpo_lightning.environments.alfworld.offline.scenes import Scenes, generate_scenes
 from gigpo_lightning.environments.alfworld.task_types import KINDS, SPLITS
 from gigpo_lightning.environments.base import Task, TaskPanel
 
@@ -24,11 +24,8 @@ def alfworld_panel(
     Reads the official data unchanged, and leaves out what alfworld itself leaves out: movable receptacles, sliced
     objects, games not marked solvable.
 
-    Args:
-        data_dir: The folder that holds ``json_2.1.1/``.
-        split: ``train``, ``valid_seen`` or ``valid_unseen``.
-        kinds: Task types to keep; default: all six.
-        skip_corrupt: Leave out game files that cannot be read, name and count them in the log, and go on.
+    The arguments are those of ``AlfworldTasks``. Files that ``skip_corrupt`` leaves out are named and counted in the
+    log.
 
     Raises:
         ValueError: If split, kinds or folder are wrong, nothing is left, or a game file is corrupt.
@@ -93,7 +90,7 @@ class AlfworldTasks:
     def prepare(self) -> None:
         """Make the scenes, if any are asked for; at once where they exist."""
         if self.scenes is not None:
-            prepare_scenes(Path(self.data_dir), self.scenes)
+            generate_scenes(self.data_dir, self.scenes)
 
     def panel(self, split: str) -> TaskPanel:
         """Return the split's panel, as ``alfworld_panel`` lists it."""

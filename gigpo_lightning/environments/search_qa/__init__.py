@@ -2,7 +2,7 @@
 
 from gigpo_lightning.environments.search_qa.environment import SearchQAEnvironment
 from gigpo_lightning.environments.search_qa.offline.expert import ReadingExpert
-from gigpo_lightning.environments.search_qa.offline.generator import World, generate_world, prepare_world
+from gigpo_lightning.environments.search_qa.offline.generator import World, generate_world
 from gigpo_lightning.environments.search_qa.offline.words import search_qa_words
 from gigpo_lightning.environments.search_qa.offline.world_retriever import WorldRetriever
 from gigpo_lightning.environments.search_qa.panel import SearchQATasks, search_qa_panel
@@ -21,7 +21,6 @@ __all__ = [
     "exact_match",
     "generate_world",
     "normalize_answer",
-    "prepare_world",
     "search_qa_panel",
     "search_qa_words",
 ]

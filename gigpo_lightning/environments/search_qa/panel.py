@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow.parquet
 
 from gigpo_lightning.environments.base import Task, TaskPanel
-from gigpo_lightning.environments.search_qa.offline.generator import World, prepare_world
+from gigpo_lightning.environments.search_qa.offline.generator import World, generate_world
 from gigpo_lightning.environments.search_qa.scoring import normalize_answer
 from gigpo_lightning.errors import check_count
 from gigpo_lightning.strict_json import load_json
@@ -34,12 +34,7 @@ def search_qa_panel(
     answers are in ``reward_model.ground_truth.target`` and whose question is a column, in ``env_kwargs``, or the end of
     the prompt. A question that does not end with a question mark gets one.
 
-    Args:
-        path: A file, or several: ``.parquet``, else JSONL.
-        split: Leave out rows whose own column ``split`` names another; default: keep all.
-        data_sources: Keep only these.
-        per_source: Keep only so many questions of each data source, its first.
-        skip_unanswerable: Leave out rows whose golden answers all normalize to nothing, and go on.
+    The other arguments are those of ``SearchQATasks``; rows whose own column ``split`` names another are left out.
 
     Raises:
         ValueError: If a file cannot be read, a row lacks its question or answers, its golden answers all normalize to
@@ -118,7 +113,7 @@ class SearchQATasks:
     def prepare(self) -> None:
         """Make the world, if one is asked for; at once where it exists."""
         if self.world is not None:
-            prepare_world(self.data_dir, self.world)
+            generate_world(self.data_dir, self.world)
 
     def panel(self, split: str) -> TaskPanel:
         """Return the split's panel, as ``search_qa_panel`` lists it.

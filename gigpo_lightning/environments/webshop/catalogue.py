@@ -123,14 +123,7 @@ class Catalogue:
 
 
 class Shelves:
-    """What a process holds of a catalogue.
-
-    Args:
-        products: The product file.
-        attributes: The attribute file.
-        human_goals: The file of instructions, if goals are to be people's.
-        num_products: Only the file's first entries.
-        price_seed: Of prices and price limits.
+    """What a process holds of a catalogue, whose arguments it takes.
 
     Raises:
         ValueError: If a file is missing or not of the official form.

@@ -17,9 +17,6 @@ _WHITE = " \t\r\n"
 class JsonFile:
     """A JSON list, or an object of entries by name, whose entries are read one at a time and found again by place.
 
-    Args:
-        path: The file.
-
     Raises:
         ValueError: If it is not there, or empty; later on, if it is not what it must be.
     """

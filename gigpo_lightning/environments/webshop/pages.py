@@ -18,13 +18,7 @@ _WHITE = " \t\n\f\r"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Page:
-    """A page without its instruction.
-
-    Attributes:
-        text: What an agent reads.
-        clickables: What ``click[…]`` takes, in lower case.
-        has_search_bar: Whether it shows one; a search is possible on every page.
-    """
+    """A page without its instruction; clickables are in lower case, and a search is possible on every page."""
 
     text: str
     clickables: tuple[str, ...]
@@ -35,13 +29,7 @@ INDEX = Page(text="'Search'", clickables=("search",), has_search_bar=True)
 
 
 def results_page(products: Sequence[Product], number: int, total: int) -> Page:
-    """A page of search results.
-
-    Args:
-        products: Those on it, best first.
-        number: The page's, from 1.
-        total: Results on all pages.
-    """
+    """A page of search results, best first; pages count from 1, and ``total`` is of all pages."""
     buttons = [BACK_TO_SEARCH, *([PREVIOUS] if number > 1 else []), NEXT]
     pieces = [BACK_TO_SEARCH, f"Page {number} (Total results: {total})", *buttons[1:]]
     for product in products:
@@ -61,12 +49,7 @@ def item_page(product: Product, show_attributes: bool = False) -> Page:
 
 
 def sub_page(product: Product, name: str) -> Page:
-    """One of the pages behind a product's.
-
-    Args:
-        product: The product.
-        name: The button that leads there; no product has reviews.
-    """
+    """The page behind a button of a product's page; no product has reviews."""
     pieces = [BACK_TO_SEARCH, PREVIOUS]
     if name == DESCRIPTION:
         pieces += _piece(f"\n{product.description}")

@@ -42,15 +42,7 @@ def webshop_panel(
 
     Differs from verl-agent, which shuffles anew in every worker, so that its workers' goals overlap, held out or not.
 
-    Args:
-        catalogue: What is sold.
-        split: ``train``, ``valid`` or ``test``; ``verl_agent`` has no ``test``.
-        scheme: ``by_product`` or ``verl_agent``.
-        seed: Of the order.
-        max_goals_per_product: At most so many goals of a product, drawn by the seed: of the official thousand products
-            ten have two fifths of all goals. Default: all.
-        reachable_only: Leave out synthetic goals that even their own product, as it is asked for, does not meet in
-            everything: by the original's rules these are 458 of the 6910 of the official thousand products.
+    The arguments are those of ``WebShopTasks``; ``verl_agent`` has no split ``test``.
 
     Raises:
         ValueError: If an argument is not one of its values, or nothing is left.
@@ -93,8 +85,10 @@ class WebShopTasks:
         catalogue: What is sold; name the same files as the environment's, and they are read once.
         scheme: ``by_product``, or ``verl_agent`` to compare with published numbers.
         seed: Of the splits' order.
-        max_goals_per_product: At most so many goals of a product; default: all.
-        reachable_only: Leave out goals that even their own product does not meet.
+        max_goals_per_product: At most so many goals of a product, drawn by the seed: of the official thousand products
+            ten have two fifths of all goals. Default: all.
+        reachable_only: Leave out synthetic goals that even their own product, as it is asked for, does not meet in
+            everything: by the original's rules these are 458 of the 6910 of the official thousand products.
         generated: Make this catalogue where the files are named, if it is not there yet; default: only read.
 
     Raises:

@@ -14,10 +14,6 @@ _NOT_A_NUMBER = re.compile(r"[^\d.]")
 def make_product(entry: Mapping[str, Any], attributes: Mapping[str, Any] | None) -> Product:
     """Make a product of its entry in the product file and of that in the attribute file.
 
-    Args:
-        entry: The product file's.
-        attributes: The attribute file's; None if it has none.
-
     Raises:
         ValueError: If a key is missing or of the wrong kind; the message names the product and the key.
     """

@@ -27,13 +27,7 @@ _FILLER = frozenset(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Offer:
-    """A product of a result page.
-
-    Attributes:
-        asin: Its id.
-        title: Its name.
-        price_tag: Its price, such as ``$8.99 to $25.99``.
-    """
+    """A product of a result page; its price tag is such as ``$8.99 to $25.99``."""
 
     asin: str
     title: str

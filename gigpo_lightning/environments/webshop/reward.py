@@ -65,12 +65,7 @@ def shopping_reward(product: Product, price: float, chosen: Mapping[str, str], g
     like any other. And an empty attribute, which the original finds in every text, is hit by nothing; the official
     files of the 1,000 products have none.
 
-    Args:
-        product: What is bought.
-        price: What it costs, in dollars.
-        chosen: The clicked value of each option, by the option's name.
-        goal: What was asked for.
-        nouns: Names the nouns of a title.
+    The price is in dollars; the clicked values go by their option's name.
     """
     query_match = product.query == goal.query
     category_match = len(_path_parts(product.product_category) & _path_parts(goal.product_category)) >= 2

@@ -21,7 +21,6 @@ from gigpo_lightning.environments.alfworld.offline.games import draw_game, possi
 from gigpo_lightning.environments.alfworld.offline.scenes import GoalBalance
 from gigpo_lightning.environments.alfworld.task_types import KINDS, SPLITS
 from gigpo_lightning.environments.base import Task
-from gigpo_lightning.environments.generated import new_folder
 from tests.environments.alfworld.conftest import SMALL
 
 pytestmark = [pytest.mark.alfworld, pytest.mark.usefixtures("engine")]
@@ -154,18 +153,6 @@ def test_making_the_scenes_again_changes_nothing(tmp_path: Path) -> None:
     assert {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*")} == times
 
 
-def test_two_processes_may_make_the_same_scenes_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def made_twice(data_dir: Path, scenes: Scenes, processes: int) -> None:
-        with new_folder(Path(data_dir) / "json_2.1.1") as late:
-            (late / "mine").touch()
-            generate_scenes(data_dir, scenes)  # the other process
-
-    monkeypatch.setattr("gigpo_lightning.environments.alfworld.offline.scenes.generate_scenes", made_twice)
-    AlfworldTasks(str(tmp_path), scenes=TINY).prepare()
-    assert [path.name for path in tmp_path.iterdir()] == ["json_2.1.1"]
-    assert not (tmp_path / "json_2.1.1" / "mine").exists()
-
-
 def test_nothing_but_the_games_is_left_behind(tmp_path: Path) -> None:
     generate_scenes(tmp_path, TINY)
     assert [path.name for path in tmp_path.iterdir()] == ["json_2.1.1"]
@@ -186,12 +173,6 @@ def test_games_that_were_not_made_here_are_not_taken_for_scenes(tmp_path: Path) 
 def test_no_process_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="processes must be >= 1, got 0"):
         generate_scenes(tmp_path, TINY, processes=0)
-
-
-def test_games_are_never_overwritten(tmp_path: Path) -> None:
-    (tmp_path / "json_2.1.1").mkdir()
-    with pytest.raises(ValueError, match=r"must not hold games yet, but \S+json_2.1.1 exists"):
-        generate_scenes(tmp_path, TINY)
 
 
 @pytest.mark.parametrize("wrong", [{"train": -1}, {"receptacles": 3}, {"objects": 1}, {"duplicates": 0}, {"seed": -1}])

@@ -200,13 +200,6 @@ class TestOnDisk:
             generate_catalogue(tmp_path / "shop", SETTINGS)
         assert list(tmp_path.iterdir()) == []
 
-    def test_a_process_that_was_quicker_is_no_error(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        files = generate_catalogue(tmp_path / "shop", SETTINGS)
-        seen = iter((False, True))  # not there when looked for, there when it is to be put there
-        monkeypatch.setattr("gigpo_lightning.environments.webshop.offline.generator._is_made", lambda *_: next(seen))
-        assert generate_catalogue(tmp_path / "shop", SETTINGS) == files
-        assert [path.name for path in tmp_path.iterdir()] == ["shop"]
-
     @pytest.mark.parametrize(
         ("name", "value"), [("num_products", 0), ("num_kinds", 27), ("twins", 1.5), ("attributes", 9), ("seed", -1)]
     )

@@ -42,14 +42,7 @@ class Receptacle:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FloorPlan:
-    """One room.
-
-    Attributes:
-        number: ALFRED's number.
-        receptacles: All that it has, ordered by identity.
-        object_classes: Classes of objects found in it, lamps included, ordered.
-        points: Where the agent can stand, in steps of the grid.
-    """
+    """One room, its receptacles ordered by identity; points are where the agent can stand, in steps of the grid."""
 
     number: int
     receptacles: tuple[Receptacle, ...]

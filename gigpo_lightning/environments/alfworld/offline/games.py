@@ -40,14 +40,7 @@ _NAMED_BY_DOMAIN = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Goal:
-    """What to do, and in which room.
-
-    Attributes:
-        kind: Task type.
-        target: Class of the object to find.
-        place: Class of the receptacle to put it in; the lamp's class for ``look_at_obj_in_light``.
-        plan: The room.
-    """
+    """What to do with which class of object, where, and in which room; to look at one in light, the place is a lamp."""
 
     kind: str
     target: str

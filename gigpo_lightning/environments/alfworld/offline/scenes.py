@@ -1,6 +1,5 @@
 """Games made offline in the format of the official data, for all six task types."""
 
-import json
 import logging
 import multiprocessing
 import os
@@ -14,7 +13,7 @@ from gigpo_lightning.environments.alfworld.engine import EngineSlot, close_slot,
 from gigpo_lightning.environments.alfworld.offline.floor_plans import split_plans
 from gigpo_lightning.environments.alfworld.offline.games import Game, Goal, draw_game, possible_goals
 from gigpo_lightning.environments.alfworld.task_types import KINDS, SPLITS
-from gigpo_lightning.environments.generated import check_made_with, make_unless_there, new_folder
+from gigpo_lightning.environments.generated import make_once
 from gigpo_lightning.errors import check_count
 
 _logger = logging.getLogger(__name__)
@@ -58,60 +57,42 @@ class Scenes:
             check_count(name, getattr(self, name), minimum)
 
 
-def generate_scenes(data_dir: str | Path, scenes: Scenes, processes: int = 1) -> None:
+def generate_scenes(data_dir: str | Path, scenes: Scenes, processes: int | None = None) -> None:
     """Make the games, prove each winnable on the engine, and put them in ``data_dir/json_2.1.1``.
 
-    The folder appears when all is done, never in part.
+    If they are there already, nothing is done. The folder appears when all is done, never in part; two processes may
+    make the same one.
 
     Args:
         data_dir: Where the folder goes; it is made.
         scenes: Which games to make.
-        processes: How many processes make them, each whole splits; with 1, this one does. More change no byte.
+        processes: How many processes make them, each whole splits; with 1, this one does. More change no byte. Default:
+            two where there are many games.
 
     Raises:
-        ValueError: If ``data_dir`` holds games already, or ``processes`` < 1.
+        ValueError: If ``data_dir`` holds other games, or ``processes`` < 1.
     """
+    folder, count = Path(data_dir) / "json_2.1.1", scenes.train + scenes.valid_seen + scenes.valid_unseen
+    if processes is None:
+        processes = min(2, os.cpu_count() or 1) if count >= _MANY_SCENES else 1
     check_count("processes", processes)
-    data_dir = Path(data_dir)
-    folder = data_dir / "json_2.1.1"
-    if folder.exists():
-        raise ValueError(f"data_dir must not hold games yet, but {folder} exists")
-    with new_folder(folder) as partial:
-        if processes == 1:
-            for split in SPLITS:
-                _generate_split(partial / split, split, scenes)
-        else:
-            largest_first = sorted(SPLITS, key=lambda split: -getattr(scenes, split))
-            with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
-                for made in [pool.submit(_generate_split, partial / split, split, scenes) for split in largest_first]:
-                    made.result()
-        (partial / _MANIFEST).write_text(json.dumps(_manifest(scenes), indent=1))
 
-
-def prepare_scenes(data_dir: str | Path, scenes: Scenes) -> None:
-    """Make the games unless they are there; two processes may make the same ones.
-
-    Raises:
-        ValueError: If ``data_dir`` holds games that were not made, or were made with other settings.
-    """
-    folder = Path(data_dir) / "json_2.1.1"
-
-    def make() -> None:
-        count = scenes.train + scenes.valid_seen + scenes.valid_unseen
+    def write(partial: Path) -> None:
         _logger.info("making %d scenes in %s", count, folder)
-        generate_scenes(data_dir, scenes, processes=min(2, os.cpu_count() or 1) if count >= _MANY_SCENES else 1)
+        _write_splits(partial, scenes, processes)
 
-    make_unless_there(lambda: _is_made(folder, scenes), make)
-
-
-def _is_made(folder: Path, scenes: Scenes) -> bool:
-    if folder.exists():
-        check_made_with(folder, _MANIFEST, _manifest(scenes), "scenes", "data_dir")
-    return folder.exists()
+    make_once(folder, _MANIFEST, {"format": _FORMAT, **asdict(scenes)}, "scenes", "data_dir", write)
 
 
-def _manifest(scenes: Scenes) -> dict[str, int]:
-    return {"format": _FORMAT, **asdict(scenes)}
+def _write_splits(folder: Path, scenes: Scenes, processes: int) -> None:
+    if processes == 1:
+        for split in SPLITS:
+            _generate_split(folder / split, split, scenes)
+        return
+    largest_first = sorted(SPLITS, key=lambda split: -getattr(scenes, split))
+    with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
+        for made in [pool.submit(_generate_split, folder / split, split, scenes) for split in largest_first]:
+            made.result()
 
 
 def _generate_split(folder: Path, split: str, scenes: Scenes) -> None:

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
 
-from gigpo_lightning.environments.generated import check_made_with, make_unless_there, new_folder
+from gigpo_lightning.environments.generated import make_once
 from gigpo_lightning.environments.search_qa.offline.words import (
     ADJECTIVES,
     FIRST_NAMES,
@@ -68,14 +68,7 @@ class World:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Facts:
-    """All that is true.
-
-    Attributes:
-        trade: Of each person.
-        birthplace: Of each person.
-        author: Of each work.
-        region: Of each town.
-    """
+    """All that is true: each person's trade and birthplace, each work's author, each town's region."""
 
     trade: dict[str, str]
     birthplace: dict[str, str]
@@ -85,14 +78,7 @@ class _Facts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Question:
-    """A question of the world.
-
-    Attributes:
-        kind: ``one_hop`` or ``two_hop``.
-        text: The question.
-        answer: The one right answer.
-        titles: The passages that it needs, in the order in which they can be found.
-    """
+    """A question, its one right answer, and the passages that it needs, in the order in which they can be found."""
 
     kind: str
     text: str
@@ -101,53 +87,23 @@ class _Question:
 
 
 def generate_world(data_dir: str | Path, world: World) -> None:
-    """Write ``corpus.jsonl`` and one file of questions a split into ``data_dir/world``.
+    """Write ``corpus.jsonl`` and one file of questions a split into ``data_dir/world``, unless they are there already.
 
-    The folder appears when all is done, never in part.
-
-    Args:
-        data_dir: Where the folder goes; it is made.
-        world: What to write.
+    The folder appears when all is done, never in part; two processes may make the same one.
 
     Raises:
-        ValueError: If ``data_dir`` holds a world already, or the world is too small for its questions.
-    """
-    data_dir = Path(data_dir)
-    folder = data_dir / _FOLDER
-    if folder.exists():
-        raise ValueError(f"data_dir must not hold a world yet, but {folder} exists")
-    facts = _draw_facts(world)
-    questions = {split: _draw_questions(facts, world, split) for split in SPLITS}
-    with new_folder(folder) as partial:
-        _write_lines(partial / CORPUS_FILE, _corpus(facts, world.seed))
-        for split, asked in questions.items():
-            _write_lines(partial / f"{split}.jsonl", [_row(question) for question in asked])
-        (partial / _MANIFEST).write_text(json.dumps(_manifest(world), indent=1))
-
-
-def prepare_world(data_dir: str | Path, world: World) -> None:
-    """Make the world unless it is there; two processes may make the same one.
-
-    Raises:
-        ValueError: If ``data_dir`` holds a world that was made with other settings.
+        ValueError: If ``data_dir`` holds another world, or the world is too small for its questions.
     """
     folder = Path(data_dir) / _FOLDER
 
-    def make() -> None:
+    def write(partial: Path) -> None:
         _logger.info("making a world of %d people and %d works in %s", world.people, world.works, folder)
-        generate_world(data_dir, world)
+        facts = _draw_facts(world)
+        _write_lines(partial / CORPUS_FILE, _corpus(facts, world.seed))
+        for split in SPLITS:
+            _write_lines(partial / f"{split}.jsonl", [_row(each) for each in _draw_questions(facts, world, split)])
 
-    make_unless_there(lambda: _is_made(folder, world), make)
-
-
-def _is_made(folder: Path, world: World) -> bool:
-    if folder.exists():
-        check_made_with(folder, _MANIFEST, _manifest(world), "a world", "data_dir")
-    return folder.exists()
-
-
-def _manifest(world: World) -> dict[str, int]:
-    return {"format": _FORMAT, **asdict(world)}
+    make_once(folder, _MANIFEST, {"format": _FORMAT, **asdict(world)}, "a world", "data_dir", write)
 
 
 def _write_lines(file: Path, rows: Sequence[dict[str, object]]) -> None:

@@ -5,12 +5,12 @@ import logging
 import random
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from gigpo_lightning.environments.generated import check_made_with, make_unless_there, new_folder
+from gigpo_lightning.environments.generated import make_once
 from gigpo_lightning.environments.webshop.offline.wares import BRANDS, DEPARTMENTS, PATH_MARK, Attribute, Department
 from gigpo_lightning.errors import check_range
 
@@ -98,24 +98,19 @@ def generate_catalogue(folder: str | Path, settings: ShopSettings) -> tuple[Path
 
     The folder appears when all is written, never in part; two processes may make the same one.
 
-    Args:
-        folder: Where the files go; it is made.
-        settings: What to make.
-
     Returns:
         The product file and the attribute file.
 
     Raises:
         ValueError: If the folder holds anything else.
     """
-    folder = Path(folder)
+    made_with = {"format": _FORMAT, **asdict(settings)}
 
-    def make() -> None:
+    def write(partial: Path) -> None:
         _logger.info("making %d products in %s", settings.num_products, folder)
-        with new_folder(folder) as partial:
-            _write(partial, settings)
+        _write(partial, settings)
 
-    make_unless_there(lambda: _is_made(folder, settings), make)
+    make_once(Path(folder), _MANIFEST, made_with, "a catalogue", "folder", write)
     return catalogue_files(folder)
 
 
@@ -135,18 +130,6 @@ def webshop_words() -> tuple[str, ...]:
     return tuple(sorted({word for text in texts for word in _WORD.findall(re.sub(r"\{.*?\}", " ", text.lower()))}))
 
 
-def _is_made(folder: Path, settings: ShopSettings) -> bool:
-    """Whether the folder holds this very catalogue already; nothing but an empty folder may stand in its place."""
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
-        return False
-    check_made_with(folder, _MANIFEST, _manifest(settings), "a catalogue", "folder")
-    return True
-
-
-def _manifest(settings: ShopSettings) -> dict[str, int | float]:
-    return {"format": _FORMAT, **{name: getattr(settings, name) for name in settings.__slots__}}
-
-
 def _write(folder: Path, settings: ShopSettings) -> None:
     """Product by product, as a large catalogue would fill the memory."""
     product_file, attribute_file = catalogue_files(folder)
@@ -158,7 +141,6 @@ def _write(folder: Path, settings: ShopSettings) -> None:
             before = (",\n", ",\n")
         products.write("\n]\n")
         attributes.write("\n}\n")
-    (folder / _MANIFEST).write_text(json.dumps(_manifest(settings), indent=1))
 
 
 @dataclass(frozen=True, slots=True)
