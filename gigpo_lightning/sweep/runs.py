@@ -81,14 +81,23 @@ def _process(folder: Path) -> psutil.Process | None:
     return None
 
 
+def check_idle(folder: Path) -> None:
+    """Refuse to touch a run that is under way.
+
+    Raises:
+        ValueError: If its process is alive on this machine.
+    """
+    if process := _process(folder):
+        raise ValueError(f"a run must be carried out once at a time, but process {process.pid} is at work in {folder}")
+
+
 def is_left(folder: Path, text: str) -> bool:
     """Whether a run with a configuration, as YAML, has not finished yet.
 
     Raises:
         ValueError: If the run is under way, or has learnt something with another configuration.
     """
-    if process := _process(folder):
-        raise ValueError(f"a run must be carried out once at a time, but process {process.pid} is at work in {folder}")
+    check_idle(folder)
     finished, path = read_record(folder).state == "finished", folder / "config.yaml"
     then, now = (dict(leaves(yaml.safe_load(each))) for each in (path.read_text() if path.is_file() else "{}", text))
     differing = sorted(key for key in then.keys() | now.keys() if then.get(key) != now.get(key))
@@ -108,7 +117,12 @@ def prepare(folder: Path, text: str) -> None:
 
 
 def carry_out(folder: Path, command: Sequence[str]) -> Record:
-    """Begin a run, or go on from its last checkpoint, and wait for its end."""
+    """Begin a run, or go on from its last checkpoint, and wait for its end.
+
+    Raises:
+        ValueError: If another sweep has begun it meanwhile.
+    """
+    check_idle(folder)
     going_on = has_checkpoint(folder)
     first_version = 1 + max((version(path, folder) for path in folder.rglob("version_*")), default=-1)
     before = replace(read_record(folder), exit_code=None) if going_on else Record(first_version=first_version)
