@@ -154,7 +154,7 @@ class StepTable:
         """Its columns by name, in their order; scores are none of them."""
         return {column.name: getattr(self, column.name) for column in fields(self) if column.name != "scores"}
 
-    def take(self, rows: np.ndarray) -> "StepTable":
+    def take(self, rows: np.ndarray | Sequence[int]) -> "StepTable":
         """Some of its rows, each at most once; nothing is checked again, because no row is another.
 
         Args:
