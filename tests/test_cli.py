@@ -74,6 +74,7 @@ def test_a_credit_preset_goes_on_top_of_a_run_s_config(config: str, capsys: pyte
 @pytest.mark.slow
 def test_a_mistake_ends_with_one_error_and_no_traceback(tmp_path: Path):
     (tmp_path / "json_2.1.1").mkdir()
+    (tmp_path / "json_2.1.1" / "somebody_s.txt").touch()
     options = ["--data.init_args.tasks.init_args.data_dir", str(tmp_path)]
     result = gigpo(tmp_path, "fit", "--config", "configs/alfworld/tiny_cpu.yaml", *options)
     assert result.returncode == 2
