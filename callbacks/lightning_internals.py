@@ -49,13 +49,12 @@ def keep_epochs_whole(trainer: Trainer) -> None:
             callback._interval = Interval.epoch
 
 
-def saves_within_epochs(callback: ModelCheckpoint) -> str:
-    """The setting by which a callback writes checkpoints that no run could go on from; empty if there is none."""
-    if callback._every_n_train_steps:
-        return f"every_n_train_steps {callback._every_n_train_steps}"
-    if callback._train_time_interval:
-        return f"train_time_interval {callback._train_time_interval}"
-    return "save_on_train_epoch_end False" if callback._save_on_train_epoch_end is False else ""
+def settings_within_epochs(callback: ModelCheckpoint) -> dict[str, object]:
+    """The settings by which a callback writes checkpoints that no run could go on from, and their values."""
+    given = {name: getattr(callback, f"_{name}") for name in ("every_n_train_steps", "train_time_interval")}
+    at_end = callback._save_on_train_epoch_end
+    early = {name: value for name, value in given.items() if value}
+    return early | ({} if at_end is not False else {"save_on_train_epoch_end": at_end})
 
 
 def show_length(trainer: Trainer, num_batches: int) -> None:

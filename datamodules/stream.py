@@ -62,9 +62,9 @@ class ExperienceDataModule(LightningDataModule):
         if epochs is not None and 0 <= epochs <= self._module().iteration:
             return  # Lightning asks for an epoch's data before it finds that a resumed run was at its end
         self.current_experience()
-        for minibatch in self._minibatches:
-            yield minibatch
-            show_length(self._trainer(), len(self._minibatches))  # of the first epoch there is no bar before
+        yield from self._minibatches[:1]
+        show_length(self._trainer(), len(self._minibatches))  # in the first epoch there is no bar before
+        yield from self._minibatches[1:]
 
     def _callbacks(self) -> list[Callback]:
         return cast("list[Callback]", cast("Any", self._trainer()).callbacks)

@@ -73,7 +73,6 @@ class Experience:
         played: The episodes.
         table: One row a step.
         credit: The advantage of every row.
-        rollout_seconds: Time that playing, or reading, took.
         credit_seconds: Time of the table and its credit.
         temperature: That replies were drawn at.
     """
@@ -83,7 +82,6 @@ class Experience:
     played: PlayedGroups
     table: StepTable
     credit: Credit
-    rollout_seconds: float
     credit_seconds: float
     temperature: float = 1.0
 
@@ -119,7 +117,6 @@ class Experience:
             played=played,
             table=table,
             credit=assigned,
-            rollout_seconds=played.seconds,
             credit_seconds=time.perf_counter() - started,
             temperature=temperature,
         )
@@ -205,7 +202,7 @@ class Experience:
         return {
             "rollout/staleness_max": float(max(self.policy_version - step.policy_version for step in self._steps())),
             "rollout/rounds": float(self.played.rounds),
-            "time/rollout": self.rollout_seconds,
+            "time/rollout": self.played.seconds,
             "time/rollout_engine": self.played.progress.engine_seconds,
             "time/rollout_environment": self.played.progress.environment_seconds,
             "time/credit": self.credit_seconds,

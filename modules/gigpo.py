@@ -17,7 +17,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
 from callbacks import missing_callbacks
-from callbacks.lightning_internals import epochs_done
+from callbacks.lightning_internals import epochs_done, keep_epochs_whole
 from gigpo_lightning.algorithm import CreditEstimator
 from gigpo_lightning.algorithm.losses import LossSettings
 from gigpo_lightning.batch import Minibatch
@@ -135,6 +135,7 @@ class GiGPOModule(PolicyModule):
             ValueError: If the Trainer would train something else than was asked for.
         """
         check_trainer(self.trainer, self.credit)  # Lightning's own look at some settings comes later
+        keep_epochs_whole(self.trainer)
         named = [type(each) for each in cast("Any", self.trainer).callbacks]
         return [RunFolder(self.trainer), *(kind() for kind in self.missing_callbacks(named))]
 

@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import nn
 
-from callbacks.lightning_internals import keep_epochs_whole, saves_within_epochs
+from callbacks.lightning_internals import settings_within_epochs
 from gigpo_lightning.algorithm import CreditEstimator
 from gigpo_lightning.algorithm.advantages import ComparesTasks
 from gigpo_lightning.errors import ShapeUnknownError
@@ -36,7 +36,8 @@ def check_trainer(trainer: Any, credit: CreditEstimator) -> None:
 
     Raises:
         ValueError: If its precision converts every tensor or scales gradients, it clips or accumulates gradients of its
-            own, or several ranks would each see a part of what the estimator must see whole.
+            own, breaks epochs off, or has several ranks that would each see a part of what the estimator must see
+            whole.
     """
     precision, ranks = str(trainer.precision), trainer.world_size
     if precision in ("bf16-true", "16-true", "64-true"):
@@ -66,8 +67,6 @@ def check_trainer(trainer: Any, credit: CreditEstimator) -> None:
 def _check_that_epochs_are_whole(trainer: Any) -> None:
     """Refuse settings that would break an epoch off: an iteration plays once and learns from all that it has played.
 
-    ``max_time`` ends a run after the epoch in which it is over.
-
     Raises:
         ValueError: If there is one; the message names it and what to set instead.
     """
@@ -94,14 +93,12 @@ def _check_that_epochs_are_whole(trainer: Any) -> None:
             "again"
         )
     for callback in trainer.checkpoint_callbacks:
-        setting = saves_within_epochs(callback) if isinstance(callback, ModelCheckpoint) else ""
-        if setting:
-            name, _, value = setting.partition(" ")
+        early = settings_within_epochs(callback) if isinstance(callback, ModelCheckpoint) else {}
+        for name, value in early.items():
             raise ValueError(
                 f"{name} of {type(callback).__name__} must be left out, got {value}: a run can go on from the end of "
                 "an epoch alone; use every_n_epochs"
             )
-    keep_epochs_whole(trainer)
 
 
 def rehearse_policy(source: PolicySource) -> Rehearsal:
