@@ -19,6 +19,7 @@ from gigpo_lightning import algorithm
 from gigpo_lightning.cli import build_cli
 from modules import PretrainedPolicy
 from tests.resume_run import assert_same_run, saboteur
+from tests.warm_process import gigpo
 
 ROOT = Path(__file__).resolve().parent.parent
 HYDRAS = ROOT / "configs" / "sweep"  # tests/sweep composes these
@@ -29,8 +30,8 @@ TWO_EPOCHS += ["--trainer.max_epochs", "2", "--trainer.check_val_every_n_epoch",
 ON_TOP = [config for config in CONFIGS if config.startswith("configs/credit/")]
 
 
-def gigpo(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run the console script in the checkout, its runs in a folder of the test's."""
+def console_script(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """What ``gigpo`` of ``tests.warm_process`` does, by the script that users call."""
     script = Path(sys.executable).parent / "gigpo"
     environment = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "120", "PYTHONPATH": str(ROOT)}
     options = ["--trainer.default_root_dir", str(folder)]
@@ -76,7 +77,7 @@ def test_a_mistake_ends_with_one_error_and_no_traceback(tmp_path: Path):
     (tmp_path / "json_2.1.1").mkdir()
     (tmp_path / "json_2.1.1" / "somebody_s.txt").touch()
     options = ["--data.init_args.tasks.init_args.data_dir", str(tmp_path)]
-    result = gigpo(tmp_path, "fit", "--config", "configs/alfworld/tiny_cpu.yaml", *options)
+    result = console_script(tmp_path, "fit", "--config", "configs/alfworld/tiny_cpu.yaml", *options)
     assert result.returncode == 2
     assert "error: data_dir must be free for scenes, but " in result.stderr
     assert "Traceback" not in result.stderr
@@ -86,7 +87,7 @@ def test_a_mistake_ends_with_one_error_and_no_traceback(tmp_path: Path):
 def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two epochs of the gridworld, evaluated before and after; deterministic, as another run is to be its equal."""
     folder = tmp_path_factory.mktemp("runs")
-    result = gigpo(folder, *TWO_EPOCHS)
+    result = console_script(folder, *TWO_EPOCHS)
     assert result.returncode == 0, result.stderr[-4000:]
     assert "held-out success on valid_unseen" in result.stderr
     assert f"{Path(sys.executable).with_name('tensorboard')} --logdir" in result.stderr
@@ -291,7 +292,7 @@ def test_replaying_a_run_s_episodes_gives_its_weights_to_the_last_bit(run_folder
 def test_two_sharded_ranks_with_an_engine_each_go_on_as_one_process(tmp_path: Path):
     common = ["fit", "--config", "configs/gridworld_cpu.yaml", "--trainer.check_val_every_n_epoch", "1"]
     both = ["--trainer.strategy", "fsdp2", "--trainer.devices", "2", "--trainer.max_epochs", "1"]
-    result = gigpo(tmp_path, *common, *both)
+    result = console_script(tmp_path, *common, *both)  # which starts itself once more
     assert result.returncode == 0, result.stderr[-4000:]
     assert result.stderr.count("epoch 0: success") == 1  # what every rank would say is said once
     (folder,) = (tmp_path / "lightning_logs").iterdir()  # that of all ranks

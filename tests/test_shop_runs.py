@@ -7,7 +7,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from modules import PretrainedPolicy
-from tests.test_cli import ROOT, gigpo
+from tests.test_cli import ROOT
+from tests.warm_process import gigpo
 
 
 @pytest.fixture(scope="module")
