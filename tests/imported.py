@@ -7,7 +7,7 @@ from gigpo_lightning.engines.vllm import _import_vllm
 
 with contextlib.suppress(ImportError):
     _import_vllm()
-    import vllm.entrypoints.llm  # noqa: F401
-    import vllm.model_executor.models.qwen2  # noqa: F401
-    import vllm.v1.engine.llm_engine  # noqa: F401
+    import vllm.entrypoints.llm
+    import vllm.model_executor.models.qwen2
+    import vllm.v1.engine.llm_engine
     import vllm.v1.worker.cpu_worker  # noqa: F401

@@ -1,4 +1,4 @@
-"""Runs of the command line in forks of a process that has imported all of it: importing takes as long as a short run."""
+"""Runs of the command line in forks of a process that has imported it: importing takes as long as a short run."""
 
 import atexit
 import multiprocessing
