@@ -1,13 +1,17 @@
-"""What a run of the command line imports; ``warm_process`` has it imported once."""
+"""What programs of the tests import; ``tests.forked`` makes forks of a process that has it."""
 
 import contextlib
+import importlib
 
-import gigpo_lightning.cli  # noqa: F401
 from gigpo_lightning.engines.vllm import _import_vllm
 
+OURS = ("gigpo_lightning.cli", "gigpo_lightning.engines.transformers", "callbacks", "datamodules", "modules")
+LIBRARIES = ("lightning.pytorch.loggers", "torch.utils.tensorboard", "transformers.models.qwen2.modeling_qwen2")
+OF_VLLM = ("entrypoints.llm", "model_executor.models.qwen2", "v1.engine.llm_engine", "v1.worker.cpu_worker")
+
+for name in (*OURS, *LIBRARIES):
+    importlib.import_module(name)
 with contextlib.suppress(ImportError):
     _import_vllm()
-    import vllm.entrypoints.llm
-    import vllm.model_executor.models.qwen2
-    import vllm.v1.engine.llm_engine
-    import vllm.v1.worker.cpu_worker  # noqa: F401
+    for name in OF_VLLM:
+        importlib.import_module(f"vllm.{name}")

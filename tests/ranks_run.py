@@ -126,8 +126,8 @@ def main() -> None:
     if trainer.is_global_zero:
         kept = {"ranks": told, "weights": dict(watch.weights), "losses": watch.losses}
         torch.save(kept, arguments.folder / "kept.pt")
+    leave_job()
 
 
 if __name__ == "__main__":
     main()
-    leave_job()

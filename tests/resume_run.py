@@ -4,9 +4,7 @@ import io
 import os
 import random
 import signal
-import sys
 from dataclasses import replace
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Literal
 
@@ -116,40 +114,6 @@ class RememberingGiGPO(GiGPO):
 
     def load_state_dict(self, state: Any, /) -> None:
         self.returns = state["returns"]
-
-
-def carry_out(arguments: list[str], log: str, variables: dict[str, str]) -> None:
-    """The command line, in a process of its own."""
-    os.environ.update(variables)
-    with open(log, "a") as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
-    from gigpo_lightning.cli import main
-
-    sys.argv = ["gigpo", *arguments]
-    main()
-
-
-class QuickRuns:
-    """Starts ``gigpo`` in processes that have imported everything already: a fork of one that does nothing else."""
-
-    def __init__(self) -> None:
-        self.context = get_context("forkserver")
-        names = ["gigpo_lightning.cli", "transformers.models.qwen2.modeling_qwen2", "tests.resume_run"]
-        names += ["lightning.pytorch.loggers", "gigpo_lightning.engines.transformers", "datamodules"]
-        self.context.set_forkserver_preload([*names, "tensorboard", "torch.utils.tensorboard"])
-
-    def start(self, *arguments: str, log: Path, **variables: str):
-        process = self.context.Process(target=carry_out, args=(list(arguments), str(log), variables), daemon=True)
-        process.start()
-        return process
-
-    def run(self, *arguments: str, log: Path) -> int:
-        """The exit code; negative for a signal."""
-        process = self.start(*arguments, log=log)
-        process.join(timeout=600)
-        assert process.exitcode is not None, log.read_text()[-4000:]
-        return process.exitcode
 
 
 def versions(root: Path) -> list[Path]:

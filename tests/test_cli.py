@@ -18,8 +18,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from gigpo_lightning import algorithm
 from gigpo_lightning.cli import build_cli
 from modules import PretrainedPolicy
+from tests.forked import gigpo
 from tests.resume_run import assert_same_run, saboteur
-from tests.warm_process import gigpo
 
 ROOT = Path(__file__).resolve().parent.parent
 HYDRAS = ROOT / "configs" / "sweep"  # tests/sweep composes these
@@ -31,7 +31,7 @@ ON_TOP = [config for config in CONFIGS if config.startswith("configs/credit/")]
 
 
 def console_script(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """What ``gigpo`` of ``tests.warm_process`` does, by the script that users call."""
+    """What ``gigpo`` of ``tests.forked`` does, by the script that users call."""
     script = Path(sys.executable).parent / "gigpo"
     environment = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "120", "PYTHONPATH": str(ROOT)}
     options = ["--trainer.default_root_dir", str(folder)]

@@ -11,6 +11,8 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from modules import PretrainedPolicy
+from tests import forked
+from tests.forked import places
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -20,21 +22,34 @@ ROOT = Path(__file__).resolve().parent.parent
 TOLERANCE = {"rtol": 0.0, "atol": 1e-7}
 
 
-TORCHRUN = ("torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m")
+LAUNCHERS = {
+    "Lightning": (),
+    "torchrun": ("torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m"),
+}
 
 
-def start(
-    folder: Path, devices: int, strategy: str, *options: str, launcher: tuple[str, ...] = ()
-) -> subprocess.Popen[str]:
+def launch(launcher: str, folder: Path, *words: str) -> tuple[int, str]:
+    """Have the ranks started by a launcher; the exit code, and what was said."""
     folder.mkdir(exist_ok=True)
-    command = [sys.executable, "-m", *launcher, "tests.ranks_run", str(folder), str(devices), strategy, *options]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    command = [sys.executable, "-m", *LAUNCHERS[launcher], "tests.ranks_run", str(folder), *words]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=1200, cwd=ROOT)
+    return result.returncode, result.stderr
 
 
-def run(folder: Path, devices: int, strategy: str, *options: str, launcher: tuple[str, ...] = ()) -> dict[str, Any]:
-    process = start(folder, devices, strategy, *options, launcher=launcher)
-    _, errors = process.communicate(timeout=1200)
-    assert process.returncode == 0, errors[-4000:]
+def job(folder: Path, devices: int, strategy: str, *options: str) -> tuple[int, str]:
+    """Start the ranks here, as a launcher does; the largest exit code, and what they said."""
+    folder.mkdir(exist_ok=True)
+    words, log = [str(folder), str(devices), strategy, *options], folder / "log.txt"
+    environments = places(devices) if devices > 1 else [{}]
+    ranks = [forked.start("tests.ranks_run", words, log, **place) for place in environments]
+    return max(forked.finish(rank) for rank in ranks), log.read_text()
+
+
+def run(folder: Path, devices: int, strategy: str, *options: str, launcher: str = "") -> dict[str, Any]:
+    """What all ranks together have kept."""
+    words = (str(devices), strategy, *options)
+    code, said = launch(launcher, folder, *words) if launcher else job(folder, devices, strategy, *options)
+    assert code == 0, said[-4000:]
     kept: dict[str, Any] = torch.load(folder / "kept.pt", weights_only=True)
     return kept
 
@@ -44,12 +59,12 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return run(tmp_path_factory.mktemp("alone"), 1, "auto")
 
 
-@pytest.fixture(scope="module", params=["ddp", "fsdp2", "ddp by torchrun"])
+@pytest.fixture(scope="module", params=["ddp by Lightning", "fsdp2", "ddp by torchrun"])
 def together(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path]:
     """What two ranks have kept, and where."""
     folder = tmp_path_factory.mktemp("together")
-    strategy, _, by = request.param.partition(" by ")
-    return run(folder, 2, strategy, launcher=TORCHRUN if by else ()), folder
+    strategy, _, launcher = request.param.partition(" by ")
+    return run(folder, 2, strategy, launcher=launcher), folder
 
 
 @pytest.mark.slow
@@ -86,9 +101,8 @@ def test_sharded_ranks_and_one_process_go_on_from_what_the_other_has_kept_and_an
     run(tmp_path / "again", 1, "auto", "--lora", "--epochs", "1", "--checkpoint", str(kept))
     rest = run(tmp_path / "sharded", 2, "fsdp2", "--lora", "--resume", str(kept))
     torch.testing.assert_close(rest["weights"], whole["weights"], **TOLERANCE)
-    process = start(tmp_path / "other", 1, "fsdp2", "--lora", "--width", "64", "--resume", str(kept))
-    _, errors = process.communicate(timeout=1200)
-    assert process.returncode != 0
+    code, errors = job(tmp_path / "other", 1, "fsdp2", "--lora", "--width", "64", "--resume", str(kept))
+    assert code != 0
     assert "must name a checkpoint of this policy; in this one" in errors
 
 
@@ -105,15 +119,14 @@ def test_two_ranks_write_a_folder_that_one_goes_on_from_and_a_damaged_one_is_ref
     content = bytearray((kept / "__1_0.distcp").read_bytes())  # the second rank's share to look at
     content[len(content) // 2] ^= 1
     (kept / "__1_0.distcp").write_bytes(content)
-    process = start(tmp_path / "damaged", 2, "fsdp2_folder", "--resume", str(kept))
-    _, errors = process.communicate(timeout=240)
-    assert process.returncode != 0
+    code, errors = job(tmp_path / "damaged", 2, "fsdp2_folder", "--resume", str(kept))
+    assert code != 0
     assert "in which __1_0.distcp is damaged" in errors
 
 
 @pytest.mark.slow
 def test_lightning_s_first_fsdp_gives_its_blocks_weights_and_norm():
-    command = [sys.executable, "-m", *TORCHRUN, "tests.fsdp_run"]
+    command = [sys.executable, "-m", *LAUNCHERS["torchrun"], "tests.fsdp_run"]
     result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=1200, cwd=ROOT)
     assert result.returncode == 0, result.stderr[-4000:]
 
@@ -121,9 +134,9 @@ def test_lightning_s_first_fsdp_gives_its_blocks_weights_and_norm():
 @pytest.mark.slow
 @pytest.mark.parametrize(("failing", "strategy"), [(0, "ddp"), (1, "fsdp2")])
 def test_a_rank_that_raises_ends_the_whole_job_with_its_own_message(strategy: str, failing: int, tmp_path: Path):
-    process = start(tmp_path, 2, strategy, "--failing", str(failing))
-    _, errors = process.communicate(timeout=1200)  # a hang would end at the timeout of a collective, half an hour later
-    assert process.returncode != 0
+    # A hang would end at the timeout of a collective, half an hour later.
+    code, errors = launch("Lightning", tmp_path, "2", strategy, "--failing", str(failing))
+    assert code != 0
     assert "argument must be what it is not: this rank has failed" in errors
 
 
@@ -182,7 +195,6 @@ trainer.fit(module, [0, 1, 2])
 
 @pytest.mark.slow
 def test_an_estimator_that_must_see_all_episodes_is_refused_on_several_ranks(tmp_path: Path):
-    process = start(tmp_path, 2, "ddp", "--whole_batch")
-    _, errors = process.communicate(timeout=1200)
-    assert process.returncode != 0
+    code, errors = job(tmp_path, 2, "ddp", "--whole_batch")
+    assert code != 0
     assert "trainer.num_nodes must be 1 with ReinforcePlusPlus, got 2" in errors

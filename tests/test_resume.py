@@ -1,13 +1,13 @@
 """A run that is killed or stopped at any moment, and goes on, is the run that was not: to the last bit."""
 
 import random
-import socket
 from pathlib import Path
 
 import pytest
 import torch
 
-from tests.resume_run import QuickRuns, assert_same_run, saboteur, scalars, versions
+from tests.forked import finish, places, start
+from tests.resume_run import assert_same_run, saboteur, scalars, versions
 
 ROOT = Path(__file__).resolve().parent.parent
 GRIDWORLD = str(ROOT / "configs/gridworld_cpu.yaml")
@@ -35,20 +35,17 @@ OPTIONS = [word for pair in QUICK.items() for word in pair]
 class Runs:
     """The quick gridworld in a folder."""
 
-    def __init__(self) -> None:
-        self.quick = QuickRuns()
-
     def words(self, root: Path, arguments: tuple[str, ...]) -> list[str]:
         first, *rest = arguments if arguments[:1] in (("validate",), ("fit",)) else ("fit", *arguments)
         return [first, "--config", GRIDWORLD, *OPTIONS, "--trainer.default_root_dir", str(root), *rest]
 
     def __call__(self, root: Path, *arguments: str) -> int:
         """Run it to its end; the exit code, negative for a signal."""
-        return self.quick.run(*self.words(root, arguments), log=root / "log.txt")
+        return finish(self.start(root, *arguments))
 
     def start(self, root: Path, *arguments: str, **variables: str):
         """Begin it."""
-        return self.quick.start(*self.words(root, arguments), log=root / "log.txt", **variables)
+        return start("gigpo_lightning.cli", self.words(root, arguments), root / "log.txt", **variables)
 
 
 @pytest.fixture(scope="module")
@@ -108,8 +105,7 @@ def test_a_run_that_is_killed_at_random_goes_on_until_it_is_done(run, undisturbe
             killed.append(moments.uniform(0.5, 4.0))
             process.join(killed[-1])
             process.kill()
-        process.join(600)
-        exit_code = process.exitcode
+        exit_code = finish(process)
         assert exit_code in (0, -9), (killed, (tmp_path / "log.txt").read_text()[-4000:])
     assert_same_run(tmp_path, undisturbed)
 
@@ -160,18 +156,11 @@ def test_of_two_processes_one_is_stopped_and_both_go_on(run, tmp_path):
     """Sharded, on two ranks whose environments draw from generators of their own."""
 
     def run_both(name: str, *more: str) -> list[int]:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = str(free.getsockname()[1])
-        names = {"TORCHELASTIC_RUN_ID": "test", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "GROUP_RANK": "0"}
-        names |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
         ranks = ["--trainer.accelerator", "cpu", "--trainer.devices", "2", "--trainer.strategy", "fsdp2", *more]
         ranks += ["--model.init_args.credit", "gigpo_lightning.algorithm.GiGPO"]  # one that remembers is refused
         (tmp_path / name).mkdir(exist_ok=True)
-        processes = [run.start(tmp_path / name, *ranks, RANK=rank, LOCAL_RANK=rank, **names) for rank in ("0", "1")]
-        for process in processes:
-            process.join(600)
-        return [process.exitcode for process in processes]
+        processes = [run.start(tmp_path / name, *ranks, **place) for place in places(2)]
+        return [finish(process) for process in processes]
 
     assert run_both("undisturbed") == [0, 0], (tmp_path / "undisturbed" / "log.txt").read_text()[-4000:]
     assert run_both("stopped", *saboteur("rollout", 1, 3, kill=False, rank=1)) == [143, 143]

@@ -7,8 +7,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from modules import PretrainedPolicy
+from tests.forked import gigpo
 from tests.test_cli import ROOT
-from tests.warm_process import gigpo
 
 
 @pytest.fixture(scope="module")
