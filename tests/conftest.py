@@ -5,7 +5,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from beartype import BeartypeConf
+from beartype.claw import beartype_packages
 from hypothesis import HealthCheck, settings
+
+# Annotations are checked while tests run: of modules with arrays by jaxtyping, shapes too (pyproject.toml), of all
+# others by beartype alone, which costs a tenth. Before anything of them is imported.
+beartype_packages(("gigpo_lightning", "modules", "datamodules", "callbacks"), conf=BeartypeConf(claw_is_pep526=False))
 
 # A busy machine is no defect, and one commit gives one result.
 steady = settings(deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
