@@ -1,5 +1,7 @@
 """How sure a mean over seeds and games is."""
 
+from functools import lru_cache
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -27,11 +29,23 @@ def two_way_bootstrap(
     """
     if not values.size:
         raise ValueError(f"values must have at least one seed and one game, got shape {values.shape}")
-    rng = np.random.default_rng(seed)
-    num_seeds, num_games = values.shape
-    # How often each is drawn is all that counts: two small tables of counts instead of every resample's own values.
-    seeds = rng.multinomial(num_seeds, np.full(num_seeds, 1 / num_seeds), num_resamples)
-    games = rng.multinomial(num_games, np.full(num_games, 1 / num_games), num_resamples)
-    means = np.einsum("rs,sg,rg->r", seeds, values, games, optimize=True) / values.size
+    seeds, games = _draws(*values.shape, num_resamples, seed)
+    means = (seeds * (games @ values.T)).sum(axis=1) / values.size
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return float(values.mean()), float(low), float(high)
+
+
+@lru_cache(maxsize=3)
+def _draws(
+    num_seeds: int, num_games: int, num_resamples: int, seed: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """How often each seed and each game is drawn, ``(resamples, seeds)`` and ``(resamples, games)``: all that counts.
+
+    A report draws a hundred times for a few shapes, which takes far longer than the means.
+    """
+    rng = np.random.default_rng(seed)
+    seeds, games = (
+        rng.multinomial(number, np.full(number, 1 / number), num_resamples).astype(np.float64)
+        for number in (num_seeds, num_games)
+    )
+    return seeds, games
