@@ -4,7 +4,7 @@ import json
 import re
 from collections.abc import Callable
 
-from gigpo_lightning.environments.search_qa.tags import ANSWER, SEARCH, blocks, count_tags
+from gigpo_lightning.environments.search_qa.tags import ANSWER, SEARCH, blocks
 from gigpo_lightning.errors import check_count
 from gigpo_lightning.prompts.base import EncodedPrompt, ParsedAction, Tokenizer, TurnView
 from gigpo_lightning.prompts.fitting import fit_prompt
@@ -70,7 +70,7 @@ class SearchQAPrompt:
         """
         text = well_formed(response)
         action = _projected(text)
-        counts = [count_tags(text, tag) for tag in (SEARCH, ANSWER)]
+        counts = [len(re.findall(f"<{tag}>", text, re.IGNORECASE)) for tag in (SEARCH, ANSWER)]
         if not action:
             problem = "no search or answer tags"
         elif all(counts):
