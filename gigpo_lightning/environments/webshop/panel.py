@@ -137,7 +137,8 @@ def _of_products(numbered: list[tuple[int, Goal]], split: str, seed: int) -> lis
     split_of = {asin: name for name, dealt in deal(asins, _SHARES).items() for asin in dealt}
     earlier = SPLITS[: SPLITS.index(split)]
     said = {goal.instruction for _, goal in numbered if split_of[goal.asin] in earlier}
-    return [each for each in numbered if split_of[each[1].asin] == split and each[1].instruction not in said]
+    ours = [(number, goal) for number, goal in numbered if split_of[goal.asin] == split]
+    return [(number, goal) for number, goal in ours if goal.instruction not in said]
 
 
 def _is_reachable(catalogue: Catalogue, goal: Goal) -> bool:

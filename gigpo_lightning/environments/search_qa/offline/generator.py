@@ -28,6 +28,8 @@ _SHARES = {"train": 0.6, "dev": 0.1, "test": 0.3}  # of the subjects that the sp
 SPLITS = tuple(_SHARES)
 ONE_HOP, TWO_HOP = "one_hop", "two_hop"
 
+Row = dict[str, object]
+
 _FORMAT = 1  # counted up when the same settings would give another world
 _MANIFEST = "world.json"
 _FOLDER = "world"
@@ -97,7 +99,7 @@ def generate_world(data_dir: str | Path, world: World) -> None:
     make_once(folder, _MANIFEST, {"format": _FORMAT, **asdict(world)}, "a world", "data_dir", write)
 
 
-def _write_lines(file: Path, rows: Sequence[dict[str, object]]) -> None:
+def _write_lines(file: Path, rows: Sequence[Row]) -> None:
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
@@ -115,7 +117,7 @@ def _draw_facts(world: World) -> _Facts:
     )
 
 
-def _corpus(facts: _Facts, seed: int) -> list[dict[str, object]]:
+def _corpus(facts: _Facts, seed: int) -> list[Row]:
     """Every fact's passage, in an order that gives nothing away."""
     texts = {
         person: f"{person} is a {facts.trade[person]} who was born in {town}."
@@ -128,12 +130,12 @@ def _corpus(facts: _Facts, seed: int) -> list[dict[str, object]]:
     return [{"id": str(index), "contents": f'"{title}"\n{texts[title]}'} for index, title in enumerate(titles)]
 
 
-def _draw_questions(facts: _Facts, world: World, split: str) -> list[dict[str, object]]:
+def _draw_questions(facts: _Facts, world: World, split: str) -> list[Row]:
     """The rows of a split's questions, the two kinds in turn."""
     wanted = getattr(world, split)
     rng = random.Random(f"{world.seed}/{split}")
     possible = _possible_questions(facts, world.seed, split)
-    chosen: dict[str, list[dict[str, object]]] = {}
+    chosen: dict[str, list[Row]] = {}
     for kind, count in ((ONE_HOP, wanted - wanted // 2), (TWO_HOP, wanted // 2)):
         questions = [question for question in possible if question["data_source"] == kind]
         if len(questions) < count:
@@ -145,12 +147,12 @@ def _draw_questions(facts: _Facts, world: World, split: str) -> list[dict[str, o
     return [chosen[kind][place] for place in range(wanted) for kind in (ONE_HOP, TWO_HOP) if place < len(chosen[kind])]
 
 
-def _possible_questions(facts: _Facts, seed: int, split: str) -> list[dict[str, object]]:
+def _possible_questions(facts: _Facts, seed: int, split: str) -> list[Row]:
     """All that can be asked about a split's own people, works and towns."""
     people, works, towns = (
         _share(list(names), seed, split) for names in (facts.birthplace, facts.author, facts.region)
     )
-    asked: list[dict[str, object]] = []
+    asked: list[Row] = []
     for person in people:
         town = facts.birthplace[person]
         asked += [
@@ -169,7 +171,7 @@ def _possible_questions(facts: _Facts, seed: int, split: str) -> list[dict[str, 
     return asked
 
 
-def _question(text: str, answer: str, *titles: str) -> dict[str, object]:
+def _question(text: str, answer: str, *titles: str) -> Row:
     """The row of a question: its one right answer, and the passages that it needs, in the order of finding them."""
     kind = ONE_HOP if len(titles) == 1 else TWO_HOP
     return {"data_source": kind, "question": text, "golden_answers": [answer], "gold_titles": list(titles)}
