@@ -3,7 +3,7 @@
 from lightning.pytorch import LightningModule, Trainer
 
 from callbacks.watching import ExperienceCallback
-from gigpo_lightning.figures import credited_groups, draw_group, most_to_compare, shown_by
+from gigpo_lightning.figures import credited_groups, draw_group, most_varied_group, shown_by
 
 
 class GroupFigure(ExperienceCallback):
@@ -31,7 +31,7 @@ class GroupFigure(ExperienceCallback):
             return
         for add_figure in shown_by(trainer.loggers, "add_figure") if trainer.is_global_zero else ():
             groups = credited_groups(experience.played.groups, experience.credit)
-            chosen = groups[most_to_compare(groups)]
+            chosen = groups[most_varied_group(groups)]
             task, kind = chosen[0].trajectory.task_id, chosen[0].trajectory.kind
             title = f"epoch {experience.epoch}, {kind}: of {len(groups)} groups the one with most to compare\n{task}"
             add_figure("rollout/group", draw_group(chosen, title), trainer.global_step)

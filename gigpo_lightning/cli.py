@@ -27,7 +27,7 @@ from gigpo_lightning.disk import no_room
 from gigpo_lightning.dry_run import plan, plan_memory
 from gigpo_lightning.errors import Preempted, RunError, check_seed, no_exit
 from gigpo_lightning.last_checkpoint import last_checkpoint, read_progress
-from gigpo_lightning.prompts.markers import check_markers
+from gigpo_lightning.prompts.base import check_markers
 from gigpo_lightning.ranks import leave_job
 from gigpo_lightning.standard_settings import add_standard
 from gigpo_lightning.strict_cli import MENDABLE, REFUSED, StrictCLI

@@ -7,11 +7,11 @@ Shape letters: S = rows of the step table (every step of every trajectory, flatt
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Bool, Float64, Int64
+from jaxtyping import Float64, Int64
 from numpy import ndarray
 
 from gigpo_lightning.algorithm.returns import discounted_returns, episode_returns
@@ -85,15 +85,9 @@ class OrderedEstimator(ABC):
         credit = self.estimate_in_order(ordered)
         if ordered is table:
             return credit
-        back = np.empty(len(order), dtype=np.int64)
-        back[order] = np.arange(len(order))
-        return Credit(
-            advantage=credit.advantage[back],
-            episode_advantage=credit.episode_advantage[back],
-            step_advantage=credit.step_advantage[back],
-            step_group_id=credit.step_group_id[back],
-            metrics=credit.metrics,
-        )
+        back = np.argsort(order)
+        columns = [column.name for column in fields(credit) if column.name != "metrics"]
+        return replace(credit, **{name: getattr(credit, name)[back] for name in columns})
 
     @abstractmethod
     def estimate_in_order(self, table: StepTable) -> Credit:
@@ -127,13 +121,20 @@ class PenalisedEstimator(OrderedEstimator):
         check_range("invalid_action_penalty", self.invalid_action_penalty, why="it is subtracted")
 
     def trajectory_advantage(self, table: StepTable, *, scale_by_std: bool = False) -> Float64[ndarray, " S"]:
-        """``trajectory_advantage`` with this penalty."""
-        return trajectory_advantage(
-            table,
-            invalid_action_penalty=self.invalid_action_penalty,
-            scale_by_std=scale_by_std,
-            own_step_penalty=self.own_step_penalty,
-        )
+        """A_E = R(τ) − mean of R over the episode group, each trajectory counted once (Eq. 3).
+
+        Args:
+            table: The rollout.
+            scale_by_std: Divide by the standard deviation of the group's returns (n - 1).
+
+        Returns:
+            The same advantage for every step of a trajectory, ``(S,)``; a lone trajectory gets 0.
+        """
+        scores = trajectory_scores(table, self.invalid_action_penalty, own_step_penalty=self.own_step_penalty)
+        first, trajectory, group_ids = trajectories(table)
+        by_trajectory = group_relative(scores[first], group_ids, scale_by_std=scale_by_std)
+        advantage: Float64[ndarray, " S"] = by_trajectory[trajectory]
+        return advantage
 
 
 def combine(
@@ -198,33 +199,16 @@ def group_relative(
     counts = np.maximum(np.bincount(group_ids), 1)
     means = np.bincount(group_ids, values) / counts
     centred: Float64[ndarray, " S"] = values - means[group_ids]
-    centred[~has_spread(values, group_ids)] = 0.0  # not nearly 0: see "Differs from"
+    low, high = np.full(len(counts), np.inf), np.full(len(counts), -np.inf)
+    np.minimum.at(low, group_ids, values)
+    np.maximum.at(high, group_ids, values)
+    centred[~(low < high)[group_ids]] = 0.0  # not nearly 0: see "Differs from"
     if not scale_by_std:
         return centred
     squares = np.bincount(group_ids, centred**2)
     std = np.sqrt(squares / np.maximum(counts - correction, 1))
     centred /= std[group_ids] + eps
     return centred
-
-
-def trajectory_advantage(
-    table: StepTable, *, invalid_action_penalty: float, scale_by_std: bool = False, own_step_penalty: bool = False
-) -> Float64[ndarray, " S"]:
-    """A_E = R(τ) − mean of R over the episode group, each trajectory counted once (Eq. 3).
-
-    Args:
-        table: The rollout.
-        invalid_action_penalty: p, a positive number.
-        scale_by_std: Divide by the standard deviation of the group's returns (n - 1).
-        own_step_penalty: Subtract the penalty once, times the share of invalid steps, and not once an invalid step.
-
-    Returns:
-        The same advantage for every step of a trajectory, ``(S,)``; a lone trajectory gets 0.
-    """
-    scores = trajectory_scores(table, invalid_action_penalty, own_step_penalty=own_step_penalty)
-    first, trajectory, group_ids = trajectories(table)
-    advantage: Float64[ndarray, " S"] = group_relative(scores[first], group_ids, scale_by_std=scale_by_std)[trajectory]
-    return advantage
 
 
 def trajectory_scores(
@@ -280,18 +264,6 @@ def penalised_rewards(table: StepTable, invalid_action_penalty: float) -> Float6
     """Each step's reward less the penalty for an invalid action: the paper's r_t, ``(S,)``."""
     rewards: Float64[ndarray, " S"] = table.reward - invalid_action_penalty * ~table.valid_action
     return rewards
-
-
-def has_spread(values: Float64[ndarray, " S"], group_ids: Int64[ndarray, " S"]) -> Bool[ndarray, " S"]:
-    """Whether each row's group has two different values, ``(S,)``."""
-    if not values.size:
-        return np.zeros(0, dtype=bool)
-    low = np.full(group_ids.max() + 1, np.inf)
-    high = np.full(group_ids.max() + 1, -np.inf)
-    np.minimum.at(low, group_ids, values)
-    np.maximum.at(high, group_ids, values)
-    spread: Bool[ndarray, " S"] = (low < high)[group_ids]
-    return spread
 
 
 def dense_ids(ids: Int64[ndarray, " S"]) -> Int64[ndarray, " S"]:

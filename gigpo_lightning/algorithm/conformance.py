@@ -47,7 +47,7 @@ def _check_on(estimator: Any, state: Mapping[str, Any], table: StepTable, genera
         estimator.load_state_dict(deepcopy(state))
         return estimator.estimate(asked)
 
-    kept = _take(table, np.arange(len(table)))
+    kept = table.take(np.arange(len(table)))
     credit = estimated(table)
     _check_credit(credit, len(table))
     for column in fields(StepTable):
@@ -56,8 +56,9 @@ def _check_on(estimator: Any, state: Mapping[str, Any], table: StepTable, genera
     _check_equal(credit, estimated(table), "the same table after load_state_dict must get the same credit")
 
     order = generator.permutation(len(table))
+    reordered = replace(credit, **{name: getattr(credit, name)[order] for name in _ADVANTAGES})
     rule = "the order of the rows must change nothing (an OrderedEstimator sorts them)"
-    _check_equal(_reordered(credit, order), estimated(_take(table, order)), rule)
+    _check_equal(reordered, estimated(table.take(order)), rule)
     renamed = replace(
         table, episode_group_id=1000 + 3 * table.episode_group_id, trajectory_id=5000 + 7 * table.trajectory_id
     )
@@ -116,14 +117,6 @@ def _check_equal(one: Credit, other: Credit, rule: str) -> None:
             raise ValueError(f"{rule}, to the last bit, but {name} differs")
 
 
-def _reordered(credit: Credit, order: np.ndarray[Any, np.dtype[np.int64]]) -> Credit:
-    return replace(credit, **{name: getattr(credit, name)[order] for name in _ADVANTAGES})
-
-
-def _take(table: StepTable, rows: np.ndarray[Any, np.dtype[np.int64]]) -> StepTable:
-    return table.take(rows)
-
-
 def _draw_table(generator: np.random.Generator) -> StepTable:
     """Two to four tasks, one to four episodes each, up to six steps long, in four states; rows shuffled."""
     rows: list[tuple[int, int, int]] = []
@@ -143,4 +136,4 @@ def _draw_table(generator: np.random.Generator) -> StepTable:
         success=np.array(succeeded)[trajectory],
         policy_version=np.zeros(len(rows), dtype=np.int64),
     )
-    return _take(table, generator.permutation(len(rows)))
+    return table.take(generator.permutation(len(rows)))

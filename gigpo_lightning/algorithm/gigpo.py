@@ -64,12 +64,12 @@ class GiGPO(TwoLevelEstimator):
         return step_returns(table, self.invalid_action_penalty, discount=self.discount, own_step_penalty=own)
 
     def episode_advantage(self, table: StepTable) -> Float64[ndarray, " S"]:
-        """A_E of each row, by either statistics, ``(S,)``."""
-        by_trajectory = self.episode_statistics == "trajectory"
-        return super().episode_advantage(table) if by_trajectory else self._over_step_rows(table)
+        """A_E of each row, ``(S,)``; over step rows it is R(τ) − mean over all rows of the group.
 
-    def _over_step_rows(self, table: StepTable) -> Float64[ndarray, " S"]:
-        """A_E by the reference's statistics: every step row of the group counts, and a lone row keeps its score."""
+        As in the reference, a lone row then keeps its score.
+        """
+        if self.episode_statistics == "trajectory":
+            return super().episode_advantage(table)
         scores = self._row_scores(table)
         group_ids = dense_ids(table.episode_group_id)
         advantage = group_relative(scores, group_ids, scale_by_std=self.scale_by_std)

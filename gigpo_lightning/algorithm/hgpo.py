@@ -72,12 +72,13 @@ class HGPO(PenalisedEstimator):
         longest = len(groups) + 1.0  # weights in relation to the largest: none overflows
         if self.episode_group:
             episode = self.trajectory_advantage(table, scale_by_std=self.scale_by_std)
-            weights += longest**-self.length_weight_exponent * self._counts(episode, several_trajectories(table))
+            _, trajectory, group_ids = trajectories(table)
+            in_company = (np.bincount(group_ids)[group_ids] > 1)[trajectory]
+            weights += longest**-self.length_weight_exponent * self._counts(episode, in_company)
         for k, ids in enumerate(groups, start=1):
             advantage = group_relative(returns, ids, scale_by_std=self.scale_by_std, correction=0)
-            weight = (
-                self._counts(advantage, np.bincount(ids)[ids] > 1) * ((k + 1) / longest) ** self.length_weight_exponent
-            )
+            counts = self._counts(advantage, np.bincount(ids)[ids] > 1)
+            weight = counts * ((k + 1) / longest) ** self.length_weight_exponent
             weighted += weight * advantage
             weights += weight
         weights[weights == 0] = 1.0  # nobody to compare with: 0 / 1
@@ -87,13 +88,6 @@ class HGPO(PenalisedEstimator):
     def _counts(self, advantage: Float64[ndarray, " S"], in_company: Bool[ndarray, " S"]) -> Bool[ndarray, " S"]:
         """Whether a row's group says anything of it, ``(S,)``."""
         return in_company if self.count_zeros else in_company & (advantage != 0)
-
-
-def several_trajectories(table: StepTable) -> Bool[ndarray, " S"]:
-    """Whether a row's episode group has more than one trajectory, ``(S,)``."""
-    _, trajectory, group_ids = trajectories(table)
-    several: Bool[ndarray, " S"] = (np.bincount(group_ids)[group_ids] > 1)[trajectory]
-    return several
 
 
 def history_groups(

@@ -319,7 +319,7 @@ def policy_loss(
 def _corrected(
     log_weight: Float[Tensor, "B T"], correction: ImportanceCorrection | None
 ) -> tuple[Float[Tensor, "B T"], Bool[Tensor, "B T"]]:
-    """The factor c of each token's surrogate, and where it is not the whole weight π_old/π_engine."""
+    """The factor of a token's surrogate, c = bounded(π_old/π_engine) or 1, and where it is not π_old/π_engine."""
     if correction is None:
         return torch.ones_like(log_weight), torch.zeros_like(log_weight, dtype=torch.bool)
     whole = log_weight.clamp(-_MAX_LOG_RATIO, _MAX_LOG_RATIO).exp()

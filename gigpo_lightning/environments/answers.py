@@ -63,15 +63,16 @@ def read_step(action: str, answer: object) -> Answer:
     when = f"step({shown(action)})"
     observation, reward, terminated, truncated, info = _values(when, answer, _STEP, 5)
     number = _number(reward)
-    if number is None:
-        raise AnswerError(f"the reward must be a finite number, but {when} gave {shown(reward)}")
-    if abs(number) > LARGEST_REWARD:
-        raise AnswerError(f"the reward must be in [-1e30, 1e30], but {when} gave {shown(reward)}")
-    ends = {"terminated": terminated, "truncated": truncated}
-    for name, value in ends.items():
-        if not _is_bool(value):
-            raise AnswerError(f"{name} must be True or False, but {when} gave {shown(value)}")
-    return _read(when, (observation, info), reward=number, **{name: bool(value) for name, value in ends.items()})
+    _check(math.isfinite(number), "the reward must be a finite number", when, reward)
+    _check(abs(number) <= LARGEST_REWARD, "the reward must be in [-1e30, 1e30]", when, reward)
+    _check(_is_bool(terminated), "terminated must be True or False", when, terminated)
+    _check(_is_bool(truncated), "truncated must be True or False", when, truncated)
+    return _read(when, (observation, info), reward=number, terminated=bool(terminated), truncated=bool(truncated))
+
+
+def _check(kept: bool, rule: str, when: str, found: object) -> None:
+    if not kept:
+        raise AnswerError(f"{rule}, but {when} gave {shown(found)}")
 
 
 def _values(when: str, answer: object, form: str, count: int) -> tuple[Any, ...]:
@@ -83,15 +84,11 @@ def _values(when: str, answer: object, form: str, count: int) -> tuple[Any, ...]
 
 def _read(when: str, said: tuple[Any, ...], **outcome: Any) -> Answer:
     observation, info = said
-    if not isinstance(observation, str):
-        raise AnswerError(f"the observation must be a string, but {when} gave {shown(observation)}")
-    if not isinstance(info, Mapping):
-        raise AnswerError(f"info must be a dictionary, but {when} gave {shown(info)}")
+    _check(isinstance(observation, str), "the observation must be a string", when, observation)
+    _check(isinstance(info, Mapping), "info must be a dictionary", when, info)
     instruction, success = info.get("instruction", ""), info.get("success")
-    if not isinstance(instruction, str):
-        raise AnswerError(f"info['instruction'] must be a string, but {when} gave {shown(instruction)}")
-    if "success" in info and not _is_bool(success):
-        raise AnswerError(f"info['success'] must be True or False, but {when} gave {shown(success)}")
+    _check(isinstance(instruction, str), "info['instruction'] must be a string", when, instruction)
+    _check("success" not in info or _is_bool(success), "info['success'] must be True or False", when, success)
     return Answer(
         observation=well_formed(observation),
         anchor=_anchor(when, info.get("anchor", observation)),
@@ -107,56 +104,45 @@ def _anchor(when: str, anchor: Any) -> Hashable:
     """Check an anchor: steps are grouped by its hash, also steps of environments in other processes."""
     if type(anchor) is str:
         return anchor
-    try:
-        hash(anchor)  # a tuple is Hashable whatever it holds
-    except Exception as error:  # a class decides itself what its hashing raises
-        raise AnswerError(f"info['anchor'] must be hashable, but {when} gave {shown(anchor)}: {error}") from error
-    try:
-        pickle.dumps(anchor)
-    except Exception as error:  # and its pickling
-        raise AnswerError(f"info['anchor'] must be picklable, but {when} gave {shown(anchor)}: {error}") from error
+    for tried, rule in ((hash, "hashable"), (pickle.dumps, "picklable")):  # a tuple is Hashable whatever it holds
+        try:
+            tried(anchor)
+        except Exception as error:  # a class decides itself what its hashing and its pickling raise
+            raise AnswerError(f"info['anchor'] must be {rule}, but {when} gave {shown(anchor)}: {error}") from error
     return anchor  # type: ignore[no-any-return]
 
 
-def _admissible(when: str, actions: object) -> tuple[str, ...] | None:
+def _admissible(when: str, actions: Any) -> tuple[str, ...] | None:
     if actions is None:
         return None
-    if not isinstance(actions, list | tuple):
-        raise AnswerError(
-            f"info['admissible_actions'] must be a list or tuple of strings, but {when} gave {shown(actions)}"
-        )
+    rule = "info['admissible_actions'] must be a list or tuple of strings"
+    _check(isinstance(actions, list | tuple), rule, when, actions)
     for action in actions:
         if not isinstance(action, str):
-            raise AnswerError(
-                f"info['admissible_actions'] must be a list or tuple of strings, but {when} gave one with "
-                f"{shown(action)}"
-            )
+            raise AnswerError(f"{rule}, but {when} gave one with {shown(action)}")
     return tuple(map(well_formed, actions))
 
 
-def _metrics(when: str, metrics: object) -> Mapping[str, float]:
-    if not isinstance(metrics, Mapping):
-        raise AnswerError(f"info['metrics'] must be a dictionary, but {when} gave {shown(metrics)}")
-    figures: dict[str, float] = {}
-    for name, value in metrics.items():
-        number = _number(value)
-        if not isinstance(name, str) or number is None:
+def _metrics(when: str, metrics: Any) -> Mapping[str, float]:
+    _check(isinstance(metrics, Mapping), "info['metrics'] must be a dictionary", when, metrics)
+    figures = {name: _number(value) for name, value in metrics.items()}
+    for name, number in figures.items():
+        if not isinstance(name, str) or not math.isfinite(number):
             raise AnswerError(
-                f"info['metrics'] must map names to finite numbers, but {when} gave {shown(name)}: {shown(value)}"
+                f"info['metrics'] must map names to finite numbers, but {when} gave {shown(name)}: "
+                f"{shown(metrics[name])}"
             )
-        figures[well_formed(name)] = number
-    return figures
+    return {well_formed(name): number for name, number in figures.items()}
 
 
-def _number(value: Any) -> float | None:
-    """A number of Python's, NumPy's or torch's as a float; None if it is none, or not finite."""
+def _number(value: Any) -> float:
+    """A number of Python's, NumPy's or torch's as a float; not a number if it is none."""
     if not hasattr(type(value), "__float__") or isinstance(value, str):  # float() would read text, np.str_ too
-        return None
+        return math.nan
     try:
-        number = float(value)
+        return float(value)
     except Exception:  # an array of several values, an integer beyond all floats; torch's are RuntimeErrors
-        return None
-    return number if math.isfinite(number) else None
+        return math.nan
 
 
 def _is_bool(value: object) -> bool:

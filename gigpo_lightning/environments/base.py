@@ -135,8 +135,8 @@ def check_environment(environment: Environment, task: Task, num_steps: int = 8) 
     except Exception as error:  # a class decides itself what its pickling raises
         raise ValueError(f"an environment must be picklable before its first reset, but: {error!r}") from error
     try:
-        first, commands = _play(copy, task, None, num_steps)
-        second, _ = _play(copy, task, commands, num_steps)
+        first, commands = _play(copy, task, num_steps)
+        second, _ = _play(copy, task, num_steps)
     except SystemExit as error:  # it would end the caller's script as if all were well
         raise ValueError(f"an environment must not end its process, but called sys.exit({error.code!r})") from error
     finally:
@@ -156,18 +156,15 @@ def check_environment(environment: Environment, task: Task, num_steps: int = 8) 
         )
 
 
-def _play(
-    environment: Environment, task: Task, commands: list[str] | None, num_steps: int
-) -> tuple[list[Answer], list[str]]:
-    """Play given commands, or a mixture of our own, checking each answer; returns the answers and the commands."""
+def _play(environment: Environment, task: Task, num_steps: int) -> tuple[list[Answer], list[str]]:
+    """Play a mixture of commands that follows from what is offered; returns the checked answers and the commands."""
     answer = read_reset(environment.reset(options={"task": task}))
     if answer.success:
         raise ValueError("info['success'] must be False after reset: there is nothing to do in this task")
     record = [answer]
     played: list[str] = []
-    for number in range(num_steps if commands is None else len(commands)):
-        offered = answer.admissible_actions or ()
-        played.append(_command(number, offered) if commands is None else commands[number])
+    for number in range(num_steps):
+        played.append(_command(number, answer.admissible_actions or ()))
         answer = read_step(played[-1], environment.step(played[-1]))
         record.append(answer)
         if answer.terminated or answer.truncated:

@@ -46,11 +46,7 @@ def make_once(
 
 
 def _is_made(folder: Path, manifest: str, wanted: Mapping[str, object], what: str, argument: str) -> bool:
-    """Whether the folder is there, made with these settings.
-
-    Raises:
-        ValueError: If it was made with others, or not made at all; the message names the folder and what differs.
-    """
+    """Whether the folder is there, made with these settings; with others, or not made at all, it is refused."""
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return False
     try:

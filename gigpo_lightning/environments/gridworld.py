@@ -1,5 +1,6 @@
 """A small gridworld in text, without dependencies: for tests, examples, and learning from scratch in a minute."""
 
+import itertools
 import math
 from collections import deque
 from collections.abc import Sequence
@@ -9,14 +10,15 @@ import gymnasium
 import numpy as np
 
 from gigpo_lightning.environments.base import Task, TaskPanel
+from gigpo_lightning.environments.splits import deal
 from gigpo_lightning.errors import check_count, check_range, check_seed
 
 Cell = tuple[int, int]
 
 MOVES: dict[str, Cell] = {"up": (-1, 0), "down": (1, 0), "left": (0, -1), "right": (0, 1)}
 KINDS = ("near", "far")
-SPLITS = ("train", "valid_seen", "valid_unseen")
-_SHARES = (0.6, 0.2, 0.2)
+_SHARES = {"train": 0.6, "valid_seen": 0.2, "valid_unseen": 0.2}
+SPLITS = tuple(_SHARES)
 _FARTHEST_NEAR = 3
 _LARGEST_SIZE = 10
 
@@ -74,11 +76,7 @@ class GridworldEnvironment(gymnasium.Env[str, str]):
             f"you are at row {self._cell[0]} column {self._cell[1]} . "
             f"goal at row {self._goal[0]} column {self._goal[1]} . walls {walls} ."
         )
-        return observation, {
-            "anchor": observation,
-            "admissible_actions": free,
-            "success": self._cell == self._goal,
-        }
+        return observation, {"anchor": observation, "admissible_actions": free, "success": self._cell == self._goal}
 
     def _free_moves(self) -> tuple[str, ...]:
         return tuple(move for move in MOVES if _is_free(_moved(self._cell, move), self._size, self._walls))
@@ -122,16 +120,19 @@ def gridworld_panel(
         ValueError: If an argument is out of its range, or nothing is left.
     """
     wanted = KINDS if kinds is None else tuple(kinds)
-    _check_panel_arguments(split, size, num_walls, wanted)
-    map_number = 1 if split == "valid_unseen" else 0
-    walls = _draw_walls(size, num_walls, np.random.default_rng((seed, map_number)))
-    cells = [(row, column) for row in range(size) for column in range(size)]
-    pairs = [(start, goal) for start in cells for goal in cells if start != goal]
-    order = np.random.default_rng((seed, 2)).permutation(len(pairs))
-    bounds = np.cumsum((0.0, *_SHARES)) * len(pairs)
-    position = SPLITS.index(split)
-    chosen = order[round(bounds[position]) : round(bounds[position + 1])]
-    tasks = [_make_task(start, goal, size, walls) for start, goal in (pairs[index] for index in chosen)]
+    if split not in SPLITS:
+        raise ValueError(f"split must be one of {SPLITS}, got {split!r}")
+    check_count("size", size, 2, _LARGEST_SIZE)
+    check_count("num_walls", num_walls, 0, size * size // 4, why="a quarter of the cells at most")
+    unknown = sorted(set(wanted) - set(KINDS))
+    if unknown:
+        raise ValueError(f"kinds must be among {KINDS}, got {unknown}")
+    cells = [divmod(number, size) for number in range(size * size)]
+    map_generator = np.random.default_rng((seed, 1 if split == "valid_unseen" else 0))
+    walls = tuple(sorted(cells[index] for index in map_generator.choice(len(cells), size=num_walls, replace=False)))
+    pairs = list(itertools.permutations(cells, 2))
+    shuffled = [pairs[index] for index in np.random.default_rng((seed, 2)).permutation(len(pairs))]
+    tasks = [_make_task(start, goal, size, walls) for start, goal in deal(shuffled, _SHARES)[split]]
     kept = [task for task in tasks if task is not None and task.kind in wanted]
     if not kept:
         raise ValueError(f"kinds must leave a task in split {split!r} of a grid of size {size}, got {list(wanted)}")
@@ -142,21 +143,6 @@ def gridworld_words() -> tuple[str, ...]:
     """Every word that an observation or an action can have, on grids up to the largest size."""
     words = ("you", "are", "at", "row", "column", ".", "goal", "walls", "none", "go", "to")
     return (*MOVES, *words, *(str(number) for number in range(_LARGEST_SIZE)))
-
-
-def _check_panel_arguments(split: str, size: int, num_walls: int, kinds: Sequence[str]) -> None:
-    if split not in SPLITS:
-        raise ValueError(f"split must be one of {SPLITS}, got {split!r}")
-    check_count("size", size, 2, _LARGEST_SIZE)
-    check_count("num_walls", num_walls, 0, size * size // 4, why="a quarter of the cells at most")
-    unknown = sorted(set(kinds) - set(KINDS))
-    if unknown:
-        raise ValueError(f"kinds must be among {KINDS}, got {unknown}")
-
-
-def _draw_walls(size: int, num_walls: int, generator: np.random.Generator) -> tuple[Cell, ...]:
-    chosen = generator.choice(size * size, size=num_walls, replace=False)
-    return tuple(sorted((int(index) // size, int(index) % size) for index in chosen))
 
 
 def _make_task(start: Cell, goal: Cell, size: int, walls: Sequence[Cell]) -> Task | None:

@@ -2,12 +2,26 @@
 
 import logging
 from collections.abc import Mapping, Sequence
+from itertools import accumulate, pairwise
+from typing import TypeVar
 
 from gigpo_lightning.environments.base import TaskPanel, TaskSource
 
 _logger = logging.getLogger(__name__)
+_T = TypeVar("_T")
 _UNLESS = "allow_shared_tasks: true allows it"
 _NO_SUCH_SPLIT = "a split that cannot exist"
+
+
+def deal(items: Sequence[_T], shares: Mapping[str, float]) -> dict[str, Sequence[_T]]:
+    """Deal items out to splits, in their order, to each its share of them all.
+
+    Example:
+        >>> deal("abcde", {"train": 0.6, "test": 0.4})
+        {'train': 'abc', 'test': 'de'}
+    """
+    bounds = [round(total * len(items)) for total in accumulate(shares.values(), initial=0.0)]
+    return {split: items[low:high] for split, (low, high) in zip(shares, pairwise(bounds), strict=True)}
 
 
 def read_panel(source: TaskSource, split: str) -> TaskPanel:

@@ -1,6 +1,6 @@
 """What is shown of a run beside numbers: figures, layouts, and episodes to read; drawn here, sent by callbacks."""
 
-from gigpo_lightning.figures.credited import CreditedEpisode, credited_groups, most_to_compare
+from gigpo_lightning.figures.credited import CreditedEpisode, credited_groups, most_varied_group
 from gigpo_lightning.figures.group_figure import draw_group
 from gigpo_lightning.figures.group_sizes import anchor_group_sizes, group_size_shares
 from gigpo_lightning.figures.layout import scalar_layout
@@ -20,7 +20,7 @@ __all__ = [
     "draw_group",
     "draw_outcomes",
     "group_size_shares",
-    "most_to_compare",
+    "most_varied_group",
     "outcomes_by_kind",
     "scalar_layout",
     "shown_by",

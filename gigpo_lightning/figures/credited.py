@@ -62,7 +62,7 @@ def credited_groups(groups: Sequence[TrajectoryGroup], credit: Credit) -> list[l
     return credited
 
 
-def most_to_compare(groups: Sequence[Sequence[CreditedEpisode]]) -> int:
+def most_varied_group(groups: Sequence[Sequence[CreditedEpisode]]) -> int:
     """The number of the group that has most to show; the first of equals.
 
     A group that won some and lost some comes before one whose returns differ in another way, and that before one

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
 
-from gigpo_lightning.prompts.base import EncodedPrompt, ParsedAction, ShowsHistory, Tokenizer, TurnView
+from gigpo_lightning.prompts.base import EncodedPrompt, ShowsHistory, Tokenizer, TurnView, WholeReply
 from gigpo_lightning.prompts.fitting import fit_prompt
-from gigpo_lightning.prompts.tagged import TaggedPrompt, list_offer, recent_turns, steps_taken
-from gigpo_lightning.prompts.whole_reply import parse_whole_reply
+from gigpo_lightning.prompts.tagged import TaggedPrompt, tell_turn
 
 _NOT_OFFERED = ("help",)
 
@@ -49,20 +48,13 @@ class AlfworldPrompt(TaggedPrompt):
 
     def message(self, view: TurnView, num_turns: int, observation: str) -> str:
         """The message of a turn; the first turn's observation brings the task itself."""
-        now = len(view.history)
-        parts = [_ROLE]
-        if now:
-            parts += [f"Your task is: {view.instruction}", steps_taken(view)]
-        if num_turns:
-            parts.append(recent_turns(view, num_turns))
-        parts.append(f"This is step {now + 1}. You now observe: {observation}")
-        if view.admissible_actions is not None:
-            parts.append(list_offer([action for action in view.admissible_actions if action not in _NOT_OFFERED]))
-        return "\n\n".join((*parts, _ORDER))
+        task = [f"Your task is: {view.instruction}"] if view.history else []
+        now = f"This is step {len(view.history) + 1}. You now observe: {observation}"
+        return "\n\n".join((_ROLE, *task, *tell_turn(view, num_turns, now, _NOT_OFFERED), _ORDER))
 
 
 @dataclass(eq=False)
-class CompactAlfworldPrompt(ShowsHistory):
+class CompactAlfworldPrompt(WholeReply, ShowsHistory):
     """A turn in lower-case words and a few markers, without filler: about 75 tokens with eight receptacles.
 
     Fields: the task; earlier actions, each followed by what its answer said about things the task names, or by a
@@ -95,10 +87,6 @@ class CompactAlfworldPrompt(ShowsHistory):
             return tokenizer.encode(" ".join(words))
 
         return fit_prompt(write, len(turns), _last_news(view), max_tokens)
-
-    def parse(self, response: str, view: TurnView) -> ParsedAction:
-        """Take the whole reply as the action, as ``parse_whole_reply`` does."""
-        return parse_whole_reply(response, view)
 
 
 def compact_markers() -> tuple[str, ...]:

@@ -1,10 +1,11 @@
 """What a prompt is: a template and the parser of its replies, side by side in one class."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 from gigpo_lightning.errors import check_count
+from gigpo_lightning.text import well_formed
 
 
 class NoRoomError(ValueError):
@@ -125,6 +126,20 @@ class Marked(Protocol):
     markers: tuple[str, ...]
 
 
+def check_markers(prompt: Prompt, is_unknown: Callable[[str], bool]) -> None:
+    """Refuse a tokenizer that has no token for a marker of the prompt; one that is not ``Marked`` needs none.
+
+    Raises:
+        ValueError: If a marker is unknown; the message names all such markers.
+    """
+    unknown = [marker for marker in (prompt.markers if isinstance(prompt, Marked) else ()) if is_unknown(marker)]
+    if unknown:
+        raise ValueError(
+            f"the policy's tokenizer must know every marker of {type(prompt).__name__}, but does not know "
+            f"{', '.join(unknown)}; use the checkpoint that was made for this prompt, or another prompt"
+        )
+
+
 @runtime_checkable
 class ReplyWriter(Protocol):
     """A prompt whose replies are not the commands themselves; it can write the reply for a command."""
@@ -146,3 +161,17 @@ class ShowsHistory:
 
     def __post_init__(self) -> None:
         check_count("history_length", self.history_length, 0)
+
+
+class WholeReply:
+    """A prompt whose replies are the action and nothing else."""
+
+    def parse(self, response: str, view: TurnView) -> ParsedAction:
+        """Take the whole reply, stripped, as the action; it is valid if it is one of the admissible ones.
+
+        Where the environment names no admissible actions, every reply is valid but an empty one.
+        """
+        action, known = well_formed(response).strip(), view.admissible_actions
+        if action and (known is None or action in known):
+            return ParsedAction(action=action, valid=True)
+        return ParsedAction(action=action, valid=False, problem="not admissible" if action else "empty")

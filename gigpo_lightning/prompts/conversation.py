@@ -1,11 +1,10 @@
 """A prompt that grows: every turn begins with the tokens of all turns before."""
 
-from gigpo_lightning.prompts.base import EncodedPrompt, NoRoomError, ParsedAction, Tokenizer, TurnView
+from gigpo_lightning.prompts.base import EncodedPrompt, NoRoomError, Tokenizer, TurnView, WholeReply
 from gigpo_lightning.prompts.text import ACT, NOW, TASK
-from gigpo_lightning.prompts.whole_reply import parse_whole_reply
 
 
-class CompactConversationPrompt:
+class CompactConversationPrompt(WholeReply):
     """Word by word what was shown and written so far, and what the environment says now; the reply is the action.
 
         <task> … <now> … <act> reply <now> … <act> reply <now> … <act>
@@ -38,7 +37,3 @@ class CompactConversationPrompt:
         if len(task) + len(now) > max_tokens:
             raise NoRoomError(f"max_tokens must be >= {len(task) + len(now)} for this turn, got {max_tokens}")
         return EncodedPrompt(ids=(*task, *now), truncated=bool(view.turns))
-
-    def parse(self, response: str, view: TurnView) -> ParsedAction:
-        """Take the whole reply as the action, as ``parse_whole_reply`` does."""
-        return parse_whole_reply(response, view)

@@ -2,9 +2,8 @@
 
 import json
 import re
-from collections.abc import Callable
 
-from gigpo_lightning.environments.search_qa.tags import ANSWER, SEARCH, blocks, count_tags
+from gigpo_lightning.environments.search_qa.tags import ANSWER, SEARCH, blocks
 from gigpo_lightning.errors import check_count
 from gigpo_lightning.prompts.base import EncodedPrompt, ParsedAction, Tokenizer, TurnView
 from gigpo_lightning.prompts.fitting import fit_prompt
@@ -48,18 +47,34 @@ class SearchQAPrompt:
         self.history_length = history_length
 
     def encode(self, view: TurnView, tokenizer: Tokenizer, max_tokens: int) -> EncodedPrompt:
-        """Write the turn through the model's chat template, in at most ``max_tokens`` tokens.
+        """Write the turn in at most ``max_tokens`` tokens: oldest turns go first, then the last result's beginning.
 
         Raises:
             NoRoomError: If the question alone is longer than ``max_tokens``.
         """
+        if not view.history:
+            return fit_prompt(lambda _turns, _information: self.write(view, 0, "", tokenizer), 0, "", max_tokens)
 
         def write(num_earlier: int, information: str) -> list[int]:
-            whole = information in ("", view.observation)
-            content = _message(view, num_earlier + 1, information if whole else f"<information>… {information}")
-            return tokenizer.encode_chat([{"role": "user", "content": content}])
+            return self.write(view, num_earlier + 1, information, tokenizer)
 
-        return _fit(write, view, self.history_length, max_tokens)
+        return fit_prompt(write, min(self.history_length, len(view.history)) - 1, view.observation, max_tokens)
+
+    def write(self, view: TurnView, num_turns: int, information: str, tokenizer: Tokenizer) -> list[int]:
+        """Token ids of the chat message with so many turns, the last of which found this information."""
+        if information not in ("", view.observation):
+            information = f"<information>… {information}"
+        parts = [f"{_ROLE}\nThe question is: {view.instruction}"]
+        taken = len(view.history)
+        turns = _turns(view, num_turns, information)
+        if turns:
+            lines = [f"Step {n}:{done} {found}" for n, (done, found) in enumerate(turns, taken - num_turns + 1)]
+            parts.append(
+                f"You have taken {taken} {'step' if taken == 1 else 'steps'} so far. Your queries stand between "
+                "<search> and </search>, and what the search engine found between <information> and </information>:\n"
+                + "\n".join(lines)
+            )
+        return tokenizer.encode_chat([{"role": "user", "content": "\n\n".join((*parts, _ORDER))}])
 
     def parse(self, response: str, view: TurnView) -> ParsedAction:
         """Read what stands between the first search tags, else between the first answer tags.
@@ -70,7 +85,7 @@ class SearchQAPrompt:
         """
         text = well_formed(response)
         action = _projected(text)
-        counts = [count_tags(text, tag) for tag in (SEARCH, ANSWER)]
+        counts = [len(re.findall(f"<{tag}>", text, re.IGNORECASE)) for tag in (SEARCH, ANSWER)]
         if not action:
             problem = "no search or answer tags"
         elif all(counts):
@@ -95,21 +110,11 @@ class CompactSearchQAPrompt(SearchQAPrompt):
 
     markers = (TASK, DID, SAW, PASSAGE, ACT, *_TAGS)
 
-    def encode(self, view: TurnView, tokenizer: Tokenizer, max_tokens: int) -> EncodedPrompt:
-        """Write the turn in at most ``max_tokens`` tokens: oldest turns go first, then the last passages' beginning.
-
-        Raises:
-            NoRoomError: If the question alone is longer than ``max_tokens``.
-        """
-
-        def write(num_earlier: int, information: str) -> list[int]:
-            turns = _turns(view, num_earlier + 1, information)
-            told = [
-                word for done, found in turns for word in (DID, *_words(done)[:_LONGEST_QUERY], SAW, *_words(found))
-            ]
-            return tokenizer.encode(" ".join((TASK, *_words(view.instruction), *told, ACT)))
-
-        return _fit(write, view, self.history_length, max_tokens)
+    def write(self, view: TurnView, num_turns: int, information: str, tokenizer: Tokenizer) -> list[int]:
+        """Token ids of words and markers, of so many turns, the last of which found this information."""
+        turns = _turns(view, num_turns, information)
+        told = [word for done, found in turns for word in (DID, *_words(done)[:_LONGEST_QUERY], SAW, *_words(found))]
+        return tokenizer.encode(" ".join((TASK, *_words(view.instruction), *told, ACT)))
 
 
 def compact_markers() -> tuple[str, ...]:
@@ -131,35 +136,12 @@ def _projected(text: str) -> str:
     return ""
 
 
-def _fit(write: Callable[[int, str], list[int]], view: TurnView, history_length: int, max_tokens: int) -> EncodedPrompt:
-    """Fit a prompt that shows the last turn, if there is one, and earlier ones as far as there is room."""
-    if not view.history:
-        return fit_prompt(lambda _turns, _information: write(-1, ""), 0, "", max_tokens)
-    earlier = min(history_length, len(view.history)) - 1
-    return fit_prompt(write, earlier, view.observation, max_tokens)
-
-
 def _turns(view: TurnView, num_turns: int, information: str) -> list[tuple[str, str]]:
     """The last turns as (action, result); the last one with this information."""
     said = [observation for observation, _ in view.history[1:]]
     done = [action for _, action in view.history]
     turns = list(zip(done, [*said, information], strict=True)) if done else []
     return turns[len(turns) - num_turns :]
-
-
-def _message(view: TurnView, num_turns: int, information: str) -> str:
-    """The message of a turn."""
-    parts = [f"{_ROLE}\nThe question is: {view.instruction}"]
-    taken = len(view.history)
-    turns = _turns(view, num_turns, information)
-    if turns:
-        lines = [f"Step {number}:{done} {found}" for number, (done, found) in enumerate(turns, taken - num_turns + 1)]
-        parts.append(
-            f"You have taken {taken} {'step' if taken == 1 else 'steps'} so far. Your queries stand between <search> "
-            "and </search>, and what the search engine found between <information> and </information>:\n"
-            + "\n".join(lines)
-        )
-    return "\n\n".join((*parts, _ORDER))
 
 
 def _words(text: str) -> list[str]:

@@ -2,7 +2,8 @@
 
 import re
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from gigpo_lightning.prompts.base import EncodedPrompt, ParsedAction, ShowsHistory, Tokenizer, TurnView
@@ -20,8 +21,10 @@ class TaggedPrompt(ShowsHistory, ABC):
     with the episode. Too long a prompt loses its oldest turns first, then the beginning of the observation.
     """
 
-    last_characters: ClassVar[int]
+    last_characters: ClassVar[int] = 0
     """How much of a reply without action tags is sent as its action."""
+    any_text: ClassVar[bool] = False
+    """Whether an action keeps its upper and lower case, and may be in any script."""
 
     history_length: int = 2
     """Earlier turns shown, as pairs of observation and action."""
@@ -53,27 +56,30 @@ class TaggedPrompt(ShowsHistory, ABC):
             content = self.message(view, num_turns, observation)
             return tokenizer.encode_chat([{"role": "user", "content": content}])
 
-        return fit_prompt(write, self.num_turns(view), view.observation, max_tokens)
+        turns = self.num_turns(view)
+        prompt = fit_prompt(write, turns, view.observation, max_tokens)
+        return replace(prompt, truncated=prompt.truncated or turns < min(self.history_length, len(view.history)))
 
     def parse(self, response: str, view: TurnView) -> ParsedAction:
-        """Read what stands between the first action tags, in lower case.
+        """Read what stands between the first action tags, in lower case unless ``any_text`` is allowed.
 
         Without them the reply's last characters are sent, and it is invalid; so is a reply without think tags or with
         a Chinese character, whose action is sent all the same.
         """
-        text = well_formed(response).lower()
-        start = text.find("<action>")
-        end = text.find("</action>", max(start, 0))
-        if start < 0 or end < 0:
-            return ParsedAction(action=text[-self.last_characters :].strip(), valid=False, problem="no action tags")
-        action = text[start + len("<action>") : end].strip()
+        text = well_formed(response) if self.any_text else well_formed(response).lower()
+        _, opened, rest = text.partition("<action>")
+        action, closed, _ = rest.partition("</action>")
+        if not (opened and closed):
+            last = text[max(0, len(text) - self.last_characters) :].strip()
+            return ParsedAction(action=last, valid=False, problem="no action tags")
+        action = action.strip()
         problem = self._problem(response, action, view)
         return ParsedAction(action=action, valid=not problem, problem=problem)
 
     def _problem(self, response: str, action: str, view: TurnView) -> str:
         if self.require_think and not ("<think>" in response and "</think>" in response):
             return "no think tags"
-        if _CHINESE.search(response):
+        if not self.any_text and _CHINESE.search(response):
             return "a Chinese character"
         known = view.admissible_actions
         if self.require_admissible and known is not None and not self.is_offered(action, known):
@@ -81,19 +87,16 @@ class TaggedPrompt(ShowsHistory, ABC):
         return ""
 
 
-def recent_turns(view: TurnView, num_turns: int) -> str:
-    """The last turns as pairs of observation and action, numbered from the episode's beginning."""
-    turns = list(enumerate(view.history, start=1))[-num_turns:]
-    lines = [f"[Observation {n}: {said!r}; Action {n}: {done!r}]" for n, (said, done) in turns]
-    return "\n".join((f"The last {num_turns} of them:", *lines))
-
-
-def steps_taken(view: TurnView) -> str:
-    """How many steps the episode has had."""
-    now = len(view.history)
-    return f"You have taken {now} {'step' if now == 1 else 'steps'} so far."
-
-
-def list_offer(offered: list[str]) -> str:
-    """The available actions, quoted, one a line."""
-    return "\n".join(("The available actions are:", *(f"  '{action}'" for action in offered)))
+def tell_turn(view: TurnView, num_turns: int, now: str, not_offered: Collection[str] = ()) -> list[str]:
+    """What a message tells of the episode: the steps taken, the last turns, what is ``now``, the available actions."""
+    taken = len(view.history)
+    parts = [f"You have taken {taken} {'step' if taken == 1 else 'steps'} so far."] if taken else []
+    if num_turns:
+        turns = list(enumerate(view.history, start=1))[-num_turns:]
+        lines = (f"[Observation {n}: {said!r}; Action {n}: {done!r}]" for n, (said, done) in turns)
+        parts.append("\n".join((f"The last {num_turns} of them:", *lines)))
+    parts.append(now)
+    if view.admissible_actions is not None:
+        offered = (f"  '{action}'" for action in view.admissible_actions if action not in not_offered)
+        parts.append("\n".join(("The available actions are:", *offered)))
+    return parts

@@ -1,10 +1,8 @@
 """Prompts for any environment of strings: a chat message for instruct models, plain words for tiny policies."""
 
-from gigpo_lightning.prompts.base import EncodedPrompt, ParsedAction, ShowsHistory, Tokenizer, TurnView
+from gigpo_lightning.prompts.base import EncodedPrompt, ShowsHistory, Tokenizer, TurnView, WholeReply
 from gigpo_lightning.prompts.fitting import fit_prompt
-from gigpo_lightning.prompts.tagged import TaggedPrompt, list_offer, recent_turns, steps_taken
-from gigpo_lightning.prompts.whole_reply import parse_whole_reply
-from gigpo_lightning.text import well_formed
+from gigpo_lightning.prompts.tagged import TaggedPrompt, tell_turn
 
 _ORDER = "Choose what to do next."
 _THINK = "First think it through, step by step, between <think> and </think>. Then write"
@@ -30,6 +28,8 @@ class TextPrompt(TaggedPrompt):
         ValueError: If ``history_length`` is negative.
     """
 
+    any_text = True
+
     def __init__(
         self, role: str = "", history_length: int = 2, require_think: bool = True, require_admissible: bool = False
     ) -> None:
@@ -41,32 +41,11 @@ class TextPrompt(TaggedPrompt):
         parts = [self.role] if self.role else []
         if view.instruction:
             parts.append(f"Your task is: {view.instruction}")
-        if view.history:
-            parts.append(steps_taken(view))
-        if num_turns:
-            parts.append(recent_turns(view, num_turns))
-        parts.append(f"You now observe: {observation}")
-        if view.admissible_actions is not None:
-            parts.append(list_offer(list(view.admissible_actions)))
+        parts += tell_turn(view, num_turns, f"You now observe: {observation}")
         return "\n\n".join((*parts, " ".join((_ORDER, _THINK if self.require_think else "Write", _ACT))))
 
-    def parse(self, response: str, view: TurnView) -> ParsedAction:
-        """Read what stands between the first action tags; without them nothing is sent, and the reply is invalid."""
-        text = well_formed(response)
-        _, opened, rest = text.partition("<action>")
-        action, closed, _ = rest.partition("</action>")
-        if not (opened and closed):
-            return ParsedAction(action="", valid=False, problem="no action tags")
-        action, known = action.strip(), view.admissible_actions
-        problem = ""
-        if self.require_think and not ("<think>" in text and "</think>" in text):
-            problem = "no think tags"
-        elif self.require_admissible and known is not None and action not in known:
-            problem = "not an available action"
-        return ParsedAction(action=action, valid=not problem, problem=problem)
 
-
-class CompactTextPrompt(ShowsHistory):
+class CompactTextPrompt(WholeReply, ShowsHistory):
     """What the environment says, word by word between a few markers; the whole reply is the action.
 
     For policies with a vocabulary of their own, such as ``modules.TinyPolicy``, which learns from nothing: no sentence
@@ -93,10 +72,6 @@ class CompactTextPrompt(ShowsHistory):
             return tokenizer.encode(" ".join((*task, *did, NOW, observation, *offer, ACT)))
 
         return fit_prompt(write, min(self.history_length, len(view.history)), view.observation, max_tokens)
-
-    def parse(self, response: str, view: TurnView) -> ParsedAction:
-        """Take the whole reply as the action, as ``parse_whole_reply`` does."""
-        return parse_whole_reply(response, view)
 
 
 def compact_text_markers() -> tuple[str, ...]:

@@ -2,13 +2,13 @@
 
 import math
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from gigpo_lightning.environments.webshop.reading import (
+    BUTTONS,
     SEARCH_OFFER,
     Page,
     highest_price,
-    is_button,
     price_limit,
     read_page,
     wanted_words,
@@ -16,7 +16,7 @@ from gigpo_lightning.environments.webshop.reading import (
 )
 from gigpo_lightning.prompts.base import EncodedPrompt, ParsedAction, ShowsHistory, Tokenizer, TurnView
 from gigpo_lightning.prompts.fitting import fit_prompt
-from gigpo_lightning.prompts.tagged import TaggedPrompt, list_offer, recent_turns, steps_taken
+from gigpo_lightning.prompts.tagged import TaggedPrompt, tell_turn
 from gigpo_lightning.text import well_formed
 
 _MOST_CHARACTERS = 13_000
@@ -35,18 +35,8 @@ CAN, TRIED, ACT = "<can>", "<tried>", "<act>"
 
 _NOT_OFFERED_COMPACT = ("back to search", "description", "features", "reviews", "attributes", "search")
 _OWN_WORDS = (
-    "search",
-    "click",
-    "page",
-    "buy",
-    "now",
-    "prev",
-    "next",
-    "back",
-    "to",
-    "description",
-    "features",
-    "reviews",
+    *("search", "click", "page", "buy", "now", "prev", "next", "back", "to"),
+    *("description", "features", "reviews"),
 )
 _WORD = re.compile(r"[a-z0-9]+")
 _HIGHEST_NUMBER = 200  # of dollars and pages
@@ -67,27 +57,11 @@ class WebShopPrompt(TaggedPrompt):
         turns = super().num_turns(view)
         return turns if len(self.message(view, turns, view.observation)) <= _MOST_CHARACTERS else 0
 
-    def encode(self, view: TurnView, tokenizer: Tokenizer, max_tokens: int) -> EncodedPrompt:
-        """Write the turn through the model's chat template, in at most ``max_tokens`` tokens.
-
-        Raises:
-            NoRoomError: If task and available actions alone are longer than ``max_tokens``.
-        """
-        prompt = super().encode(view, tokenizer, max_tokens)
-        return replace(prompt, truncated=prompt.truncated or self.num_turns(view) < super().num_turns(view))
-
     def message(self, view: TurnView, num_turns: int, observation: str) -> str:
         """The message of a turn."""
-        now = len(view.history)
-        parts = [_ROLE, f"Your task is: {view.instruction}"]
-        if now:
-            parts.append(steps_taken(view))
-        if num_turns:
-            parts.append(recent_turns(view, num_turns))
-        parts.append(f"This is step {now + 1}. You now observe: {observation}")
-        if view.admissible_actions is not None:
-            parts.append(list_offer([each for each in view.admissible_actions if each != "click[search]"]))
-        return "\n\n".join((*parts, _ORDER))
+        now = f"This is step {len(view.history) + 1}. You now observe: {observation}"
+        told = tell_turn(view, num_turns, now, not_offered=("click[search]",))
+        return "\n\n".join((_ROLE, f"Your task is: {view.instruction}", *told, _ORDER))
 
     def is_offered(self, action: str, offered: tuple[str, ...]) -> bool:
         """Whether an action is one of the available ones; where there is a search bar, any query is."""
@@ -218,7 +192,7 @@ def _compact_offer(view: TurnView, page: Page, wanted: frozenset[str], mark_trie
             product = products[clicked[1]]
             named = _named(product.title, product.price_tag, wanted)
             (old if action in tried else new).extend((ITEM, *_compact_action(action, page)[1:], *named))
-        elif not is_button(clicked[1]):
+        elif clicked[1] not in BUTTONS:
             (old if action in tried else new).extend(_WORD.findall(clicked[1]))
         elif clicked[1] not in _NOT_OFFERED_COMPACT:
             buttons += _WORD.findall(clicked[1])

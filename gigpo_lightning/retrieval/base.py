@@ -31,7 +31,7 @@ class Retriever(Protocol):
 
 
 class PerProcess:
-    """A retriever that exists once a process: a deep copy is the object itself, an unpickled one starts anew.
+    """Something that exists once a process: a deep copy is the object itself, an unpickled one starts anew.
 
     Attributes that begin with an underscore belong to one process: they are not pickled, and ``_start`` makes them.
     """

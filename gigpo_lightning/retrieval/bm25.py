@@ -50,9 +50,8 @@ class Bm25Index:
             raise ValueError("texts must hold at least one text, got none")
         if ids is not None and len(ids) != len(self):
             raise ValueError(f"ids must be one per text, got {len(ids)} for {len(self)} texts")
-        self._places = np.arange(len(self), dtype=np.int32)
-        if ids is not None:
-            self._places[sorted(range(len(self)), key=ids.__getitem__)] = np.arange(len(self), dtype=np.int32)
+        order = range(len(self)) if ids is None else sorted(range(len(self)), key=ids.__getitem__)
+        self._places = np.argsort(order).astype(np.int32)
 
     def __len__(self) -> int:
         return self._postings.num_texts

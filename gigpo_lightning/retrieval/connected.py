@@ -33,63 +33,43 @@ async def listening(application: web.Application, host: str, port: int, limits: 
     application.middlewares.append(_timed)
     runner = web.AppRunner(application, handler_cancellation=True, shutdown_timeout=_LAST_SECONDS)
     await runner.setup()
-    door = _Door(limits)
+    connections: set[_Connection] = set()
     try:
-        server = await loop.create_server(lambda: _Connection(door, runner.server, loop=loop), host, port)
+        server = await loop.create_server(
+            lambda: _Connection(connections, limits, runner.server, loop=loop), host, port
+        )
         try:
             yield server.sockets[0].getsockname()[1]
         finally:
             server.close()
     finally:
         await runner.cleanup()
-        door.close()
-
-
-class _Door:
-    """Counts connections, and closes each whose time is up."""
-
-    def __init__(self, limits: Limits) -> None:
-        self.limits = limits
-        self._alarms: dict[_Connection, asyncio.TimerHandle] = {}
-
-    def enter(self, connection: "_Connection") -> bool:
-        if len(self._alarms) >= self.limits.connections:
-            return False
-        self.allow(connection, self.limits.patience)
-        return True
-
-    def leave(self, connection: "_Connection") -> None:
-        alarm = self._alarms.pop(connection, None)
-        if alarm is not None:
-            alarm.cancel()
-
-    def allow(self, connection: "_Connection", seconds: float) -> None:
-        """Give a connection so much time from now on."""
-        self.leave(connection)
-        self._alarms[connection] = asyncio.get_running_loop().call_later(seconds, connection.abort)
-
-    def close(self) -> None:
-        for connection in list(self._alarms):
+        for connection in list(connections):
             connection.abort()
-            self.leave(connection)
 
 
 class _Connection(web.RequestHandler):
-    """A connection that is refused where there are too many, and has an end."""
+    """A connection that is refused where there are too many, and is closed when its time is up."""
 
-    __slots__ = ("_door",)
+    __slots__ = ("_alarm", "_connections", "limits")
 
-    def __init__(self, door: _Door, server: Any, *, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self, connections: "set[_Connection]", limits: Limits, server: Any, *, loop: asyncio.AbstractEventLoop
+    ) -> None:
         # What claims to be compressed is refused, so that nothing grows while it is read.
         super().__init__(server, loop=loop, access_log=None, auto_decompress=False)  # type: ignore[arg-type]
-        self._door = door
+        self.limits = limits
+        self._connections = connections
+        self._alarm: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        if self._door.enter(self):
+        if len(self._connections) < self.limits.connections:
+            self._connections.add(self)
+            self.allow(self.limits.patience)
             super().connection_made(transport)
             return
         assert isinstance(transport, asyncio.WriteTransport)
-        body = json.dumps({"error": f"more than {self._door.limits.connections} connections are open"}).encode()
+        body = json.dumps({"error": f"more than {self.limits.connections} connections are open"}).encode()
         transport.write(
             b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nConnection: close\r\n"
             b"Content-Length: %d\r\n\r\n%b" % (len(body), body)
@@ -97,7 +77,9 @@ class _Connection(web.RequestHandler):
         transport.close()
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        self._door.leave(self)
+        self._connections.discard(self)
+        if self._alarm is not None:
+            self._alarm.cancel()
         super().connection_lost(exc)
 
     def abort(self) -> None:
@@ -105,11 +87,12 @@ class _Connection(web.RequestHandler):
         if self.transport is not None:
             self.transport.abort()
 
-    def allow(self, *, request: bool) -> None:
-        """Give it the time of a request, or of its answer and the next request's header."""
-        limits = self._door.limits
-        if self.transport is not None:  # the client may have left
-            self._door.allow(self, limits.seconds + (2 * limits.patience if request else 0.0))
+    def allow(self, seconds: float) -> None:
+        """Give it so much time from now on, unless the client has left."""
+        if self._alarm is not None:
+            self._alarm.cancel()
+        if self in self._connections:
+            self._alarm = asyncio.get_running_loop().call_later(seconds, self.abort)
 
 
 @web.middleware
@@ -118,8 +101,9 @@ async def _timed(
 ) -> web.StreamResponse:
     connection = request.protocol
     assert isinstance(connection, _Connection)
-    connection.allow(request=True)
+    limits = connection.limits
+    connection.allow(limits.seconds + 2 * limits.patience)
     try:
         return await handler(request)
     finally:
-        connection.allow(request=False)
+        connection.allow(limits.seconds)  # of the answer and the next request's header

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from gigpo_lightning.retrieval.base import Passage
-from gigpo_lightning.retrieval.wire import join_contents, parse_document
+from gigpo_lightning.retrieval.messages import join_contents, parse_document
 from gigpo_lightning.strict_json import load_json
 
 _BLOCK = 1 << 26

@@ -4,8 +4,8 @@ import asyncio
 import random
 import threading
 import time
-from collections.abc import Coroutine, Sequence
-from typing import Any, Literal, TypeVar
+from collections.abc import Sequence
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -13,10 +13,9 @@ import aiohttp
 from gigpo_lightning.errors import RunError, check_count, check_range
 from gigpo_lightning.http_thread import HttpThread
 from gigpo_lightning.retrieval.base import Passage, PerProcess
-from gigpo_lightning.retrieval.wire import parse_answer
+from gigpo_lightning.retrieval.messages import parse_answer
 from gigpo_lightning.strict_json import load_json
 
-_T = TypeVar("_T")
 _PASSING = (408, 425, 429)  # and every 5xx: another try may succeed
 
 
@@ -88,25 +87,6 @@ class HttpRetriever(PerProcess):
         self.max_requests = max_requests
         self._start()
 
-    def search(self, queries: Sequence[str], top_k: int) -> list[list[Passage]]:
-        """Ask for the passages of each query, best first.
-
-        Raises:
-            RunError: If no server answers in time, or one answers with something else than passages.
-            ValueError: If ``top_k`` < 1 or ``queries`` is a string.
-        """
-        check_count("top_k", top_k)
-        if isinstance(queries, str):
-            raise ValueError(f"queries must be a list of strings, got {queries!r}")
-        end = time.monotonic() + self.deadline
-        return self._wait_for(self._search(list(queries), top_k, end)) if queries else []
-
-    def close(self) -> None:
-        """Close the connections; a later search opens them again."""
-        with self._lock:
-            if self._http is not None:
-                self._http.close()
-
     def _start(self) -> None:
         """Make the attributes of this process."""
         self._http: HttpThread | None = None  # opened by the first search
@@ -117,18 +97,35 @@ class HttpRetriever(PerProcess):
         self._paused_until = dict.fromkeys(self.urls, 0.0)
         self._random = random.Random()  # not the run's: waits must not change what is played
 
-    def _wait_for(self, coroutine: Coroutine[Any, Any, _T]) -> _T:
-        """Run a coroutine in this process's HTTP thread and wait for what it returns or raises."""
+    def search(self, queries: Sequence[str], top_k: int) -> list[list[Passage]]:
+        """Ask for the passages of each query, best first.
+
+        Raises:
+            RunError: If no server answers in time, or one answers with something else than passages.
+            ValueError: If ``top_k`` < 1 or ``queries`` is a string.
+        """
+        check_count("top_k", top_k)
+        if isinstance(queries, str):
+            raise ValueError(f"queries must be a list of strings, got {queries!r}")
+        if not queries:
+            return []
+        end = time.monotonic() + self.deadline
         with self._lock:
             if self._http is None or not self._http.is_open:
                 self._http = HttpThread("retriever")
                 self._session = self._http.session()
                 self._turns = asyncio.Semaphore(self.max_requests)
-            future = self._http.begin(coroutine)
+            future = self._http.begin(self._search(list(queries), top_k, end))
         try:
             return future.result()
         finally:
             future.cancel()  # matters only if the waiting thread is interrupted
+
+    def close(self) -> None:
+        """Close the connections; a later search opens them again."""
+        with self._lock:
+            if self._http is not None:
+                self._http.close()
 
     async def _search(self, queries: list[str], top_k: int, end: float) -> list[list[Passage]]:
         """All requests of a search at the same time; the first final failure ends the others."""
@@ -156,11 +153,15 @@ class HttpRetriever(PerProcess):
                 self._paused_until[url] = time.monotonic() + self.pause
                 cause = error
             pause = 0.0
-            if self._all_paused():
+            if min(self._paused_until.values()) > time.monotonic():
                 pause = wait * self._random.uniform(0.5, 1.0)
                 wait = min(2 * wait, self.longest_wait)
             if attempt == self.attempts or time.monotonic() + pause >= end:
-                raise RunError(self._given_up(url, attempt, cause)) from cause
+                others = f" (of {', '.join(self.urls)})" if len(self.urls) > 1 else ""
+                raise RunError(
+                    f"the retriever {url}{others} {cause}; given up after {attempt} of at most {self.attempts} "
+                    f"attempts in {self.deadline:g} s. Is it running? gigpo-retriever starts one."
+                ) from cause
             await asyncio.sleep(pause)
         try:
             return parse_answer(answer, len(queries), top_k)
@@ -198,28 +199,11 @@ class HttpRetriever(PerProcess):
         now = time.monotonic()
         self._turn += 1
         order = [self.urls[(self._turn + number) % len(self.urls)] for number in range(len(self.urls))]
-        return next(
-            (url for url in order if self._paused_until[url] <= now), min(order, key=self._paused_until.__getitem__)
-        )
-
-    def _all_paused(self) -> bool:
-        now = time.monotonic()
-        return all(until > now for until in self._paused_until.values())
-
-    def _given_up(self, url: str, attempts: int, cause: Exception) -> str:
-        others = f" (of {', '.join(self.urls)})" if len(self.urls) > 1 else ""
-        return (
-            f"the retriever {url}{others} {cause}; given up after {attempts} of at most {self.attempts} attempts in "
-            f"{self.deadline:g} s. Is it running? gigpo-retriever starts one."
-        )
+        return min(order, key=lambda url: max(self._paused_until[url], now))
 
 
 def _address(url: str) -> str:
-    """A server's whole address.
-
-    Raises:
-        ValueError: If it is none.
-    """
+    """A server's whole address."""
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError(f"urls must begin with http:// or https:// and name a host, got {url!r}")

@@ -52,7 +52,10 @@ def porter_stem(word: str) -> str:
     """
     if len(word) <= 2:
         return word
-    word = _without_plural(word)
+    if word.endswith(("sses", "ies")):
+        word = word[:-2]
+    elif word.endswith("s") and not word.endswith("ss"):
+        word = word[:-1]
     word = _without_past(word)
     if word.endswith("y") and "v" in _shape(word[:-1]):
         word = word[:-1] + "i"
@@ -60,12 +63,6 @@ def porter_stem(word: str) -> str:
     word = _replaced(word, _THIRD, least_measure=1)
     word = _replaced(word, _FOURTH, least_measure=2)
     return _tidied(word)
-
-
-def _without_plural(word: str) -> str:
-    if word.endswith(("sses", "ies")):
-        return word[:-2]
-    return word[:-1] if word.endswith("s") and not word.endswith("ss") else word
 
 
 def _without_past(word: str) -> str:

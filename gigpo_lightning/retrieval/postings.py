@@ -80,16 +80,11 @@ def build_postings(texts: Iterable[str], *, k1: float, b: float) -> Postings:
         places = _runs(written[block.terms], block.num_rows)
         rows[places] = block.rows.astype(np.int32) + first_row
         weight = np.repeat(weights[block.terms], block.num_rows)
-        impacts[places] = _on_grid(weight - weight / (1 + block.times.astype(np.float32) * scales[rows[places]]))
+        impact = weight - weight / (1 + block.times.astype(np.float32) * scales[rows[places]])
+        impacts[places] = np.rint(impact * _FINEST) / _FINEST
         written[block.terms] += block.num_rows
         first_row += len(block.lengths)
-    return Postings(
-        vocabulary=vocabulary,
-        starts=starts,
-        rows=rows,
-        impacts=impacts,
-        num_texts=len(lengths),
-    )
+    return Postings(vocabulary=vocabulary, starts=starts, rows=rows, impacts=impacts, num_texts=len(lengths))
 
 
 def stored_lengths(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -168,11 +163,6 @@ def _inverse_norms(lengths: NDArray[np.int64], k1: float, b: float) -> NDArray[n
     with np.errstate(divide="ignore"):  # without k1, presence is all that counts
         inverse: NDArray[np.float32] = np.float32(1) / norms
     return inverse
-
-
-def _on_grid(impacts: NDArray[np.float32]) -> NDArray[np.float32]:
-    rounded: NDArray[np.float32] = np.rint(impacts * _FINEST) / _FINEST
-    return rounded
 
 
 def _runs(firsts: NDArray[np.int64], counts: NDArray[np.int64]) -> NDArray[np.int64]:

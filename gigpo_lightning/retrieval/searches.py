@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from gigpo_lightning.errors import RunError
 from gigpo_lightning.retrieval.base import Passage, Retriever
-from gigpo_lightning.retrieval.wire import write_answer
+from gigpo_lightning.retrieval.messages import write_answer
 
 _AT_ONCE = 64
 """Queries between two looks at whether anybody still waits."""

@@ -70,12 +70,7 @@ def make_application(
 
 
 async def _read_body(request: web.Request, limits: Limits) -> bytes:
-    """A request's whole body.
-
-    Raises:
-        ValueError: If it cannot be read.
-        web.HTTPException: If it is too large, or takes too long to come.
-    """
+    """A request's whole body; refused if it cannot be read, is too large, or takes too long to come."""
     encoding = request.headers.get("Content-Encoding", "identity")
     if encoding.lower() != "identity":
         raise ValueError(f"a request must come as it is, without a Content-Encoding, got {shown(encoding)}")

@@ -14,8 +14,7 @@ from gigpo_lightning.interruption import never
 from gigpo_lightning.policy_view import PolicyView
 from gigpo_lightning.pool.base import EnvironmentPool, make_pool
 from gigpo_lightning.pool.workers import Deadlines
-from gigpo_lightning.prompts.base import Prompt
-from gigpo_lightning.prompts.markers import check_markers
+from gigpo_lightning.prompts.base import Prompt, check_markers
 from gigpo_lightning.ranks import place
 from gigpo_lightning.rollout.carry_over import CarriedEpisodes, CarryOver, GroupKey
 from gigpo_lightning.rollout.collector import Collector

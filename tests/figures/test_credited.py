@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from gigpo_lightning.algorithm import GiGPO
-from gigpo_lightning.figures import credited_groups, most_to_compare
+from gigpo_lightning.figures import credited_groups, most_varied_group
 from gigpo_lightning.trajectory import StepTable
 from tests.figures.groups import credited, group_of
 
@@ -43,29 +43,29 @@ def test_an_advantage_that_is_not_finite_is_refused_by_name_and_row(name: str):
 
 def test_mixed_outcomes_have_more_to_compare_than_many_shared_states():
     mixed, alike = group_of(("a", 0.0), ("b", 9.0)), group_of(("abcdef", 0.0), ("abcdef", 0.0))
-    assert most_to_compare(credited(alike, mixed)) == 1
+    assert most_varied_group(credited(alike, mixed)) == 1
 
 
 def test_unequal_returns_have_more_to_compare_than_equal_ones():
     unequal, equal = group_of(("a", 9.0), ("b", 5.0)), group_of(("abc", 9.0), ("abc", 9.0))
-    assert most_to_compare(credited(equal, unequal)) == 1
+    assert most_varied_group(credited(equal, unequal)) == 1
 
 
 def test_of_mixed_groups_the_one_that_shares_most_states_is_chosen_however_often_one_of_them_is_met():
     often, many = group_of(("aaaaaaaa", 0.0), ("aaaa", 9.0)), group_of(("abc", 0.0), ("abx", 9.0))
-    assert most_to_compare(credited(often, many)) == 1
+    assert most_varied_group(credited(often, many)) == 1
 
 
 def test_of_equal_groups_the_first_is_chosen():
     group = group_of(("ab", 0.0), ("ab", 9.0))
-    assert most_to_compare(credited(group, group, group)) == 0
+    assert most_varied_group(credited(group, group, group)) == 0
 
 
 def test_a_state_that_one_episode_meets_twice_is_not_shared():
     alone, shared = group_of(("aab", 0.0), ("cd", 9.0)), group_of(("abc", 0.0), ("cde", 9.0))
-    assert most_to_compare(credited(alone, shared)) == 1
+    assert most_varied_group(credited(alone, shared)) == 1
 
 
 def test_no_group_is_refused():
     with pytest.raises(ValueError, match="groups must have at least one group, got 0"):
-        most_to_compare([])
+        most_varied_group([])

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from gigpo_lightning.errors import RunError
 from gigpo_lightning.retrieval import HttpRetriever, Passage
 from gigpo_lightning.retrieval.limits import Limits
+from gigpo_lightning.retrieval.messages import parse_answer, write_answer
 from gigpo_lightning.retrieval.server import main
-from gigpo_lightning.retrieval.wire import parse_answer, write_answer
 from tests.engines.real_server import free_port
 from tests.retrieval.troubled_server import EchoRetriever, TroubledServer, echoed
 

@@ -43,21 +43,14 @@ Called = tuple[tuple[str, ...], ...]
 
 @dataclass(slots=True)
 class _Kept:
-    """What all episodes of a game share.
+    """What all episodes of a game share; actions and commands go by the numbers of their operators."""
 
-    Attributes:
-        translation: Of its problem; it numbers the operators.
-        start: The facts that the native engine has at the start; empty before the first one.
-        actions: By operators' numbers, their names, and the stock engine's actions, templates not yet filled in.
-        called: What things were called in the episode that began last.
-        commands: By operators' numbers, with these names: templates filled in, and their texts, where neither can
-            depend on the state.
-    """
-
-    translation: Translation
-    start: tuple[Proposition, ...] = ()
+    translation: Translation  # of its problem; it numbers the operators
+    start: tuple[Proposition, ...] = ()  # the facts that the native engine has at the start, once it is known
+    # Names, and the stock engine's actions, templates not yet filled in.
     actions: dict[int, tuple[str, Action]] = field(default_factory=dict)
-    called: Called = ()
+    called: Called = ()  # what things were called in the episode that began last
+    # With these names: templates filled in, and their texts, where neither can depend on the state.
     commands: dict[int, tuple[str, str]] = field(default_factory=dict)
 
     def commands_with(self, called: Called) -> dict[int, tuple[str, str]]:

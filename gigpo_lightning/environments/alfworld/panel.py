@@ -98,11 +98,7 @@ class AlfworldTasks:
 
 
 def _is_solvable(content: bytes) -> bool:
-    """Whether a game file says that its game can be won.
-
-    Raises:
-        ValueError: If it is not a game file.
-    """
+    """Whether a game file says that its game can be won; refused if it is not a game file."""
     try:
         game = json.loads(content)
     except ValueError as error:  # of JSON or of UTF-8

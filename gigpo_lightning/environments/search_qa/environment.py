@@ -23,6 +23,7 @@ from gigpo_lightning.errors import RunError, check_count, check_range
 from gigpo_lightning.retrieval.base import Passage, Retriever
 
 _logger = logging.getLogger(__name__)
+_NO_CALLS = {"retriever_calls": 0.0, "retriever_seconds": 0.0, "retriever_failures": 0.0}
 
 
 class SearchQAEnvironment(gymnasium.Env[str, str]):
@@ -67,12 +68,9 @@ class SearchQAEnvironment(gymnasium.Env[str, str]):
         max_failures: int = 1,
         success_reward: float = 1.0,
     ) -> None:
-        for name, value in (
-            ("max_turns", max_turns),
-            ("top_k", top_k),
-            ("max_passage_characters", max_passage_characters),
-        ):
-            check_count(name, value)
+        check_count("max_turns", max_turns)
+        check_count("top_k", top_k)
+        check_count("max_passage_characters", max_passage_characters)
         check_count("max_failures", max_failures, 0)
         if information_format not in FORMATS:
             raise ValueError(f"information_format must be one of {FORMATS}, got {information_format!r}")
@@ -88,7 +86,7 @@ class SearchQAEnvironment(gymnasium.Env[str, str]):
         self.action_space = gymnasium.spaces.Text(min_length=0, max_length=1 << 16)
         self._golden_answers: tuple[str, ...] = ()
         self._turns = 0
-        self._metrics = _no_calls()
+        self._metrics = dict(_NO_CALLS)
 
     def warm_up(self) -> None:
         """Search once, so that an index is read, or a missing server is noticed, before any episode begins."""
@@ -120,7 +118,7 @@ class SearchQAEnvironment(gymnasium.Env[str, str]):
                 f"and punctuation, got {task}"
             )
         self._turns = 0
-        self._metrics = _no_calls()
+        self._metrics = dict(_NO_CALLS)
         return question, self._info(question, success=False) | {"instruction": question}
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
@@ -163,11 +161,7 @@ class SearchQAEnvironment(gymnasium.Env[str, str]):
         return write_information(passages[: self.top_k], self.information_format, self.max_passage_characters)
 
     def _checked(self, found: object) -> list[Passage]:
-        """The passages of the one query.
-
-        Raises:
-            TypeError: If the answer is not of the protocol's form.
-        """
+        """The passages of the one query, refused if they are not of the protocol's form."""
         if isinstance(found, list) and len(found) == 1 and isinstance(found[0], list):
             passages = found[0]
             if all(isinstance(passage, Passage) for passage in passages):
@@ -176,7 +170,3 @@ class SearchQAEnvironment(gymnasium.Env[str, str]):
             f"retriever must give one list of passages a query, but {type(self.retriever).__name__}.search gave "
             f"{reprlib.repr(found)} for one query"
         )
-
-
-def _no_calls() -> dict[str, float]:
-    return {"retriever_calls": 0.0, "retriever_seconds": 0.0, "retriever_failures": 0.0}

@@ -1,6 +1,7 @@
 """Panels of questions, from the official files or from one's own."""
 
 import hashlib
+import itertools
 import json
 import logging
 from collections import Counter
@@ -45,30 +46,27 @@ def search_qa_panel(
     tasks: list[Task] = []
     kept: Counter[str] = Counter()
     unanswerable: list[str] = []
-    index = -1
-    for file in files:
-        for where, row in _rows(file):
-            index += 1
-            if split is not None and row.get("split") not in (None, split):
-                continue
-            task = _task(index, row, where)
-            if data_sources is not None and task.kind not in data_sources:
-                continue
-            if per_source is not None and kept[task.kind] == per_source:
-                continue
-            if not any(map(normalize_answer, task.payload["golden_answers"])):
-                unanswerable.append(
-                    f"{where} has {list(task.payload['golden_answers'])} for {task.payload['question']!r}"
-                )
-                continue
-            kept[task.kind] += 1
-            tasks.append(task)
+    num_rows = 0
+    for where, row in itertools.chain.from_iterable(map(_rows, files)):
+        num_rows += 1
+        if split is not None and row.get("split") not in (None, split):
+            continue
+        task = _task(num_rows - 1, row, where)
+        if data_sources is not None and task.kind not in data_sources:
+            continue
+        if per_source is not None and kept[task.kind] == per_source:
+            continue
+        if not any(map(normalize_answer, task.payload["golden_answers"])):
+            unanswerable.append(f"{where} has {list(task.payload['golden_answers'])} for {task.payload['question']!r}")
+            continue
+        kept[task.kind] += 1
+        tasks.append(task)
     _report_unanswerable(unanswerable, skip_unanswerable)
     if not tasks:
         wanted = "any data source" if data_sources is None else str(list(data_sources))
         of_split = "" if split is None else f" in split {split!r}"
         raise ValueError(
-            f"path must hold questions of {wanted}{of_split}, but {', '.join(map(str, files))} has {index + 1} rows, "
+            f"path must hold questions of {wanted}{of_split}, but {', '.join(map(str, files))} has {num_rows} rows, "
             "none of them"
         )
     return TaskPanel.from_tasks(tasks)
@@ -130,11 +128,7 @@ class SearchQATasks:
 
 
 def _report_unanswerable(found: Sequence[str], skip: bool) -> None:
-    """Say which questions nobody can answer.
-
-    Raises:
-        ValueError: If there are any and they are not to be skipped.
-    """
+    """Refuse questions that nobody can answer, or say that they are skipped."""
     if not found:
         return
     if not skip:
@@ -146,11 +140,7 @@ def _report_unanswerable(found: Sequence[str], skip: bool) -> None:
 
 
 def _rows(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """The rows of a file, each with where it stands.
-
-    Raises:
-        ValueError: If it is no such file, or has no row.
-    """
+    """The rows of a file, each with where it stands."""
     if not file.is_file():
         raise ValueError(f"path must name question files, but there is no file {file}")
     rows = _parquet_rows(file) if file.suffix == ".parquet" else _json_rows(file)
@@ -185,19 +175,13 @@ def _parquet_rows(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     there = set(table.schema_arrow.names)
     not_needed = {"prompt"} if "question" in there else set()  # it is most of a file
     columns = [name for name in _COLUMNS if name in there - not_needed]
-    number = 0
-    for batch in table.iter_batches(columns=columns):
-        for row in batch.to_pylist():
-            yield f"{file} row {number}", row
-            number += 1
+    rows = (row for batch in table.iter_batches(columns=columns) for row in batch.to_pylist())
+    for number, row in enumerate(rows):
+        yield f"{file} row {number}", row
 
 
 def _task(index: int, row: Mapping[str, Any], where: str) -> Task:
-    """The task of a row.
-
-    Raises:
-        ValueError: If it lacks a data source, its question or its answers.
-    """
+    """The task of a row, which must have a data source, a question and answers."""
     source = row.get("data_source")
     if not isinstance(source, str) or not source:
         raise ValueError(f"{where} must have a data_source, got {source!r}")

@@ -20,8 +20,3 @@ def blocks(text: str, tag: str) -> list[str]:
         found.append(text[start.end() : end.start()].strip())
         place = end.end()
     return found
-
-
-def count_tags(text: str, tag: str) -> int:
-    """How often a tag is opened."""
-    return len(re.findall(f"<{tag}>", text, re.IGNORECASE))

@@ -11,7 +11,7 @@ import numpy as np
 from gigpo_lightning.environments.webshop.entities import Goal, Product
 from gigpo_lightning.environments.webshop.files import JsonFile
 from gigpo_lightning.environments.webshop.goals import check_description, check_wishes, human_goals, synthetic_goals
-from gigpo_lightning.environments.webshop.pages import Page, item_page
+from gigpo_lightning.environments.webshop.pages import item_page
 from gigpo_lightning.environments.webshop.products import is_sold, make_product, searchable_text
 from gigpo_lightning.errors import check_count, check_seed
 from gigpo_lightning.retrieval import Bm25Index
@@ -143,8 +143,8 @@ class Shelves:
         self._places = np.array(places, dtype=np.int64)
         self.rows = {asin: row for row, asin in enumerate(self.asins)}
         self.product = lru_cache(_KEPT_PRODUCTS)(self._product)
-        self.item_page = lru_cache(_KEPT_PRODUCTS)(self._item_page)
-        self.best = lru_cache(_KEPT_SEARCHES)(self._best)
+        self.item_page = lru_cache(_KEPT_PRODUCTS)(lambda row, attributes: item_page(self.product(row), attributes))
+        self.best = lru_cache(_KEPT_SEARCHES)(lambda query, k: tuple(row for row, _ in self.index.search(query, k)))
         self.goals = cache(self._goals)
 
     def _read(self, num_products: int | None, places: list[tuple[int, int, int, int]]) -> Iterator[str]:
@@ -172,7 +172,7 @@ class Shelves:
                 )
             seen.add(asin)
             product = self._made(entry, None)
-            prices.append(self._draw_price(product))
+            prices.append(product.prices[0] if len(product.prices) == 1 else self._rng.uniform(*product.prices))
             places.append((start, length, *described.get(asin, (0, 0))))
             self.asins.append(asin)
             yield searchable_text(product)
@@ -180,18 +180,10 @@ class Shelves:
             raise ValueError(f"{self._products.path} must list at least one product, got none")
         self.prices = np.array(prices)
 
-    def _draw_price(self, product: Product) -> float:
-        if len(product.prices) == 1:
-            return product.prices[0]
-        return self._rng.uniform(*product.prices)
-
-    def _entries(self, row: int) -> tuple[dict[str, Any], dict[str, Any] | None]:
-        start, length, described, described_length = map(int, self._places[row])
-        entry = self._attributes.entry(described, described_length) if described_length else None
-        return self._products.entry(start, length), entry
-
     def _product(self, row: int) -> Product:
-        return self._made(*self._entries(row))
+        start, length, described, described_length = map(int, self._places[row])
+        attributes = self._attributes.entry(described, described_length) if described_length else None
+        return self._made(self._products.entry(start, length), attributes)
 
     def _made(self, entry: dict[str, Any], attributes: dict[str, Any] | None) -> Product:
         try:
@@ -199,37 +191,19 @@ class Shelves:
         except ValueError as error:
             raise ValueError(f"{self._products.path}: {error}") from error
 
-    def _item_page(self, row: int, show_attributes: bool) -> Page:
-        return item_page(self.product(row), show_attributes)
-
-    def _best(self, query: str, k: int) -> tuple[int, ...]:
-        """The rows of the best products for some words."""
-        return tuple(row for row, _ in self.index.search(query, k))
-
     def _goals(self) -> tuple[Goal, ...]:
         rng = random.Random()
         rng.setstate(self._rng.getstate())  # the limits are drawn after all prices, by the same generator
+        prices = self.prices.tolist()
         if self._instructions is None:
-            return tuple(synthetic_goals(self._instructed(), rng))
+            described = enumerate(self._attributes.entry(*map(int, place[2:])) for place in self._places)
+            told = ((self.product(row), prices[row], entry) for row, entry in described if "instruction" in entry)
+            return tuple(synthetic_goals(told, rng))
         wanted = {asin: entries for asin, _, _, entries in self._instructions.object_entries()}
         for asin, entries in wanted.items():
             check_wishes(entries, f"{self._instructions.path}, product {asin!r}")
-        return tuple(
-            human_goals(
-                (
-                    (self.product(row), float(self.prices[row]), wanted[asin])
-                    for row, asin in enumerate(self.asins)
-                    if asin in wanted
-                ),
-                rng,
-            )
-        )
-
-    def _instructed(self) -> Iterator[tuple[Product, float, dict[str, Any]]]:
-        for row in range(len(self.asins)):
-            entry = self._attributes.entry(*map(int, self._places[row, 2:]))
-            if "instruction" in entry:
-                yield self.product(row), float(self.prices[row]), entry
+        asked = ((row, wanted[asin]) for row, asin in enumerate(self.asins) if asin in wanted)
+        return tuple(human_goals(((self.product(row), prices[row], entries) for row, entries in asked), rng))
 
 
 _shelves = lru_cache(8)(Shelves)

@@ -108,6 +108,13 @@ class WebShopEnvironment(gymnasium.Env[str, str]):
             self._click(argument)
         return self._page.text, 0.0, False, False, self._info(score=0.0)
 
+    def _go_to_index(self) -> None:
+        self._query, self._number = "", 0
+        self._asin: str | None = None
+        self._sub_page = ""
+        self._chosen: dict[str, str] = {}
+        self._page: Page = pages.INDEX
+
     def _click(self, text: str) -> None:
         """Follow a click; a button's word means the button, even if an option has the same name."""
         if text == pages.BACK_TO_SEARCH.lower():
@@ -122,18 +129,13 @@ class WebShopEnvironment(gymnasium.Env[str, str]):
             else:
                 self._go_to_results(self._query, self._number)
         elif text in _SUB_PAGES:
-            self._go_to_sub_page(_SUB_PAGES[text])
+            assert self._asin is not None
+            self._sub_page = _SUB_PAGES[text]
+            self._page = pages.sub_page(self.catalogue[self._asin], self._sub_page)
         elif self._asin is None:
             self._go_to_item(text.upper())
         else:
             self._choose(text)
-
-    def _go_to_index(self) -> None:
-        self._query, self._number = "", 0
-        self._asin: str | None = None
-        self._sub_page = ""
-        self._chosen: dict[str, str] = {}
-        self._page: Page = pages.INDEX
 
     def _go_to_results(self, query: str, number: int) -> None:
         self._go_to_index()
@@ -145,11 +147,6 @@ class WebShopEnvironment(gymnasium.Env[str, str]):
     def _go_to_item(self, asin: str) -> None:
         self._asin, self._sub_page = asin, ""
         self._page = self._shelves.item_page(self._shelves.rows[asin], self.show_attributes)
-
-    def _go_to_sub_page(self, name: str) -> None:
-        assert self._asin is not None
-        self._sub_page = name
-        self._page = pages.sub_page(self.catalogue[self._asin], name)
 
     def _choose(self, value: str) -> None:
         """Choose an option; of two that have the value, the later one."""

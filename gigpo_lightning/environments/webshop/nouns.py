@@ -4,9 +4,10 @@ import importlib
 import re
 from collections.abc import Callable
 from functools import cached_property, lru_cache
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 from gigpo_lightning.errors import RunError
+from gigpo_lightning.retrieval.base import PerProcess
 
 _TAGS = frozenset({"NOUN", "PROPN", "PNOUN"})  # the last is no tag of spaCy's, but the original asks for it
 _REMEMBERED_TITLES = 1 << 16
@@ -31,7 +32,7 @@ class Nouns(Protocol):
         """Return the title's nouns, lower-cased, in order and with repeats."""
 
 
-class SpacyNouns:
+class SpacyNouns(PerProcess):
     """The nouns that spaCy tags, as the original takes them: common and proper ones.
 
     spaCy and its model are not among the project's packages: ``pip install spacy`` and
@@ -55,21 +56,19 @@ class SpacyNouns:
 
     @cached_property
     def _of_title(self) -> Callable[[str], tuple[str, ...]]:
-        tag = _load(self.model)
+        try:
+            tag = importlib.import_module("spacy").load(self.model)
+        except (ImportError, OSError) as error:
+            raise RunError(
+                f"SpacyNouns needs spaCy and its model {self.model} ({error}): pip install spacy && python -m spacy "
+                f"download {self.model}, or take PlainNouns"
+            ) from error
 
         @lru_cache(maxsize=_REMEMBERED_TITLES)
         def of_title(title: str) -> tuple[str, ...]:
             return tuple(token.text.lower() for token in tag(title) if token.pos_ in _TAGS)
 
         return of_title
-
-    def __deepcopy__(self, memo: dict[int, object]) -> "SpacyNouns":
-        """The model is one, however many environments ask it."""
-        return self
-
-    def __reduce__(self) -> tuple[type["SpacyNouns"], tuple[str]]:
-        """Send the model's name, not the model."""
-        return type(self), (self.model,)
 
 
 class PlainNouns:
@@ -87,14 +86,3 @@ class PlainNouns:
 @lru_cache(maxsize=_REMEMBERED_TITLES)
 def _plain(title: str) -> tuple[str, ...]:
     return tuple(word for word in _WORD.findall(title.lower()) if word not in _NO_NOUNS)
-
-
-def _load(model: str) -> Callable[[str], Any]:
-    try:
-        tagger: Callable[[str], Any] = importlib.import_module("spacy").load(model)
-    except (ImportError, OSError) as error:
-        raise RunError(
-            f"SpacyNouns needs spaCy and its model {model} ({error}): pip install spacy && python -m spacy download "
-            f"{model}, or take PlainNouns"
-        ) from error
-    return tagger

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from gigpo_lightning.environments.base import Task, TaskPanel
+from gigpo_lightning.environments.splits import deal
 from gigpo_lightning.environments.webshop.catalogue import Catalogue
 from gigpo_lightning.environments.webshop.entities import Goal
 from gigpo_lightning.environments.webshop.nouns import PlainNouns
@@ -19,8 +20,8 @@ from gigpo_lightning.errors import check_count, check_seed
 
 Split = Literal["train", "valid", "test"]
 Scheme = Literal["by_product", "verl_agent"]
-SPLITS = ("train", "valid", "test")
-_SHARES = (0.8, 0.1, 0.1)
+_SHARES = {"train": 0.8, "valid": 0.1, "test": 0.1}
+SPLITS = tuple(_SHARES)
 _VERL_AGENT_HELD_OUT = 500
 _NOUNS = PlainNouns()
 """Any will do: a product has all nouns of its own title."""
@@ -72,7 +73,7 @@ def webshop_panel(
             task_id=f"{goal.asin}-{number}",
             kind=goal.category,
             payload={"goal": goal, "shop": shop},
-            fingerprint=_digest(goal),
+            fingerprint=hashlib.sha256(json.dumps(astuple(goal)).encode()).hexdigest(),
         )
         for number, goal in chosen
     )
@@ -133,12 +134,11 @@ def _of_products(numbered: list[tuple[int, Goal]], split: str, seed: int) -> lis
     """The goals of a split's products, without instructions that an earlier split has."""
     asins = sorted({goal.asin for _, goal in numbered})
     random.Random(seed).shuffle(asins)
-    bounds = [round(len(asins) * sum(_SHARES[:number])) for number in range(len(_SHARES) + 1)]
-    place = SPLITS.index(split)
-    earlier = set(asins[: bounds[place]])
-    ours = set(asins[bounds[place] : bounds[place + 1]])
-    said = {goal.instruction for _, goal in numbered if goal.asin in earlier}
-    return [(number, goal) for number, goal in numbered if goal.asin in ours and goal.instruction not in said]
+    split_of = {asin: name for name, dealt in deal(asins, _SHARES).items() for asin in dealt}
+    earlier = SPLITS[: SPLITS.index(split)]
+    said = {goal.instruction for _, goal in numbered if split_of[goal.asin] in earlier}
+    ours = [(number, goal) for number, goal in numbered if split_of[goal.asin] == split]
+    return [(number, goal) for number, goal in ours if goal.instruction not in said]
 
 
 def _is_reachable(catalogue: Catalogue, goal: Goal) -> bool:
@@ -157,11 +157,6 @@ def _at_most(numbered: Iterable[tuple[int, Goal]], limit: int) -> list[tuple[int
         if counts[goal.asin] <= limit:
             kept.append((number, goal))
     return kept
-
-
-def _digest(goal: Goal) -> str:
-    """Digest of everything in a goal."""
-    return hashlib.sha256(json.dumps(astuple(goal)).encode()).hexdigest()
 
 
 def _named(files: tuple[Path, Path]) -> str:

@@ -10,7 +10,8 @@ SEARCH_OFFER = "search[<your query>]"
 
 _BETWEEN = "' [SEP] '"
 _RESULTS = re.compile(r"Page (\d+) \(Total results: (\d+)\)")
-_BUTTONS = ("back to search", "< prev", "next >", "description", "features", "reviews", "attributes", "buy now")
+BUTTONS = ("back to search", "< prev", "next >", "description", "features", "reviews", "attributes", "buy now")
+"""What can be clicked on every page of a kind."""
 _PRICE = re.compile(r"\d+(?:\.\d+)?")
 _LIMIT = re.compile(r",? and price lower than (\d+(?:\.\d+)?) dollars")
 _ASKED = re.compile(r"(?:\bwith|, and) ([^:,]+): ")
@@ -97,11 +98,6 @@ def _options(parts: Iterable[str], admissible_actions: Iterable[str]) -> dict[st
             name = part
             options.setdefault(name, ())
     return options
-
-
-def is_button(clickable: str) -> bool:
-    """Whether something that can be clicked is there on every page of its kind."""
-    return clickable in _BUTTONS
 
 
 def highest_price(price_tag: str) -> float:

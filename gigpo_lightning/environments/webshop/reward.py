@@ -69,7 +69,9 @@ def shopping_reward(product: Product, price: float, chosen: Mapping[str, str], g
     """
     query_match = product.query == goal.query
     category_match = len(_path_parts(product.product_category) & _path_parts(goal.product_category)) >= 2
-    title_score = _title_score(nouns(product.title), nouns(goal.title))
+    wanted = nouns(goal.title)
+    shared = set(nouns(product.title)) & set(wanted)
+    title_score = len(shared) / len(wanted) if wanted else _TITLE_SCORE_WITHOUT_NOUNS
     r_type = _type_factor(query_match or category_match, title_score)
     attribute_hits = _attribute_hits(product, goal.attributes)
     option_hits = _option_hits(chosen.values(), goal.options)
@@ -87,10 +89,6 @@ def shopping_reward(product: Product, price: float, chosen: Mapping[str, str], g
         category_match=category_match,
         title_score=title_score,
     )
-
-
-def _title_score(bought: tuple[str, ...], wanted: tuple[str, ...]) -> float:
-    return len(set(bought) & set(wanted)) / len(wanted) if wanted else _TITLE_SCORE_WITHOUT_NOUNS
 
 
 def _type_factor(same_shelf: bool, title_score: float) -> float:

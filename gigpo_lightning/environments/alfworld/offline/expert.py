@@ -23,21 +23,13 @@ _DONE = re.compile(r"You (?:pick up|move|put|clean|heat|cool) ")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Goal:
-    """What is asked for, in the game's class words.
+    """What is asked for, in the game's class words."""
 
-    Attributes:
-        target: What to find.
-        destination: Where to put it; empty where a lamp is to be used.
-        lamp: What to look at it with.
-        how: ``clean``, ``heat``, ``cool`` or nothing: what to do with it first.
-        count: How many, all into the same receptacle.
-    """
-
-    target: str
-    destination: str = ""
-    lamp: str = ""
-    how: str = ""
-    count: int = 1
+    target: str  # what to find
+    destination: str = ""  # where to put it; empty where a lamp is to be used
+    lamp: str = ""  # what to look at it with
+    how: str = ""  # clean, heat, cool or nothing: what to do with it first
+    count: int = 1  # how many, all into the same receptacle
 
 
 class SearchingExpert:
@@ -113,10 +105,8 @@ class SearchingExpert:
         """What to do with the thing in hand, best first."""
         goal, held = self._goal, self._held
         if _class_of(held) != goal.target:
-            return [
-                *(each for each in actions if each.startswith((f"move {held} to ", f"put {held} in"))),
-                *self._open(),
-            ]
+            lay_down = [each for each in actions if each.startswith((f"move {held} to ", f"put {held} in"))]
+            return lay_down + [f"open {place}" for place in self._here]
         if goal.lamp:
             lamps = [thing for thing in self._where if _class_of(thing) == goal.lamp]
             return [f"use {lamp}" for lamp in lamps] + [f"go to {self._where[lamp]}" for lamp in lamps]
@@ -132,9 +122,8 @@ class SearchingExpert:
 
     def _fetch(self) -> list[str]:
         """How to get hold of a thing that is asked for, if it is known where one is."""
-        things = [
-            thing for thing in self._where if _class_of(thing) == self._goal.target and not self._is_settled(thing)
-        ]
+        home = self._home()
+        things = [each for each, place in self._where.items() if _class_of(each) == self._goal.target and place != home]
         commands = [f"take {thing} from {self._where[thing]}" for thing in things]
         if any(self._where[thing] in self._here for thing in things):
             commands += [f"open {self._where[thing]}" for thing in things]
@@ -156,9 +145,6 @@ class SearchingExpert:
                 return action
         return actions[0]
 
-    def _open(self) -> list[str]:
-        return [f"open {place}" for place in self._here]
-
     def _destinations(self) -> list[str]:
         """Receptacles that the goal names, those of this place first, then in the order of the commands."""
         places = sorted(place for place in self._places if _class_of(place) == self._goal.destination)
@@ -170,9 +156,6 @@ class SearchingExpert:
             return ""
         laid = [place for thing, place in self._where.items() if _class_of(thing) == self._goal.target]
         return max((place for place in self._destinations() if place in laid), key=laid.count, default="")
-
-    def _is_settled(self, thing: str) -> bool:
-        return self._where[thing] == self._home()
 
 
 def _parse_goal(instruction: str) -> _Goal:

@@ -151,22 +151,13 @@ def coordinate(metres: float) -> str:
 
 
 def _unplaced(number: int, points: tuple[tuple[int, int], ...], kinds: list[str]) -> list[Receptacle]:
-    places = random.Random(number).sample(points, len(kinds))
-    return [
-        Receptacle(
-            identity=_identity(kind, x * _GRID, z * _GRID),
-            kind=kind,
-            location=location(x, z, 0, 45),
-        )
-        for kind, (x, z) in zip(kinds, places, strict=True)
-    ]
-
-
-def _identity(kind: str, x: float, z: float) -> str:
-    """An id in ALFRED's form, where a basin is a part of its sink or bathtub."""
-    whole = kind.removesuffix("Basin")
-    parts = [whole, coordinate(x), coordinate(0.9), coordinate(z)]
-    return "|".join(parts if whole == kind else [*parts, kind])
+    receptacles = []
+    for kind, (x, z) in zip(kinds, random.Random(number).sample(points, len(kinds)), strict=True):
+        whole = kind.removesuffix("Basin")  # in ALFRED's ids a basin is a part of its sink or bathtub
+        parts = [whole, coordinate(x * _GRID), coordinate(0.9), coordinate(z * _GRID)]
+        identity = "|".join(parts if whole == kind else [*parts, kind])
+        receptacles.append(Receptacle(identity=identity, kind=kind, location=location(x, z, 0, 45)))
+    return receptacles
 
 
 def _package() -> Path:

@@ -27,14 +27,11 @@ APPLIANCES = {
 LOOK = "look_at_obj_in_light"
 TWO = "pick_two_obj_and_place"
 
-_MANGLED = (("|", "_bar_"), ("-", "_minus_"), ("+", "_plus_"), (".", "_dot_"))
+_MANGLED = str.maketrans({"|": "_bar_", "-": "_minus_", "+": "_plus_", ".": "_dot_"})
 # The domain names these types, so every problem must have them as objects.
 _NAMED_BY_DOMAIN = (
-    ("KnifeType", "otype"),
-    ("ButterKnifeType", "otype"),
-    ("SinkBasinType", "rtype"),
-    ("MicrowaveType", "rtype"),
-    ("FridgeType", "rtype"),
+    *((f"{kind}Type", "otype") for kind in ("Knife", "ButterKnife")),
+    *((f"{kind}Type", "rtype") for kind in ("SinkBasin", "Microwave", "Fridge")),
 )
 
 
@@ -79,8 +76,7 @@ class Game:
 
     def walkthrough(self) -> list[str]:
         """Commands that win, by someone who knows where everything is."""
-        identities = [each.identity for each in self.receptacles] + [each.identity for each in self.objects]
-        names = _names(identities)
+        names = _names([each.identity for each in self.receptacles] + [each.identity for each in self.objects])
         walk = _Walk(names)
         targets = [each for each in self.objects if each.kind == self.goal.target]
         if self.goal.kind == LOOK:
@@ -321,9 +317,7 @@ def _object_facts(placed: PlacedObject) -> list[str]:
 
 
 def _mangle(identity: str) -> str:
-    for sign, word in _MANGLED:
-        identity = identity.replace(sign, word)
-    return identity
+    return identity.translate(_MANGLED)
 
 
 def _names(identities: list[str]) -> dict[str, str]:

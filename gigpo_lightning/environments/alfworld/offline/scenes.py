@@ -7,6 +7,7 @@ import random
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
+from itertools import count
 from pathlib import Path
 
 from gigpo_lightning.environments.alfworld.engine import EngineSlot, close_slot, open_slot
@@ -72,13 +73,13 @@ def generate_scenes(data_dir: str | Path, scenes: Scenes, processes: int | None 
     Raises:
         ValueError: If ``data_dir`` holds other games, or ``processes`` < 1.
     """
-    folder, count = Path(data_dir) / "json_2.1.1", scenes.train + scenes.valid_seen + scenes.valid_unseen
+    folder, num_scenes = Path(data_dir) / "json_2.1.1", scenes.train + scenes.valid_seen + scenes.valid_unseen
     if processes is None:
-        processes = min(2, os.cpu_count() or 1) if count >= _MANY_SCENES else 1
+        processes = min(2, os.cpu_count() or 1) if num_scenes >= _MANY_SCENES else 1
     check_count("processes", processes)
 
     def write(partial: Path) -> None:
-        _logger.info("making %d scenes in %s", count, folder)
+        _logger.info("making %d scenes in %s", num_scenes, folder)
         _write_splits(partial, scenes, processes)
 
     make_once(folder, _MANIFEST, {"format": _FORMAT, **asdict(scenes)}, "scenes", "data_dir", write)
@@ -96,36 +97,28 @@ def _write_splits(folder: Path, scenes: Scenes, processes: int) -> None:
 
 
 def _generate_split(folder: Path, split: str, scenes: Scenes) -> None:
+    plans = split_plans(split)
+    goals = {kind: GoalBalance(possible_goals(kind, plans)) for kind in KINDS}
+    folder.mkdir()
     slot = open_slot(fast=True)
     try:
-        _write_games(folder, split, scenes, slot)
+        for index in range(getattr(scenes, split)):
+            _draw_winnable(goals[KINDS[index % len(KINDS)]], split, index, scenes, slot).write(folder)
     finally:
         close_slot(slot)
 
 
-def _write_games(folder: Path, split: str, scenes: Scenes, slot: EngineSlot) -> None:
-    plans = split_plans(split)
-    goals = {kind: GoalBalance(possible_goals(kind, plans)) for kind in KINDS}
-    folder.mkdir()
-    for index in range(getattr(scenes, split)):
-        attempt = 0
-        while True:
-            rng = random.Random(f"{scenes.seed}/{split}/{index}/{attempt}")
-            goal = goals[KINDS[index % len(KINDS)]].draw(rng)
-            name = f"trial_T{index:08d}_{rng.randrange(10**6):06d}_{rng.randrange(10**6):06d}"
-            game = draw_game(
-                rng,
-                goal,
-                name,
-                num_receptacles=scenes.receptacles,
-                num_objects=scenes.objects,
-                duplicates=scenes.duplicates,
-            )
-            if _is_won(slot, game):
-                break
-            attempt += 1
-            _logger.info("drew game %s again: its walkthrough does not win", game.folder())
-        game.write(folder)
+def _draw_winnable(goals: "GoalBalance", split: str, index: int, scenes: Scenes, slot: EngineSlot) -> Game:
+    for attempt in count():
+        rng = random.Random(f"{scenes.seed}/{split}/{index}/{attempt}")
+        goal = goals.draw(rng)
+        name = f"trial_T{index:08d}_{rng.randrange(10**6):06d}_{rng.randrange(10**6):06d}"
+        limits = {"num_receptacles": scenes.receptacles, "num_objects": scenes.objects, "duplicates": scenes.duplicates}
+        game = draw_game(rng, goal, name, **limits)
+        if _is_won(slot, game):
+            break
+        _logger.info("drew game %s again: its walkthrough does not win", game.folder())
+    return game
 
 
 class GoalBalance:

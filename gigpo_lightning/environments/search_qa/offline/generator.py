@@ -18,18 +18,21 @@ from gigpo_lightning.environments.search_qa.offline.words import (
     TOWNS,
     TRADES,
 )
+from gigpo_lightning.environments.splits import deal
 from gigpo_lightning.errors import check_count
 
 _logger = logging.getLogger(__name__)
 
 CORPUS_FILE = "corpus.jsonl"
-SPLITS = ("train", "dev", "test")
+_SHARES = {"train": 0.6, "dev": 0.1, "test": 0.3}  # of the subjects that the splits' questions are about
+SPLITS = tuple(_SHARES)
 ONE_HOP, TWO_HOP = "one_hop", "two_hop"
+
+Row = dict[str, object]
 
 _FORMAT = 1  # counted up when the same settings would give another world
 _MANIFEST = "world.json"
 _FOLDER = "world"
-_SHARES = (0.6, 0.1, 0.3)  # of the subjects that the splits' questions are about
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,16 +79,6 @@ class _Facts:
     region: dict[str, str]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Question:
-    """A question, its one right answer, and the passages that it needs, in the order in which they can be found."""
-
-    kind: str
-    text: str
-    answer: str
-    titles: tuple[str, ...]
-
-
 def generate_world(data_dir: str | Path, world: World) -> None:
     """Write ``corpus.jsonl`` and one file of questions a split into ``data_dir/world``, unless they are there already.
 
@@ -101,22 +94,13 @@ def generate_world(data_dir: str | Path, world: World) -> None:
         facts = _draw_facts(world)
         _write_lines(partial / CORPUS_FILE, _corpus(facts, world.seed))
         for split in SPLITS:
-            _write_lines(partial / f"{split}.jsonl", [_row(each) for each in _draw_questions(facts, world, split)])
+            _write_lines(partial / f"{split}.jsonl", _draw_questions(facts, world, split))
 
     make_once(folder, _MANIFEST, {"format": _FORMAT, **asdict(world)}, "a world", "data_dir", write)
 
 
-def _write_lines(file: Path, rows: Sequence[dict[str, object]]) -> None:
+def _write_lines(file: Path, rows: Sequence[Row]) -> None:
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-
-
-def _row(question: _Question) -> dict[str, object]:
-    return {
-        "data_source": question.kind,
-        "question": question.text,
-        "golden_answers": [question.answer],
-        "gold_titles": list(question.titles),
-    }
 
 
 def _draw_facts(world: World) -> _Facts:
@@ -133,7 +117,7 @@ def _draw_facts(world: World) -> _Facts:
     )
 
 
-def _corpus(facts: _Facts, seed: int) -> list[dict[str, object]]:
+def _corpus(facts: _Facts, seed: int) -> list[Row]:
     """Every fact's passage, in an order that gives nothing away."""
     texts = {
         person: f"{person} is a {facts.trade[person]} who was born in {town}."
@@ -146,30 +130,29 @@ def _corpus(facts: _Facts, seed: int) -> list[dict[str, object]]:
     return [{"id": str(index), "contents": f'"{title}"\n{texts[title]}'} for index, title in enumerate(titles)]
 
 
-def _draw_questions(facts: _Facts, world: World, split: str) -> list[_Question]:
-    """A split's questions, the two kinds in turn."""
+def _draw_questions(facts: _Facts, world: World, split: str) -> list[Row]:
+    """The rows of a split's questions, the two kinds in turn."""
     wanted = getattr(world, split)
     rng = random.Random(f"{world.seed}/{split}")
     possible = _possible_questions(facts, world.seed, split)
-    chosen: dict[str, list[_Question]] = {}
+    chosen: dict[str, list[Row]] = {}
     for kind, count in ((ONE_HOP, wanted - wanted // 2), (TWO_HOP, wanted // 2)):
-        questions = [question for question in possible if question.kind == kind]
+        questions = [question for question in possible if question["data_source"] == kind]
         if len(questions) < count:
             raise ValueError(
                 f"{split} must be small enough for a world of {world.people} people and {world.works} works, got "
                 f"{wanted}: it has {len(questions)} questions of kind {kind} there, and needs {count}"
             )
         chosen[kind] = rng.sample(questions, count)
-    turns = [chosen[kind][place] for place in range(wanted) for kind in (ONE_HOP, TWO_HOP) if place < len(chosen[kind])]
-    return turns
+    return [chosen[kind][place] for place in range(wanted) for kind in (ONE_HOP, TWO_HOP) if place < len(chosen[kind])]
 
 
-def _possible_questions(facts: _Facts, seed: int, split: str) -> list[_Question]:
+def _possible_questions(facts: _Facts, seed: int, split: str) -> list[Row]:
     """All that can be asked about a split's own people, works and towns."""
     people, works, towns = (
         _share(list(names), seed, split) for names in (facts.birthplace, facts.author, facts.region)
     )
-    asked: list[_Question] = []
+    asked: list[Row] = []
     for person in people:
         town = facts.birthplace[person]
         asked += [
@@ -188,16 +171,16 @@ def _possible_questions(facts: _Facts, seed: int, split: str) -> list[_Question]
     return asked
 
 
-def _question(text: str, answer: str, *titles: str) -> _Question:
-    return _Question(kind=ONE_HOP if len(titles) == 1 else TWO_HOP, text=text, answer=answer, titles=titles)
+def _question(text: str, answer: str, *titles: str) -> Row:
+    """The row of a question: its one right answer, and the passages that it needs, in the order of finding them."""
+    kind = ONE_HOP if len(titles) == 1 else TWO_HOP
+    return {"data_source": kind, "question": text, "golden_answers": [answer], "gold_titles": list(titles)}
 
 
-def _share(names: list[str], seed: int, split: str) -> list[str]:
+def _share(names: list[str], seed: int, split: str) -> Sequence[str]:
     """A split's own part of the names."""
     random.Random(f"{seed}/subjects").shuffle(names)
-    bounds = [round(sum(_SHARES[:position]) * len(names)) for position in range(len(SPLITS) + 1)]
-    position = SPLITS.index(split)
-    return names[bounds[position] : bounds[position + 1]]
+    return deal(names, _SHARES)[split]
 
 
 def world_corpus(data_dir: str | Path) -> Path:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Literal, get_args
 
 from gigpo_lightning.retrieval.base import Passage
+from gigpo_lightning.retrieval.messages import join_contents
 
 InformationFormat = Literal["verl_agent", "search_r1"]
 FORMATS: tuple[str, ...] = get_args(InformationFormat)
@@ -23,7 +24,10 @@ def write_information(passages: Sequence[Passage], information_format: str, max_
         max_characters: Longest text of a passage, and longest title; what is longer loses its end.
     """
     write = _verl_agent_passage if information_format == "verl_agent" else _search_r1_passage
-    lines = [write(number, _shortened(each, max_characters)) for number, each in enumerate(passages, start=1)]
+    lines = []
+    for number, each in enumerate(passages, start=1):
+        title, text = _shortened(each.title, max_characters), _shortened(each.text, max_characters)
+        lines.append(write(number, title, text))
     return enclose("\n".join(lines) if lines else NOTHING_FOUND, information_format)
 
 
@@ -34,21 +38,15 @@ def enclose(text: str, information_format: str) -> str:
     return f"<information>{text.strip()}</information>"
 
 
-def _verl_agent_passage(number: int, passage: Passage) -> str:
-    title = f'"{passage.title}"\n' if passage.title else ""
-    return f"Doc {number}: {title}{passage.text}".rstrip()
+def _verl_agent_passage(number: int, title: str, text: str) -> str:
+    return f"Doc {number}: {join_contents(title, text)}".rstrip()
 
 
-def _search_r1_passage(number: int, passage: Passage) -> str:
-    if not passage.title:  # the reference code takes a document's first line for its title
-        return f"Doc {number}(Title: {passage.text})"
-    return f'Doc {number}(Title: "{passage.title}") {passage.text}'.rstrip()
+def _search_r1_passage(number: int, title: str, text: str) -> str:
+    if not title:  # the reference code takes a document's first line for its title
+        return f"Doc {number}(Title: {text})"
+    return f'Doc {number}(Title: "{title}") {text}'.rstrip()
 
 
-def _shortened(passage: Passage, max_characters: int) -> Passage:
-    if max(len(passage.title), len(passage.text)) <= max_characters:
-        return passage
-    title, text = (
-        each if len(each) <= max_characters else each[:max_characters] + " …" for each in (passage.title, passage.text)
-    )
-    return Passage(id=passage.id, title=title, text=text, score=passage.score)
+def _shortened(text: str, max_characters: int) -> str:
+    return text if len(text) <= max_characters else text[:max_characters] + " …"

@@ -4,11 +4,14 @@ import json
 import logging
 import random
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import cache
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from gigpo_lightning.environments.generated import make_once
 from gigpo_lightning.environments.webshop.offline.wares import BRANDS, DEPARTMENTS, PATH_MARK, Attribute, Department
@@ -22,8 +25,7 @@ ATTRIBUTES_FILE = "items_ins_v2.json"
 _FORMAT = 1  # counted up when the same settings would give other products
 _MANIFEST = "generated.json"
 _PRICE_STEP = 10  # dollars; prices end in 9.99
-_DIGITS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-_NUM_ASINS = len(_DIGITS) ** 8
+_NUM_ASINS = 36**8
 _ASIN_STRIDE = 1_000_000_007  # a prime that does not divide it, so that ids differ
 _RECENT = 64  # products among which a twin finds its elder
 _SENTENCES = ("{brand} makes {kind}: {attributes}.", "Made by {brand}.", "Nothing else is like it.")
@@ -104,13 +106,12 @@ def generate_catalogue(folder: str | Path, settings: ShopSettings) -> tuple[Path
     Raises:
         ValueError: If the folder holds anything else.
     """
-    made_with = {"format": _FORMAT, **asdict(settings)}
 
     def write(partial: Path) -> None:
         _logger.info("making %d products in %s", settings.num_products, folder)
         _write(partial, settings)
 
-    make_once(Path(folder), _MANIFEST, made_with, "a catalogue", "folder", write)
+    make_once(Path(folder), _MANIFEST, {"format": _FORMAT, **asdict(settings)}, "a catalogue", "folder", write)
     return catalogue_files(folder)
 
 
@@ -134,11 +135,9 @@ def _write(folder: Path, settings: ShopSettings) -> None:
     """Product by product, as a large catalogue would fill the memory."""
     product_file, attribute_file = catalogue_files(folder)
     with product_file.open("w") as products, attribute_file.open("w") as attributes:
-        before = ("[\n", "{\n")
-        for product, entry in _products(settings):
-            products.write(before[0] + json.dumps(product))
-            attributes.write(f"{before[1]}{json.dumps(product['asin'])}: {json.dumps(entry)}")
-            before = (",\n", ",\n")
+        for number, (product, entry) in enumerate(_products(settings)):
+            products.write((",\n" if number else "[\n") + json.dumps(product))
+            attributes.write((",\n" if number else "{\n") + f"{json.dumps(product['asin'])}: {json.dumps(entry)}")
         products.write("\n]\n")
         attributes.write("\n}\n")
 
@@ -164,40 +163,34 @@ def _products(settings: ShopSettings) -> Iterator[tuple[dict[str, Any], dict[str
         if recent and rng.random() < settings.twins:
             ware = rng.choice(recent)
         recent = [*recent, ware][-_RECENT:]
-        asin = _asin(first + index * _ASIN_STRIDE)
+        number = (first + index * _ASIN_STRIDE) % _NUM_ASINS
+        asin = f"B0{np.base_repr(number, 36):0>8}"  # the official form
         yield _product(rng, ware, asin, settings), _entry(ware)
 
 
 def _kinds(count: int) -> list[tuple[Department, str]]:
     """The first so many kinds, of each department in turn."""
-    longest = max(len(department.kinds) for department in DEPARTMENTS)
-    dealt = [
-        (department, department.kinds[place])
-        for place in range(longest)
-        for department in DEPARTMENTS
-        if place < len(department.kinds)
-    ]
-    return dealt[:count]
+    turns = zip_longest(*([(department, kind) for kind in department.kinds] for department in DEPARTMENTS))
+    return [pair for turn in turns for pair in turn if pair is not None][:count]
 
 
 def _product(rng: random.Random, ware: _Ware, asin: str, settings: ShopSettings) -> dict[str, Any]:
     brand = rng.choice(BRANDS)
     shown = [attribute.text for attribute in ware.attributes]
-    told = ", ".join(shown)
+    said = {"brand": brand, "kind": ware.kind, "attributes": ", ".join(shown)}
     if len(shown) > 1 and rng.random() < settings.hidden_attributes:
         shown.pop(rng.randrange(len(shown)))
     description = _SENTENCES[1]
     if settings.description_words:
         description = " ".join((description, *rng.choices(webshop_words(), k=settings.description_words)))
-    values: Callable[[str], str] = lambda text: text.format(brand=brand, kind=ware.kind, attributes=told)  # noqa: E731
     return {
         "name": " ".join((brand, *shown, ware.kind)).title(),
-        "full_description": values(description),
+        "full_description": description.format(**said),
         "pricing": _pricing(rng, settings),
         "images": [f"{asin}.jpg"],
         "product_category": PATH_MARK.join((*ware.department.path, ware.kind.title())),
         "average_rating": "",
-        "small_description": [values(_SENTENCES[0]), _SENTENCES[2]],
+        "small_description": [_SENTENCES[0].format(**said), _SENTENCES[2]],
         "customization_options": _options(rng, ware.department, settings),
         "asin": asin,
         "category": ware.department.category,
@@ -221,9 +214,8 @@ def _options(rng: random.Random, department: Department, settings: ShopSettings)
     options = {}
     for name in names:
         values = department.options[name]
-        chosen = rng.sample(
-            values, rng.randint(min(2, settings.values, len(values)), min(settings.values, len(values)))
-        )
+        most = min(settings.values, len(values))
+        chosen = rng.sample(values, rng.randint(min(2, most), most))
         options[name] = [{"is_selected": False, "value": value.title(), "image": None} for value in chosen]
     return options
 
@@ -241,12 +233,3 @@ def _entry(ware: _Ware) -> dict[str, Any]:
         "instruction": " ".join(parts),
         "instruction_attributes": [text for texts in said.values() for text in texts],
     }
-
-
-def _asin(number: int) -> str:
-    """An id in the official form."""
-    digits = ""
-    for _ in range(8):
-        number, digit = divmod(number, len(_DIGITS))
-        digits = _DIGITS[digit] + digits
-    return f"B0{digits}"

@@ -78,7 +78,12 @@ def parse_answer(answer: object, num_queries: int, top_k: int) -> list[list[Pass
 
 def write_answer(passages: Sequence[Sequence[Passage]], *, scores: bool) -> dict[str, Any]:
     """Write a server's answer, with or without scores."""
-    return {"result": [[_write_hit(passage, scores) for passage in found] for found in passages]}
+
+    def hit(passage: Passage) -> dict[str, Any]:
+        document = {"id": passage.id, "contents": join_contents(passage.title, passage.text)}
+        return {"document": document, "score": passage.score} if scores else document
+
+    return {"result": [list(map(hit, found)) for found in passages]}
 
 
 def _parse_hit(hit: object, where: str) -> Passage:
@@ -91,8 +96,3 @@ def _parse_hit(hit: object, where: str) -> Passage:
         return parse_document(document, score=float(score))
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error
-
-
-def _write_hit(passage: Passage, scores: bool) -> dict[str, Any]:
-    document = {"id": passage.id, "contents": join_contents(passage.title, passage.text)}
-    return {"document": document, "score": passage.score} if scores else document
