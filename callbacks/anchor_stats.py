@@ -4,7 +4,7 @@ import numpy as np
 from lightning.pytorch import LightningModule, Trainer
 
 from callbacks.watching import ExperienceCallback
-from gigpo_lightning.figures import anchor_group_sizes, group_size_shares, shown_by
+from gigpo_lightning.figures import anchor_group_sizes, group_size_shares, logger_methods
 from gigpo_lightning.ranks import gather
 
 
@@ -47,6 +47,6 @@ class AnchorStats(ExperienceCallback):
         }
         by_rank = gather(ours)  # asked on every rank
         if trainer.is_global_zero:
-            for add_histogram in shown_by(trainer.loggers, "add_histogram"):
+            for add_histogram in logger_methods(trainer.loggers, "add_histogram"):
                 for name in ours:
                     add_histogram(name, np.concatenate([each[name] for each in by_rank]), trainer.global_step)

@@ -3,7 +3,7 @@
 from lightning.pytorch import LightningModule, Trainer
 
 from callbacks.watching import ExperienceCallback
-from gigpo_lightning.figures import credited_groups, draw_group, most_to_compare, shown_by
+from gigpo_lightning.figures import credited_groups, draw_group, logger_methods, most_to_compare
 
 
 class GroupFigure(ExperienceCallback):
@@ -29,7 +29,7 @@ class GroupFigure(ExperienceCallback):
         experience = self.experience
         if experience is None or not self.every_n_epochs or experience.epoch % self.every_n_epochs:
             return
-        for add_figure in shown_by(trainer.loggers, "add_figure") if trainer.is_global_zero else ():
+        for add_figure in logger_methods(trainer.loggers, "add_figure") if trainer.is_global_zero else ():
             groups = credited_groups(experience.played.groups, experience.credit)
             chosen = groups[most_to_compare(groups)]
             task, kind = chosen[0].trajectory.task_id, chosen[0].trajectory.kind

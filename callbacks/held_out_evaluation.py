@@ -13,19 +13,19 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torchmetrics import MeanMetric
 
 from gigpo_lightning.averages import batch_means
-from gigpo_lightning.bootstrap import paired_bootstrap
+from gigpo_lightning.confidence import paired_bootstrap
 from gigpo_lightning.disk import whole_lines
 from gigpo_lightning.figures import (
-    HeldOutEpisode,
+    EvaluatedEpisode,
     as_lines,
     changes_by_kind,
     draw_outcomes,
+    logger_methods,
     outcomes_by_kind,
-    shown_by,
     with_total,
 )
-from gigpo_lightning.ranks import dealt_back, gather
-from gigpo_lightning.rollout.player import HeldOutEpisodes
+from gigpo_lightning.ranks import gather, interleave
+from gigpo_lightning.rollout.player import HeldOutGroups
 from gigpo_lightning.trajectory import Trajectory
 
 _logger = logging.getLogger(__name__)
@@ -92,7 +92,7 @@ class HeldOutEvaluation(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *args: Any
     ) -> None:
         """Count the episodes and write them down."""
-        if isinstance(outputs, HeldOutEpisodes) and self.enabled:
+        if isinstance(outputs, HeldOutGroups) and self.enabled:
             self._count(trainer, pl_module, outputs)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -149,10 +149,10 @@ class HeldOutEvaluation(Callback):
             lines.append(f"look at it: {tensorboard} --logdir {trainer.log_dir}")
         return lines
 
-    def _count(self, trainer: Trainer, pl_module: LightningModule, episodes: HeldOutEpisodes) -> None:
+    def _count(self, trainer: Trainer, pl_module: LightningModule, episodes: HeldOutGroups) -> None:
         """Count the episodes of all ranks, which have shared the games out among them; one writes them down."""
         ours = [[self._line(trainer, episodes, each) for each in group.trajectories] for group in episodes.groups]
-        lines = [line for group in dealt_back(gather(ours)) for line in group]
+        lines = [line for group in interleave(gather(ours)) for line in group]
         success: dict[str, list[bool]] = defaultdict(list)
         kinds: dict[str, str] = {}
         for line in lines:
@@ -174,20 +174,20 @@ class HeldOutEvaluation(Callback):
                 record.writelines(json.dumps(line) + "\n" for line in lines)
 
     def _show(
-        self, trainer: Trainer, episodes: HeldOutEpisodes, lines: Sequence[dict[str, Any]], kinds: Mapping[str, str]
+        self, trainer: Trainer, episodes: HeldOutGroups, lines: Sequence[dict[str, Any]], kinds: Mapping[str, str]
     ) -> None:
         """How the episodes ended, by kind, and what has changed since the first evaluation."""
         (first, before), (_, after) = (self.evaluations[episodes.split][number] for number in (0, -1))
-        ends = outcomes_by_kind([HeldOutEpisode(**{name: line[name] for name in _COUNTED}) for line in lines])
+        ends = outcomes_by_kind([EvaluatedEpisode(**{name: line[name] for name in _COUNTED}) for line in lines])
         again = len(self.evaluations[episodes.split]) > 1
         changes = changes_by_kind(before, after, kinds) if again else {}
         title = f"held-out {episodes.split} at version {episodes.policy_version}, {len(lines)} episodes"
         title += f"; the first evaluation was at version {first}" if again else ""
-        loggers = shown_by(trainer.loggers, "add_figure")
-        for add_figure in loggers:
+        add_figures = logger_methods(trainer.loggers, "add_figure")
+        for add_figure in add_figures:
             figure = draw_outcomes(ends, changes, title)
             add_figure(f"held_out/{episodes.split}/outcomes", figure, trainer.global_step)
-        if not loggers:
+        if not add_figures:
             for line in (title, *as_lines(with_total(ends)), *as_lines(with_total(changes))):
                 _logger.info(line)
 
@@ -202,7 +202,7 @@ class HeldOutEvaluation(Callback):
                 self._update(f"{prefix}/{kind}/success_rate_batch_mean", mean)
             self._update(f"{prefix}/success_rate_batch_mean", sum(means) / len(means))
 
-    def _line(self, trainer: Trainer, episodes: HeldOutEpisodes, trajectory: Trajectory) -> dict[str, Any]:
+    def _line(self, trainer: Trainer, episodes: HeldOutGroups, trajectory: Trajectory) -> dict[str, Any]:
         return {
             "split": episodes.split,
             "epoch": trainer.current_epoch,

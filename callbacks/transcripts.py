@@ -11,9 +11,9 @@ from lightning.pytorch import LightningModule, Trainer
 from callbacks.watching import ExperienceCallback
 from gigpo_lightning.algorithm import Credit, CreditEstimator
 from gigpo_lightning.experience import scored_table
-from gigpo_lightning.figures import best_median_worst, credited_groups, shown_by, transcript
+from gigpo_lightning.figures import best_median_worst, credited_groups, logger_methods, transcript
 from gigpo_lightning.policy_view import PolicyView
-from gigpo_lightning.rollout.player import HeldOutEpisodes
+from gigpo_lightning.rollout.player import HeldOutGroups
 from gigpo_lightning.rollout.store import write_trajectories
 from gigpo_lightning.trajectory import TrajectoryGroup
 
@@ -60,7 +60,7 @@ class Transcripts(ExperienceCallback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *args: Any
     ) -> None:
         """Show some of the held-out episodes."""
-        if isinstance(outputs, HeldOutEpisodes) and trainer.is_global_zero:
+        if isinstance(outputs, HeldOutGroups) and trainer.is_global_zero:
             compared = any(len(group.trajectories) > 1 for group in outputs.groups)
             credit = _credit(trainer, pl_module, outputs.groups) if compared else None
             self._show(trainer, f"held_out/{outputs.split}", outputs.groups, credit)
@@ -73,7 +73,7 @@ class Transcripts(ExperienceCallback):
         One episode of a task has none to be compared with: ``held_out_repeats`` says how many there are.
         """
         log_dir = trainer.log_dir  # asked on every rank: it is broadcast
-        if isinstance(batch, HeldOutEpisodes) and batch.groups:  # of few tasks a rank may have none
+        if isinstance(batch, HeldOutGroups) and batch.groups:  # of few tasks a rank may have none
             credit = _credit(trainer, pl_module, batch.groups)
             name = f"predict_{batch.split}"
             path = self._write(trainer, log_dir, pl_module, name, batch.groups, credit, batch.temperature)
@@ -81,15 +81,15 @@ class Transcripts(ExperienceCallback):
 
     def _show(self, trainer: Trainer, name: str, groups: Sequence[TrajectoryGroup], credit: Credit | None) -> None:
         """A best, a median and a worst episode as text; with credit, unless it has no other to be compared with."""
-        loggers = shown_by(trainer.loggers, "add_text") if trainer.is_global_zero else []
-        if not loggers:
+        add_texts = logger_methods(trainer.loggers, "add_text") if trainer.is_global_zero else []
+        if not add_texts:
             return
         episodes = [episode for group in groups for episode in group.trajectories]
         compared = [len(group.trajectories) > 1 for group in groups for _ in group.trajectories]
         credited = [each for group in credited_groups(groups, credit) for each in group] if credit is not None else None
         for rank, number in best_median_worst(episodes).items():
             worth = credited[number] if credited is not None and compared[number] else None
-            for add_text in loggers:
+            for add_text in add_texts:
                 add_text(f"{name}/{rank}", transcript(episodes[number], worth), trainer.global_step)
 
     def _write(

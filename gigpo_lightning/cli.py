@@ -28,7 +28,7 @@ from gigpo_lightning.dry_run import plan, plan_memory
 from gigpo_lightning.errors import Preempted, RunError, check_seed, no_exit
 from gigpo_lightning.last_checkpoint import last_checkpoint, read_progress
 from gigpo_lightning.prompts.markers import check_markers
-from gigpo_lightning.ranks import leave_job
+from gigpo_lightning.ranks import wait_for_tensors_to_go
 from gigpo_lightning.standard_settings import add_standard
 from gigpo_lightning.strict_cli import MENDABLE, REFUSED, StrictCLI
 from gigpo_lightning.trainer_settings import check_trainer
@@ -340,7 +340,7 @@ def main() -> None:
         _logger.debug("the whole story:", exc_info=True)
         _logger.error("error: %s\n(GIGPO_LOG_LEVEL=DEBUG shows where it was raised)", what_is_wrong(error))
         raise SystemExit(2) from error
-    leave_job()
+    wait_for_tensors_to_go()
     if exit_code:
         raise SystemExit(exit_code)
 

@@ -50,11 +50,11 @@ def together(action: Callable[[], T]) -> T:
     return values[0]
 
 
-def dealt_back(by_rank: Sequence[Sequence[T]]) -> list[T]:
-    """What was dealt out to the ranks one by one, in its first order.
+def interleave(by_rank: Sequence[Sequence[T]]) -> list[T]:
+    """Put what was dealt out to the ranks one by one back in its first order.
 
     Example:
-        >>> dealt_back([["a", "c", "e"], ["b", "d"]])
+        >>> interleave([["a", "c", "e"], ["b", "d"]])
         ['a', 'b', 'c', 'd', 'e']
     """
     turns = range(max(map(len, by_rank), default=0))
@@ -74,7 +74,7 @@ def end_processes(processes: Iterable[subprocess.Popen[bytes]], patience: float 
             process.kill()
 
 
-def leave_job() -> None:
+def wait_for_tensors_to_go() -> None:
     """Wait, in a job of several processes, until no thread of it holds a tensor; when all has ended well.
 
     One that frees a tensor while the interpreter ends aborts the process, and with it a job that has succeeded. Groups

@@ -13,7 +13,7 @@ _LOST = {StopReason.MAX_STEPS: "step limit", StopReason.TERMINATED: "ended", Sto
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class HeldOutEpisode:
+class EvaluatedEpisode:
     """What counts of one held-out episode; named and written as in ``evaluations.jsonl``."""
 
     task_id: str
@@ -24,7 +24,7 @@ class HeldOutEpisode:
     invalid_actions: int
 
 
-def outcome(episode: HeldOutEpisode) -> str:
+def outcome(episode: EvaluatedEpisode) -> str:
     """How an episode ended, one of ``OUTCOMES``.
 
     One that was lost is "invalid actions" if at least half of its actions were, however it was stopped; else "step
@@ -37,7 +37,7 @@ def outcome(episode: HeldOutEpisode) -> str:
     return _LOST[StopReason(episode.stop_reason)]
 
 
-def outcomes_by_kind(episodes: Sequence[HeldOutEpisode]) -> dict[str, dict[str, float]]:
+def outcomes_by_kind(episodes: Sequence[EvaluatedEpisode]) -> dict[str, dict[str, float]]:
     """How many episodes of each kind ended how; kinds in alphabetical order, and all of ``OUTCOMES`` in each."""
     counts = {kind: dict.fromkeys(OUTCOMES, 0.0) for kind in sorted({each.kind for each in episodes})}
     for each in episodes:
