@@ -4,6 +4,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from gigpo_lightning.text import shown
+
 # What every run may say anew without being another.
 _EXPECTED = (
     "ckpt_path",
@@ -40,7 +42,7 @@ class Change:
     effect: str
 
     def __str__(self) -> str:
-        return f"{self.key} was {_shown(self.then)} and is {_shown(self.now)}: {self.effect}"
+        return f"{self.key} was {shown(self.then, _LONGEST)} and is {shown(self.now, _LONGEST)}: {self.effect}"
 
 
 def changes(then: Mapping[str, Any], now: Mapping[str, Any], kept: Sequence[str] = ()) -> list[Change]:
@@ -48,13 +50,20 @@ def changes(then: Mapping[str, Any], now: Mapping[str, Any], kept: Sequence[str]
 
     The values of the keys in ``kept``, and of all below them, come from the checkpoint.
     """
+    found = differences(then, now)
+    classes = [key.removesuffix("class_path") + "init_args" for key in found if key.endswith("class_path")]
+    return [
+        Change(key=key, then=before, now=after, effect=_effect(key, kept))
+        for key, (before, after) in found.items()
+        if not _is_below(key, (*_EXPECTED, *classes))
+    ]
+
+
+def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """The values of every key, with dots, that has another now; in alphabetic order."""
     before, after = dict(leaves(then)), dict(leaves(now))
     differing = [key for key in before.keys() | after.keys() if before.get(key) != after.get(key)]
-    classes = [key.removesuffix("class_path") + "init_args" for key in differing if key.endswith("class_path")]
-    listed = [key for key in differing if not _is_below(key, (*_EXPECTED, *classes))]
-    return [
-        Change(key=key, then=before.get(key), now=after.get(key), effect=_effect(key, kept)) for key in sorted(listed)
-    ]
+    return {key: (before.get(key), after.get(key)) for key in sorted(differing)}
 
 
 def check_classes(found: Sequence[Change]) -> None:
@@ -66,7 +75,8 @@ def check_classes(found: Sequence[Change]) -> None:
     for change in found:
         if not change.key.endswith(".class_path"):
             continue
-        was = f"{change.key} must be the checkpoint's {_shown(change.then)}, got {_shown(change.now)}"
+        then, now = shown(change.then, _LONGEST), shown(change.now, _LONGEST)
+        was = f"{change.key} must be the checkpoint's {then}, got {now}"
         if _is_below(change.key, ("model.init_args.optimizer",)):
             raise ValueError(f"{was}: an optimizer cannot go on with another one's state; set it back, or begin anew")
         if change.effect == _KEPT:
@@ -94,8 +104,3 @@ def leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
         return
     for name, each in parts:
         yield from leaves(each, f"{key}.{name}" if key else str(name))
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."

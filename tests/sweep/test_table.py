@@ -9,8 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from gigpo_lightning.results import held_out, training
 from gigpo_lightning.sweep.runs import Record, write_record
-from gigpo_lightning.sweep.table import Row, cells_table, held_out, row, runs_table, training, write_csv
+from gigpo_lightning.sweep.table import Row, cells_table, row, runs_table, write_csv
 from tests.sweep.runs import FINISHES, done
 
 
@@ -33,9 +34,9 @@ class TestTheTable:
         folder.mkdir()
         self.write(folder / "version_0", [(0, "a", 0, True)])
         write_record(folder, Record(first_version=1))
-        assert held_out(folder) == {}
+        assert row(folder, {}).success == {}
         self.write(folder / "version_1", [(0, "a", 0, False)])
-        assert held_out(folder) == {"valid before": 0.0}
+        assert row(folder, {}).success == {"valid before": 0.0}
 
     def test_training_success_is_the_last_epoch_s_over_all_ranks(self, tmp_path):
         files = {"epoch_9": [(0, False)], "epoch_10.0": [(0, True), (0, True), (1, False)], "epoch_10.1": [(0, True)]}
