@@ -3,8 +3,9 @@
 import numpy as np
 from lightning.pytorch import LightningModule, Trainer
 
-from callbacks.watching import ExperienceCallback
-from gigpo_lightning.figures import anchor_group_sizes, group_size_shares, logger_methods
+from callbacks.watching import ExperienceCallback, logger_methods
+from gigpo_lightning.errors import check_count
+from gigpo_lightning.figures import anchor_group_sizes, group_size_shares
 from gigpo_lightning.ranks import gather
 
 
@@ -27,8 +28,7 @@ class AnchorStats(ExperienceCallback):
     """
 
     def __init__(self, histograms_every_n_epochs: int = 1, enabled: bool = True) -> None:
-        if histograms_every_n_epochs < 0:
-            raise ValueError(f"histograms_every_n_epochs must be >= 0, got {histograms_every_n_epochs}")
+        check_count("histograms_every_n_epochs", histograms_every_n_epochs, 0)
         self.histograms_every_n_epochs = histograms_every_n_epochs
         self.enabled = enabled
 

@@ -2,8 +2,9 @@
 
 from lightning.pytorch import LightningModule, Trainer
 
-from callbacks.watching import ExperienceCallback
-from gigpo_lightning.figures import credited_groups, draw_group, logger_methods, most_to_compare
+from callbacks.watching import ExperienceCallback, logger_methods
+from gigpo_lightning.errors import check_count
+from gigpo_lightning.figures import credited_groups, draw_group, most_to_compare
 
 
 class GroupFigure(ExperienceCallback):
@@ -20,8 +21,7 @@ class GroupFigure(ExperienceCallback):
     """
 
     def __init__(self, every_n_epochs: int = 10) -> None:
-        if every_n_epochs < 0:
-            raise ValueError(f"every_n_epochs must be >= 0, got {every_n_epochs}")
+        check_count("every_n_epochs", every_n_epochs, 0)
         self.every_n_epochs = every_n_epochs
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -33,10 +33,4 @@ class KeptConfiguration(SaveConfigCallback):
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Add the configuration; nothing of the kind is read when weights are loaded."""
-        checkpoint[CONFIGURATION] = self.text()
-
-    def text(self) -> str:
-        """The whole configuration, as YAML."""
-        text = self.parser.dump(self.config, skip_unset=False)
-        assert isinstance(text, str)
-        return text
+        checkpoint[CONFIGURATION] = str(self.parser.dump(self.config, skip_unset=False))

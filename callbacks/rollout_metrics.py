@@ -27,10 +27,8 @@ class RolloutMetrics(ExperienceCallback):
         if self.experience is None:
             return
         now = time.perf_counter()
-        metrics = self.experience.metrics() | {
-            "time/iteration": now - self._last_end,
-            "memory/resident_gib": resident_gib(),
-        }
+        metrics = self.experience.metrics()
+        metrics |= {"time/iteration": now - self._last_end, "memory/resident_gib": resident_gib()}
         self._last_end = now
         pl_module.log_dict(metrics, sync_dist=True)
         pl_module.log("success", metrics["rollout/success_rate"], prog_bar=True, logger=False, sync_dist=True)

@@ -2,7 +2,8 @@
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from gigpo_lightning.figures import logger_methods, scalar_layout
+from callbacks.watching import logger_methods
+from gigpo_lightning.figures import scalar_layout
 
 
 class TensorBoardLayout(Callback):

@@ -8,10 +8,11 @@ from typing import Any, cast
 
 from lightning.pytorch import LightningModule, Trainer
 
-from callbacks.watching import ExperienceCallback
+from callbacks.watching import ExperienceCallback, logger_methods
 from gigpo_lightning.algorithm import Credit, CreditEstimator
+from gigpo_lightning.errors import check_count
 from gigpo_lightning.experience import scored_table
-from gigpo_lightning.figures import best_median_worst, credited_groups, logger_methods, transcript
+from gigpo_lightning.figures import CreditedEpisode, best_median_worst, credited_groups, transcript
 from gigpo_lightning.policy_view import PolicyView
 from gigpo_lightning.rollout.player import HeldOutGroups
 from gigpo_lightning.rollout.store import write_trajectories
@@ -37,9 +38,8 @@ class Transcripts(ExperienceCallback):
     """
 
     def __init__(self, every_n_epochs: int = 1, text_every_n_epochs: int = 10) -> None:
-        for name, number in (("every_n_epochs", every_n_epochs), ("text_every_n_epochs", text_every_n_epochs)):
-            if number < 0:
-                raise ValueError(f"{name} must be >= 0, got {number}")
+        check_count("every_n_epochs", every_n_epochs, 0)
+        check_count("text_every_n_epochs", text_every_n_epochs, 0)
         self.every_n_epochs = every_n_epochs
         self.text_every_n_epochs = text_every_n_epochs
 
@@ -85,12 +85,13 @@ class Transcripts(ExperienceCallback):
         if not add_texts:
             return
         episodes = [episode for group in groups for episode in group.trajectories]
-        compared = [len(group.trajectories) > 1 for group in groups for _ in group.trajectories]
-        credited = [each for group in credited_groups(groups, credit) for each in group] if credit is not None else None
+        worths: list[CreditedEpisode | None] = [None] * len(episodes)
+        if credit is not None:
+            credited = credited_groups(groups, credit)
+            worths = [each if len(group) > 1 else None for group in credited for each in group]
         for rank, number in best_median_worst(episodes).items():
-            worth = credited[number] if credited is not None and compared[number] else None
             for add_text in add_texts:
-                add_text(f"{name}/{rank}", transcript(episodes[number], worth), trainer.global_step)
+                add_text(f"{name}/{rank}", transcript(episodes[number], worths[number]), trainer.global_step)
 
     def _write(
         self,

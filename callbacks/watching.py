@@ -1,8 +1,14 @@
 """What the callbacks that log an epoch's experience share."""
 
+from collections.abc import Callable, Iterable
+from typing import Any, Literal
+
 from lightning.pytorch import Callback
 
 from gigpo_lightning.experience import Experience
+
+Method = Literal["add_text", "add_figure", "add_histogram", "add_custom_scalars"]
+"""What a logger can show beside numbers; names of ``SummaryWriter``, which other writers have as well."""
 
 
 class ExperienceCallback(Callback):
@@ -17,3 +23,9 @@ class ExperienceCallback(Callback):
     def on_experience(self, experience: Experience) -> None:
         """Remember it; the DataModule calls this on every rank."""
         self.experience = experience
+
+
+def logger_methods(loggers: Iterable[Any], method: Method) -> list[Callable[..., object]]:
+    """The method of every logger's experiment that has it: what a logger cannot show is skipped."""
+    found = (getattr(getattr(logger, "experiment", None), method, None) for logger in loggers)
+    return [each for each in found if callable(each)]

@@ -13,14 +13,11 @@ _LETTING_GO = 0.5  # seconds; microseconds do on an idle machine
 
 
 def gather(value: T) -> list[T]:
-    """Every process's value, by rank; every process must call it, and gets the same list.
-
-    Args:
-        value: Small, and picklable: the processes of a job trust each other.
-    """
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+    """Every process's value, small and picklable, by rank; every process must call it, and gets the same list."""
+    _, ranks = place()
+    if ranks == 1:
         return [value]
-    values: list[T | None] = [None] * torch.distributed.get_world_size()
+    values: list[T | None] = [None] * ranks
     torch.distributed.all_gather_object(values, value)
     return values  # type: ignore[return-value]  # every place has been filled
 
@@ -62,10 +59,7 @@ def interleave(by_rank: Sequence[Sequence[T]]) -> list[T]:
 
 
 def end_processes(processes: Iterable[subprocess.Popen[bytes]], patience: float = 10.0) -> None:
-    """End the ranks that this one has launched, which would wait for it until a collective times out.
-
-    For ``patience`` seconds, they may say what they have to say themselves.
-    """
+    """End the ranks that this one has launched; for ``patience`` seconds they may say what they have to say."""
     deadline = time.monotonic() + patience
     for process in processes:
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -80,6 +74,6 @@ def wait_for_tensors_to_go() -> None:
     One that frees a tensor while the interpreter ends aborts the process, and with it a job that has succeeded. Groups
     are not destroyed here: an engine has its own, and destroys them at exit.
     """
-    together = torch.distributed.is_available() and torch.distributed.is_initialized()
-    if together and torch.distributed.get_world_size() > 1:
+    _, ranks = place()
+    if ranks > 1:
         time.sleep(_LETTING_GO)

@@ -4,7 +4,6 @@ from gigpo_lightning.figures.credited import CreditedEpisode, credited_groups, m
 from gigpo_lightning.figures.group_figure import draw_group
 from gigpo_lightning.figures.group_sizes import anchor_group_sizes, group_size_shares
 from gigpo_lightning.figures.layout import scalar_layout
-from gigpo_lightning.figures.loggers import logger_methods
 from gigpo_lightning.figures.outcome_figure import draw_outcomes
 from gigpo_lightning.figures.outcomes import EvaluatedEpisode, as_lines, changes_by_kind, outcomes_by_kind, with_total
 from gigpo_lightning.figures.transcript import best_median_worst, transcript
@@ -20,7 +19,6 @@ __all__ = [
     "draw_group",
     "draw_outcomes",
     "group_size_shares",
-    "logger_methods",
     "most_to_compare",
     "outcomes_by_kind",
     "scalar_layout",

@@ -101,13 +101,10 @@ def _draw_steps(page: _Page, rows: Sequence[CreditedEpisode], cell: float, norm:
     for part, name in ((_FILL, "advantage"), (_STRIP, "step_advantage")):
         values = np.concatenate([getattr(each, name) for each in rows])
         _fill(page, [_box(row, step, cell, part) for row, step in places], values, norm)
-    invalid = [_box(*place, cell, _FILL) for place in places if not _is_valid(rows, *place)]
+    steps = [step for each in rows for step in each.trajectory.steps]
+    invalid = [_box(*place, cell, _FILL) for place, step in zip(places, steps, strict=True) if not step.valid_action]
     corners = [[(right - 0.11, top), (right, top), (right, top + 0.11)] for _, (right, top), *_ in invalid]
     page.add(PolyCollection(corners, facecolors=_INVALID, linewidths=0))
-
-
-def _is_valid(rows: Sequence[CreditedEpisode], row: int, step: int) -> bool:
-    return rows[row].trajectory.steps[step].valid_action
 
 
 def _box(row: int, step: int, cell: float, part: tuple[float, float]) -> Box:
@@ -161,12 +158,8 @@ def _join(page: _Page, recurrence: Recurrence, cell: float, colour: str, line: s
     first: dict[int, Box] = {}
     for visit, box in zip(recurrence.visits, boxes, strict=True):
         first.setdefault(visit.row, box)
-    links = [[_between(*upper[2:]), _between(*lower[:2])] for upper, lower in pairwise(first.values())]
+    links = [np.mean([upper[2:], lower[:2]], axis=1) for upper, lower in pairwise(first.values())]
     page.add(LineCollection(links, colors=colour, linestyles=line, linewidths=1.2, alpha=0.8))
-
-
-def _between(one: tuple[float, float], other: tuple[float, float]) -> tuple[float, float]:
-    return (one[0] + other[0]) / 2, (one[1] + other[1]) / 2
 
 
 def _draw_side(page: _Page, rows: Sequence[CreditedEpisode], norm: Normalize) -> None:

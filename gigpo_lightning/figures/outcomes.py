@@ -53,10 +53,7 @@ def changes_by_kind(
     A game that was played several times counts in parts: won in 3 of 4 before and 2 of 4 now, it is half a game of
     "won both", a quarter of "won only before" and a quarter of "lost both": as few changes as its rates allow.
 
-    ``before`` and ``after`` are success rates by game, ``kinds`` is each game's kind.
-
-    Returns:
-        As ``outcomes_by_kind``, with ``CHANGES``, over the games that both have.
+    ``before`` and ``after`` are success rates by game, ``kinds`` is each game's kind; games that one lacks are out.
     """
     games = [game for game in kinds if game in before and game in after]
     counts = {kind: dict.fromkeys(CHANGES, 0.0) for kind in sorted({kinds[game] for game in games})}
@@ -70,12 +67,11 @@ def changes_by_kind(
 
 def with_total(counts: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float]]:
     """The same counts, and under "all" their sum where there are several kinds."""
-    total: dict[str, float] = {}
-    for of_kind in counts.values():
-        for name, count in of_kind.items():
-            total[name] = total.get(name, 0.0) + count
     every = {kind: dict(of_kind) for kind, of_kind in counts.items()}
-    return every | {"all": total} if len(counts) > 1 else every
+    if len(counts) > 1:
+        names = next(iter(counts.values()))
+        every["all"] = {name: sum(of_kind[name] for of_kind in counts.values()) for name in names}
+    return every
 
 
 def as_lines(counts: Mapping[str, Mapping[str, float]]) -> list[str]:

@@ -16,15 +16,10 @@ def one_line(text: str) -> str:
 def shortened(text: str, length: int) -> str:
     """The text in one line of at most so many characters; where it was cut there is an ellipsis.
 
-    Raises:
-        ValueError: If ``length`` < 1.
-
     Example:
         >>> shortened("You open  the drawer 1.", 12)
         'You open th…'
     """
-    if length < 1:
-        raise ValueError(f"length must be >= 1, got {length}")
     text = one_line(text)
     return text if len(text) <= length else text[: length - 1] + "…"
 

@@ -29,11 +29,6 @@ class Recurrence:
     observation: str
     visits: tuple[Visit, ...]
 
-    @property
-    def num_episodes(self) -> int:
-        """How many of the episodes have met it."""
-        return len({visit.row for visit in self.visits})
-
 
 def recurrences(episodes: Sequence[CreditedEpisode]) -> list[Recurrence]:
     """Every state that the episodes meet more than once, in the order in which they are first met, row by row."""
@@ -53,11 +48,7 @@ def recurrences(episodes: Sequence[CreditedEpisode]) -> list[Recurrence]:
 
 
 def letters(found: Sequence[Recurrence]) -> dict[int, str]:
-    """A letter for each recurring state, alphabetically in the order given; where they run out, the rarest have none.
-
-    Returns:
-        The letter by ``step_group_id``.
-    """
+    """The letters of the recurring states, by ``step_group_id``; where letters run out, the rarest states have none."""
     most_met = sorted(found, key=lambda each: -len(each.visits))[: len(LETTERS)]
     kept = {each.step_group_id for each in most_met}
     return dict(zip((each.step_group_id for each in found if each.step_group_id in kept), LETTERS, strict=False))
@@ -82,5 +73,5 @@ def at_stake(recurrence: Recurrence) -> float:
 
 def decisive(found: Sequence[Recurrence], most: int) -> list[Recurrence]:
     """The states in which several episodes parted ways, by what was at stake there."""
-    shared = [each for each in found if each.num_episodes > 1 and at_stake(each) > 0]
+    shared = [each for each in found if len({visit.row for visit in each.visits}) > 1 and at_stake(each) > 0]
     return sorted(shared, key=lambda each: -at_stake(each))[:most]
