@@ -43,10 +43,7 @@ class Export(Callback):
         self._due: int | None = None  # the epoch that is over and not written
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Refuse a module that has nothing to write.
-
-        Not earlier: until the Trainer has had it built, a module must not be asked for its policy.
-        """
+        """Refuse a module that has nothing to write; before the Trainer has built it, it must not be asked."""
         if not hasattr(getattr(pl_module, "policy", None), "save_pretrained"):
             raise ValueError(f"Export needs a module with a policy, got {type(pl_module).__name__}")
 

@@ -211,6 +211,5 @@ class HeldOutEvaluation(Callback):
         }
 
     def _update(self, name: str, value: float) -> None:
-        self._metrics.setdefault(name, MeanMetric(sync_on_compute=False)).update(
-            torch.tensor(value, dtype=torch.float64)
-        )
+        metric = self._metrics.setdefault(name, MeanMetric(sync_on_compute=False))
+        metric.update(torch.tensor(value, dtype=torch.float64))

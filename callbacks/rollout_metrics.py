@@ -15,8 +15,7 @@ _logger = logging.getLogger(__name__)
 class RolloutMetrics(ExperienceCallback):
     """Logs ``rollout/*``, ``time/*`` and ``memory/*`` of each epoch, and says in one line how it went."""
 
-    def __init__(self) -> None:
-        self._last_end = time.perf_counter()
+    _last_end = 0.0
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock of the first iteration."""

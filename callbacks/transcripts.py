@@ -68,10 +68,7 @@ class Transcripts(ExperienceCallback):
     def on_predict_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *args: Any
     ) -> None:
-        """Write the played episodes, with the credit that their steps would have had.
-
-        One episode of a task has none to be compared with: ``held_out_repeats`` says how many there are.
-        """
+        """Write the played episodes, with the credit that their steps would have had beside a task's other episodes."""
         log_dir = trainer.log_dir  # asked on every rank: it is broadcast
         if isinstance(batch, HeldOutGroups) and batch.groups:  # of few tasks a rank may have none
             credit = _credit(trainer, pl_module, batch.groups)
@@ -103,9 +100,8 @@ class Transcripts(ExperienceCallback):
         credit: Credit,
         temperature: float,
     ) -> Path:
-        folder = Path(log_dir or trainer.default_root_dir) / "trajectories"
         rank = f".{trainer.global_rank}" if trainer.world_size > 1 else ""
-        path = folder / f"{name}{rank}.parquet"
+        path = Path(log_dir or trainer.default_root_dir) / "trajectories" / f"{name}{rank}.parquet"
         prompt_text = cast("PolicyView", pl_module).tokenizer.exact_text
         write_trajectories(path, groups, credit, temperature=temperature, prompt_text=prompt_text)
         return path

@@ -12,13 +12,10 @@ Method = Literal["add_text", "add_figure", "add_histogram", "add_custom_scalars"
 
 
 class ExperienceCallback(Callback):
-    """Is shown each epoch's experience before its first update, and logs it at the epoch's end.
-
-    Attributes:
-        experience: This rank's, of the current epoch; None if a run makes none.
-    """
+    """Is shown each epoch's experience before its first update, and logs it at the epoch's end."""
 
     experience: Experience | None = None
+    """This rank's, of the current epoch; None if a run makes none."""
 
     def on_experience(self, experience: Experience) -> None:
         """Remember it; the DataModule calls this on every rank."""

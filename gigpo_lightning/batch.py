@@ -169,7 +169,7 @@ def _trajectories(groups: Sequence[TrajectoryGroup]) -> list[Trajectory]:
 def plan_minibatches(num_rows: int, minibatch_size: int | None, seed: int) -> list[list[int]]:
     """Shuffle the rows and deal them into the fewest minibatches of at most ``minibatch_size``, equal but for one row.
 
-    None puts all rows into one; no row gives no minibatch.
+    Without a size all rows are in one minibatch; of no rows there is none.
 
     Raises:
         ValueError: If ``minibatch_size`` is not positive.

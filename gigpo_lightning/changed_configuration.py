@@ -23,7 +23,6 @@ _EXPECTED = (
 )
 _LONGEST = 80  # characters of a value that are shown
 
-_TAKES_EFFECT = "takes effect"
 _KEPT = "has no effect, the checkpoint's is used; --optimizer_settings config takes the present one"
 _PARTLY = {
     "model.init_args.policy": "the trained weights are the checkpoint's, all else takes effect",
@@ -60,7 +59,7 @@ def changes(then: Mapping[str, Any], now: Mapping[str, Any], kept: Sequence[str]
 
 
 def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """The values of every key, with dots, that has another now; in alphabetic order."""
+    """What each key had then and has now, where that differs; keys have dots, and are in alphabetic order."""
     before, after = dict(leaves(then)), dict(leaves(now))
     differing = [key for key in before.keys() | after.keys() if before.get(key) != after.get(key)]
     return {key: (before.get(key), after.get(key)) for key in sorted(differing)}
@@ -86,7 +85,7 @@ def check_classes(found: Sequence[Change]) -> None:
 def _effect(key: str, kept: Sequence[str]) -> str:
     if _is_below(key, kept):
         return _KEPT
-    return next((effect for above, effect in _PARTLY.items() if _is_below(key, (above,))), _TAKES_EFFECT)
+    return next((effect for above, effect in _PARTLY.items() if _is_below(key, (above,))), "takes effect")
 
 
 def _is_below(key: str, above: Sequence[str]) -> bool:

@@ -192,10 +192,8 @@ class GigpoCLI(StrictCLI):
         """Where this run will write its checkpoints."""
         chosen = chosen_folder(self.trainer)
         folders = [chosen / "checkpoints"] if chosen else []
-        for callback in self.trainer.checkpoint_callbacks:
-            if isinstance(callback, ModelCheckpoint) and callback.dirpath:
-                folders.append(Path(callback.dirpath))
-        return folders
+        theirs = [each for each in self.trainer.checkpoint_callbacks if isinstance(each, ModelCheckpoint)]
+        return folders + [Path(each.dirpath) for each in theirs if each.dirpath]
 
     def _find_checkpoint(self) -> None:
         """Give ``--ckpt_path last`` its meaning: the furthest checkpoint of any run under the same folder.
@@ -252,7 +250,7 @@ class GigpoCLI(StrictCLI):
             self.config["fit"].model.init_args[name] = value
 
     def run_configuration(self) -> str:
-        """The configuration of ``fit`` as YAML, without what is not of the run but of how it was asked for."""
+        """The whole configuration of ``fit``, as YAML, without the options of the command line alone."""
         config = self.config["fit"].clone()
         for key in ("config", "device_gib", "dry_run", "optimizer_settings"):
             config.pop(key, None)

@@ -41,13 +41,12 @@ class StrictConfigFile(ActionConfigFile):
         inline = (
             not isinstance(values, str) or any(each in values for each in ("\n", "{", ": ", "://")) or values == "-"
         )
-        path = None if inline else Path(values)  # else they are settings, standard input or an address
-        if path is not None:
-            _check_file(path)
+        if not inline:  # else they are settings, standard input or an address
+            _check_file(Path(values))
         try:
             self.apply_config(parser, namespace, self.dest, values)
         except (TypeError, KeyError, ArgumentError) as error:
-            name = path if path is not None else shortened(values)
+            name = shortened(values) if inline else Path(values)
             raise ValueError(f"{name}: {parser_complaint(str(error))}") from error
 
 

@@ -90,9 +90,9 @@ def last_checkpoint(
 ) -> Progress | None:
     """The checkpoint with the most epochs done in any folder below those given, and of these the most optimizer steps.
 
-    File times decide where several have come equally far: clocks jump, and copies have times of their own. What cannot
-    be read, for what ``check`` raises ``ValueError`` and, ``to_go_on``, what holds weights only is passed over, with a
-    warning. The log says what was taken, and why. None if there is none.
+    File times decide where several have come equally far: clocks jump, and copies have times of their own. Passed over,
+    with a warning, is what cannot be read, what ``check`` refuses by a ``ValueError`` (only the best ones are checked)
+    and, ``to_go_on``, what holds weights only. The log says what was taken, and why. None if there is no checkpoint.
 
     Raises:
         ValueError: If there are some, and none can be used; the message says why of one of them.

@@ -41,8 +41,7 @@ def together(action: Callable[[], T]) -> T:
         values.append(action())
     except (OSError, RuntimeError, ValueError) as raised:
         error = raised
-    errors = [each for each in gather(error) if each is not None]
-    if errors:
+    if errors := [each for each in gather(error) if each is not None]:
         raise error or errors[0]
     return values[0]
 

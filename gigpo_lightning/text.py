@@ -20,7 +20,10 @@ def shown(value: object, longest: int = 200) -> str:
 
 
 def folder_name(overrides: Mapping[str, str]) -> str:
-    """The name of a run's folder: its overrides in alphabetic order; eight digits of a hash stand for what it lacks.
+    """The name of a run's folder: its overrides in alphabetic order, in characters that every file system takes.
+
+    A key is its last word, unless two share it. Where something had to be left out, first the longest, eight digits of
+    a hash tell the names apart.
 
     Example:
         >>> folder_name({"run": "alfworld/tiny_cpu", "model.init_args.credit.init_args.discount": "0.9"})

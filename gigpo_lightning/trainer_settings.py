@@ -65,18 +65,18 @@ def _check_shares(given: Mapping[str, Any]) -> None:
 
 def _check_devices(devices: Any, accelerator: Any) -> None:
     """Refuse devices that are no number and no list of different ones."""
+    if devices == "auto":
+        return
     rule = f"trainer.devices must be {{}}, got {devices!r}"
     if isinstance(devices, str) and devices.strip("-").isdecimal():
         devices = int(devices)
-    if accelerator == "cpu" and devices != "auto" and (not isinstance(devices, int) or devices < 1):
+    if accelerator == "cpu" and (not isinstance(devices, int) or devices < 1):
         raise ValueError(rule.format("a number >= 1 with trainer.accelerator 'cpu', or auto"))
     if isinstance(devices, int):
         if devices > _MOST:
             raise ValueError(rule.format(f"at most {_MOST}"))
         if devices < 1 and devices != -1:
             raise ValueError(rule.format("a number >= 1, -1 for all, a list of indices, or auto"))
-        return
-    if devices == "auto":
         return
     indices = [each.strip() for each in devices.split(",") if each.strip()] if isinstance(devices, str) else devices
     if not isinstance(indices, list | tuple) or not indices or not all(str(each).isdecimal() for each in indices):

@@ -53,7 +53,7 @@ def changes_by_kind(
     A game that was played several times counts in parts: won in 3 of 4 before and 2 of 4 now, it is half a game of
     "won both", a quarter of "won only before" and a quarter of "lost both": as few changes as its rates allow.
 
-    ``before`` and ``after`` are success rates by game, ``kinds`` is each game's kind; games that one lacks are out.
+    ``before`` and ``after`` are success rates by game, ``kinds`` each game's kind. What only one has is left out.
     """
     games = [game for game in kinds if game in before and game in after]
     counts = {kind: dict.fromkeys(CHANGES, 0.0) for kind in sorted({kinds[game] for game in games})}

@@ -8,11 +8,6 @@ FONT = "DejaVu Sans"
 """Comes with Matplotlib, so that a figure looks the same everywhere."""
 
 
-def one_line(text: str) -> str:
-    """The text without line breaks; every run of white space becomes one space."""
-    return " ".join(text.split())
-
-
 def shortened(text: str, length: int) -> str:
     """The text in one line of at most so many characters; where it was cut there is an ellipsis.
 
@@ -20,7 +15,7 @@ def shortened(text: str, length: int) -> str:
         >>> shortened("You open  the drawer 1.", 12)
         'You open th…'
     """
-    text = one_line(text)
+    text = " ".join(text.split())
     return text if len(text) <= length else text[: length - 1] + "…"
 
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from gigpo_lightning.figures.credited import CreditedEpisode
-from gigpo_lightning.figures.plain_text import one_line
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
@@ -39,7 +38,7 @@ def recurrences(episodes: Sequence[CreditedEpisode]) -> list[Recurrence]:
             anchor = int(episode.step_group_id[index])
             visit = Visit(row=row, step=index, action=step.action, step_advantage=float(episode.step_advantage[index]))
             visits.setdefault(anchor, []).append(visit)
-            observations.setdefault(anchor, one_line(step.observation))
+            observations.setdefault(anchor, " ".join(step.observation.split()))
     return [
         Recurrence(step_group_id=anchor, observation=observations[anchor], visits=tuple(met))
         for anchor, met in visits.items()
