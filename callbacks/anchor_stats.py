@@ -3,8 +3,9 @@
 import numpy as np
 from lightning.pytorch import LightningModule, Trainer
 
-from callbacks.watching import ExperienceCallback
-from gigpo_lightning.figures import anchor_group_sizes, group_size_shares, shown_by
+from callbacks.watching import ExperienceCallback, logger_methods
+from gigpo_lightning.errors import check_count
+from gigpo_lightning.figures import anchor_group_sizes, group_size_shares
 from gigpo_lightning.ranks import gather
 
 
@@ -27,8 +28,7 @@ class AnchorStats(ExperienceCallback):
     """
 
     def __init__(self, histograms_every_n_epochs: int = 1, enabled: bool = True) -> None:
-        if histograms_every_n_epochs < 0:
-            raise ValueError(f"histograms_every_n_epochs must be >= 0, got {histograms_every_n_epochs}")
+        check_count("histograms_every_n_epochs", histograms_every_n_epochs, 0)
         self.histograms_every_n_epochs = histograms_every_n_epochs
         self.enabled = enabled
 
@@ -47,6 +47,6 @@ class AnchorStats(ExperienceCallback):
         }
         by_rank = gather(ours)  # asked on every rank
         if trainer.is_global_zero:
-            for add_histogram in shown_by(trainer.loggers, "add_histogram"):
+            for add_histogram in logger_methods(trainer.loggers, "add_histogram"):
                 for name in ours:
                     add_histogram(name, np.concatenate([each[name] for each in by_rank]), trainer.global_step)

@@ -9,6 +9,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from gigpo_lightning.disk import whole_folder
+from gigpo_lightning.errors import check_count
 from gigpo_lightning.policy_view import PolicyView
 
 _logger = logging.getLogger(__name__)
@@ -32,21 +33,17 @@ class Export(Callback):
     """
 
     def __init__(self, every_n_epochs: int = 1, folder: str = "exports", keep: int | None = None) -> None:
-        for name, value in (("every_n_epochs", every_n_epochs), ("keep", keep)):
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be >= 1, got {value}")
+        check_count("every_n_epochs", every_n_epochs)
+        if keep is not None:
+            check_count("keep", keep)
         self.every_n_epochs = every_n_epochs
         self.folder = folder
         self.keep = keep
         self._written: list[Path] = []
-        self._due: int | None = None
-        """The epoch that is over and not written."""
+        self._due: int | None = None  # the epoch that is over and not written
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Refuse a module that has nothing to write.
-
-        Not earlier: until the Trainer has had it built, a module must not be asked for its policy.
-        """
+        """Refuse a module that has nothing to write; before the Trainer has built it, it must not be asked."""
         if not hasattr(getattr(pl_module, "policy", None), "save_pretrained"):
             raise ValueError(f"Export needs a module with a policy, got {type(pl_module).__name__}")
 

@@ -2,8 +2,9 @@
 
 from lightning.pytorch import LightningModule, Trainer
 
-from callbacks.watching import ExperienceCallback
-from gigpo_lightning.figures import credited_groups, draw_group, most_varied_group, shown_by
+from callbacks.watching import ExperienceCallback, logger_methods
+from gigpo_lightning.errors import check_count
+from gigpo_lightning.figures import credited_groups, draw_group, most_varied_group
 
 
 class GroupFigure(ExperienceCallback):
@@ -20,8 +21,7 @@ class GroupFigure(ExperienceCallback):
     """
 
     def __init__(self, every_n_epochs: int = 10) -> None:
-        if every_n_epochs < 0:
-            raise ValueError(f"every_n_epochs must be >= 0, got {every_n_epochs}")
+        check_count("every_n_epochs", every_n_epochs, 0)
         self.every_n_epochs = every_n_epochs
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -29,7 +29,7 @@ class GroupFigure(ExperienceCallback):
         experience = self.experience
         if experience is None or not self.every_n_epochs or experience.epoch % self.every_n_epochs:
             return
-        for add_figure in shown_by(trainer.loggers, "add_figure") if trainer.is_global_zero else ():
+        for add_figure in logger_methods(trainer.loggers, "add_figure") if trainer.is_global_zero else ():
             groups = credited_groups(experience.played.groups, experience.credit)
             chosen = groups[most_varied_group(groups)]
             task, kind = chosen[0].trajectory.task_id, chosen[0].trajectory.kind

@@ -5,6 +5,7 @@ import logging
 import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -12,25 +13,24 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torchmetrics import MeanMetric
 
+from callbacks.watching import logger_methods
 from gigpo_lightning.averages import batch_means
-from gigpo_lightning.bootstrap import paired_bootstrap
+from gigpo_lightning.confidence import paired_bootstrap
 from gigpo_lightning.disk import whole_lines
+from gigpo_lightning.errors import check_count
 from gigpo_lightning.figures import (
-    HeldOutEpisode,
+    EvaluatedEpisode,
     as_lines,
     changes_by_kind,
     draw_outcomes,
     outcomes_by_kind,
-    shown_by,
     with_total,
 )
-from gigpo_lightning.ranks import dealt_back, gather
-from gigpo_lightning.rollout.player import HeldOutEpisodes
+from gigpo_lightning.ranks import gather, interleave
+from gigpo_lightning.rollout.player import HeldOutGroups
 from gigpo_lightning.trajectory import Trajectory
 
 _logger = logging.getLogger(__name__)
-
-_COUNTED = ("task_id", "kind", "success", "stop_reason", "steps", "invalid_actions")
 
 
 class HeldOutEvaluation(Callback):
@@ -61,8 +61,8 @@ class HeldOutEvaluation(Callback):
     def __init__(
         self, file_name: str = "evaluations.jsonl", batch_mean_size: int | None = None, enabled: bool = True
     ) -> None:
-        if batch_mean_size is not None and batch_mean_size < 1:
-            raise ValueError(f"batch_mean_size must be >= 1, got {batch_mean_size}")
+        if batch_mean_size is not None:
+            check_count("batch_mean_size", batch_mean_size)
         self.file_name = file_name
         self.batch_mean_size = batch_mean_size
         self.enabled = enabled
@@ -89,11 +89,11 @@ class HeldOutEvaluation(Callback):
         self._metrics = {}
 
     def on_validation_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *args: Any
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *args: Any, **kwargs: Any
     ) -> None:
         """Count the episodes and write them down."""
-        if isinstance(outputs, HeldOutEpisodes) and self.enabled:
-            self._count(trainer, pl_module, outputs)
+        if isinstance(outputs, HeldOutGroups) and self.enabled:
+            self._count(trainer, outputs)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log what was counted."""
@@ -105,21 +105,11 @@ class HeldOutEvaluation(Callback):
             pl_module.log_dict(values, sync_dist=True)
         for name, value in values.items():
             if name.endswith("/success_rate") and name.count("/") == 2:
-                _logger.info("%s %.3f at version %d", name, value, _version(pl_module))
+                _logger.info("%s %.3f at version %d", name, value, getattr(pl_module, "policy_version", 0))
 
-    def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """As in validation."""
-        self.on_validation_epoch_start(trainer, pl_module)
-
-    def on_test_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *args: Any
-    ) -> None:
-        """As in validation."""
-        self.on_validation_batch_end(trainer, pl_module, outputs, batch)
-
-    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """As in validation."""
-        self.on_validation_epoch_end(trainer, pl_module)
+    on_test_epoch_start = on_validation_epoch_start
+    on_test_batch_end = on_validation_batch_end
+    on_test_epoch_end = on_validation_epoch_end
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say what training was worth."""
@@ -149,14 +139,14 @@ class HeldOutEvaluation(Callback):
             lines.append(f"look at it: {tensorboard} --logdir {trainer.log_dir}")
         return lines
 
-    def _count(self, trainer: Trainer, pl_module: LightningModule, episodes: HeldOutEpisodes) -> None:
+    def _count(self, trainer: Trainer, episodes: HeldOutGroups) -> None:
         """Count the episodes of all ranks, which have shared the games out among them; one writes them down."""
         ours = [[self._line(trainer, episodes, each) for each in group.trajectories] for group in episodes.groups]
-        lines = [line for group in dealt_back(gather(ours)) for line in group]
+        lines = [line for group in interleave(gather(ours)) for line in group]
         success: dict[str, list[bool]] = defaultdict(list)
         kinds: dict[str, str] = {}
+        prefix = f"held_out/{episodes.split}"
         for line in lines:
-            prefix = f"held_out/{episodes.split}"
             won = float(line["success"])
             figures = {"success_rate": won, "return": line["return"], "episode_length": float(line["steps"])}
             for name, value in (line["metrics"] | figures | {f"{line['kind']}/success_rate": won}).items():
@@ -164,7 +154,7 @@ class HeldOutEvaluation(Callback):
             success[line["task_id"]].append(line["success"])
             kinds[line["task_id"]] = line["kind"]
         rates = {task: sum(wins) / len(wins) for task, wins in success.items()}
-        self._average(f"held_out/{episodes.split}", list(kinds.values()), list(rates.values()))
+        self._average(prefix, list(kinds.values()), list(rates.values()))
         self.evaluations[episodes.split].append((episodes.policy_version, rates))
         if trainer.is_global_zero:
             self._show(trainer, episodes, lines, kinds)
@@ -174,20 +164,21 @@ class HeldOutEvaluation(Callback):
                 record.writelines(json.dumps(line) + "\n" for line in lines)
 
     def _show(
-        self, trainer: Trainer, episodes: HeldOutEpisodes, lines: Sequence[dict[str, Any]], kinds: Mapping[str, str]
+        self, trainer: Trainer, episodes: HeldOutGroups, lines: Sequence[dict[str, Any]], kinds: Mapping[str, str]
     ) -> None:
         """How the episodes ended, by kind, and what has changed since the first evaluation."""
         (first, before), (_, after) = (self.evaluations[episodes.split][number] for number in (0, -1))
-        ends = outcomes_by_kind([HeldOutEpisode(**{name: line[name] for name in _COUNTED}) for line in lines])
+        counted = [each.name for each in fields(EvaluatedEpisode)]
+        ends = outcomes_by_kind([EvaluatedEpisode(**{name: line[name] for name in counted}) for line in lines])
         again = len(self.evaluations[episodes.split]) > 1
         changes = changes_by_kind(before, after, kinds) if again else {}
         title = f"held-out {episodes.split} at version {episodes.policy_version}, {len(lines)} episodes"
         title += f"; the first evaluation was at version {first}" if again else ""
-        loggers = shown_by(trainer.loggers, "add_figure")
-        for add_figure in loggers:
+        add_figures = logger_methods(trainer.loggers, "add_figure")
+        for add_figure in add_figures:
             figure = draw_outcomes(ends, changes, title)
             add_figure(f"held_out/{episodes.split}/outcomes", figure, trainer.global_step)
-        if not loggers:
+        if not add_figures:
             for line in (title, *as_lines(with_total(ends)), *as_lines(with_total(changes))):
                 _logger.info(line)
 
@@ -202,7 +193,7 @@ class HeldOutEvaluation(Callback):
                 self._update(f"{prefix}/{kind}/success_rate_batch_mean", mean)
             self._update(f"{prefix}/success_rate_batch_mean", sum(means) / len(means))
 
-    def _line(self, trainer: Trainer, episodes: HeldOutEpisodes, trajectory: Trajectory) -> dict[str, Any]:
+    def _line(self, trainer: Trainer, episodes: HeldOutGroups, trajectory: Trajectory) -> dict[str, Any]:
         return {
             "split": episodes.split,
             "epoch": trainer.current_epoch,
@@ -220,12 +211,5 @@ class HeldOutEvaluation(Callback):
         }
 
     def _update(self, name: str, value: float) -> None:
-        self._metrics.setdefault(name, MeanMetric(sync_on_compute=False)).update(
-            torch.tensor(value, dtype=torch.float64)
-        )
-
-
-def _version(pl_module: LightningModule) -> int:
-    version = getattr(pl_module, "policy_version", 0)
-    assert isinstance(version, int)
-    return version
+        metric = self._metrics.setdefault(name, MeanMetric(sync_on_compute=False))
+        metric.update(torch.tensor(value, dtype=torch.float64))

@@ -11,13 +11,10 @@ from gigpo_lightning.ranks import gather
 
 
 class KeptConfiguration(SaveConfigCallback):
-    """Writes ``config.yaml`` as Lightning does, and puts the same text into every checkpoint that a run can go on from.
-
-    Attributes:
-        ckpt_path: The checkpoint that this rank goes on from; each has looked for it alone.
-    """
+    """Writes ``config.yaml`` as Lightning does, and puts the same text into every checkpoint to go on from."""
 
     ckpt_path: str | None = None
+    """The checkpoint that this rank goes on from; each has looked for it alone."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Write ``config.yaml``.
@@ -33,10 +30,4 @@ class KeptConfiguration(SaveConfigCallback):
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Add the configuration; nothing of the kind is read when weights are loaded."""
-        checkpoint[CONFIGURATION] = self.text()
-
-    def text(self) -> str:
-        """The whole configuration, as YAML."""
-        text = self.parser.dump(self.config, skip_unset=False)
-        assert isinstance(text, str)
-        return text
+        checkpoint[CONFIGURATION] = str(self.parser.dump(self.config, skip_unset=False))

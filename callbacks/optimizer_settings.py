@@ -3,7 +3,6 @@
 import copy
 import logging
 import warnings
-from dataclasses import dataclass
 from typing import Any, cast
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -13,15 +12,6 @@ _logger = logging.getLogger(__name__)
 
 # Settings that have an optimizer remember more of every parameter than it did without.
 _REMEMBERING = ("amsgrad", "centered")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _New:
-    """What was made of the configuration, before a checkpoint's state was loaded into it."""
-
-    groups: list[list[dict[str, Any]]]
-    """Of each optimizer, the settings of its groups of parameters."""
-    schedulers: list[dict[str, Any]]
 
 
 class OptimizerSettings(Callback):
@@ -44,21 +34,20 @@ class OptimizerSettings(Callback):
         if source not in ("checkpoint", "config"):
             raise ValueError(f"source must be 'checkpoint' or 'config', got {source!r}")
         self.source = source
-        self._new: _New | None = None
+        # What was made of the configuration, before a checkpoint's state was loaded into it.
+        self._groups: list[list[dict[str, Any]]] = []  # the settings of each optimizer's groups of parameters
+        self._schedulers: list[dict[str, Any]] = []
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note the present settings, as long as they are there."""
-        self._new = _New(
-            groups=[[_settings(group) for group in optimizer.param_groups] for optimizer in trainer.optimizers],
-            schedulers=[_copied(scheduler) for scheduler in _schedulers(trainer)],
-        )
+        self._groups = [[_settings(group) for group in optimizer.param_groups] for optimizer in trainer.optimizers]
+        self._schedulers = [_copied(vars(config.scheduler)) for config in trainer.lr_scheduler_configs]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say what differs, and replace the checkpoint's settings if that is asked for."""
-        assert self._new is not None
         if trainer.ckpt_path is None:
             return
-        for optimizer, groups in zip(trainer.optimizers, self._new.groups, strict=True):
+        for optimizer, groups in zip(trainer.optimizers, self._groups, strict=True):
             _check(optimizer, groups)
             self._say(optimizer, groups)
             if self.source == "config":
@@ -67,17 +56,16 @@ class OptimizerSettings(Callback):
                     group.clear()
                     group |= copy.deepcopy(settings) | {"params": parameters}
         if self.source == "config":
-            for scheduler, new in zip(_schedulers(trainer), self._new.schedulers, strict=True):
-                _step_again(scheduler, new)
+            for config, new in zip(trainer.lr_scheduler_configs, self._schedulers, strict=True):
+                _step_again(config.scheduler, new)
 
     def _say(self, optimizer: Optimizer, groups: list[dict[str, Any]]) -> None:
         """Name every setting that differs; a scheduled rate by what it started from."""
-        kept = self.source == "checkpoint"
         for index, (theirs, ours) in enumerate(zip(optimizer.param_groups, groups, strict=True)):
             names = [name for name in ours if name != "lr" or "initial_lr" not in ours]
             for name in names:
                 if name in theirs and _plain(theirs[name]) != _plain(ours[name]):
-                    used = theirs[name] if kept else ours[name]
+                    used = theirs[name] if self.source == "checkpoint" else ours[name]
                     _logger.info(
                         "optimizer, group %d: %s was %s in the checkpoint and is %s in the configuration; %s is used",
                         *(index, name.removeprefix("initial_"), theirs[name], ours[name], used),
@@ -93,13 +81,9 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _schedulers(trainer: Trainer) -> list[Any]:
-    return [config.scheduler for config in trainer.lr_scheduler_configs]
-
-
-def _copied(scheduler: Any) -> dict[str, Any]:
+def _copied(scheduler: dict[str, Any]) -> dict[str, Any]:
     """All that a scheduler is, and the optimizer itself."""
-    return copy.deepcopy(vars(scheduler), {id(scheduler.optimizer): scheduler.optimizer})
+    return copy.deepcopy(scheduler, {id(scheduler["optimizer"]): scheduler["optimizer"]})
 
 
 def _check(optimizer: Optimizer, groups: list[dict[str, Any]]) -> None:
@@ -126,8 +110,7 @@ def _step_again(scheduler: Any, new: dict[str, Any]) -> None:
         )
     steps = scheduler.last_epoch - new["last_epoch"]
     vars(scheduler).clear()
-    vars(scheduler).update(copy.deepcopy(new, {id(new["optimizer"]): new["optimizer"]}))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that the optimizer took no step in between
+    vars(scheduler).update(_copied(new))
+    with warnings.catch_warnings(action="ignore"):  # that the optimizer took no step in between
         for _ in range(steps):
             cast("Any", scheduler).step()

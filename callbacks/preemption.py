@@ -2,7 +2,6 @@
 
 import logging
 from pathlib import Path
-from types import FrameType
 from typing import Any, cast
 
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
@@ -39,11 +38,7 @@ class Preemption(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Take SIGTERM over from Lightning."""
         self.asked = self._is_asked = False
-
-        def on_sigterm(number: int, frame: FrameType | None) -> None:
-            self._stop(trainer, number)
-
-        take_over_sigterm(trainer, on_sigterm)
+        take_over_sigterm(trainer, lambda number, frame: self._stop(trainer, number))
 
     def should_stop(self) -> bool:
         """Whether a rollout under way is to be dropped; a DataModule that plays asks before and during each."""

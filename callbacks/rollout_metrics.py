@@ -15,8 +15,7 @@ _logger = logging.getLogger(__name__)
 class RolloutMetrics(ExperienceCallback):
     """Logs ``rollout/*``, ``time/*`` and ``memory/*`` of each epoch, and says in one line how it went."""
 
-    def __init__(self) -> None:
-        self._last_end = time.perf_counter()
+    _last_end = 0.0
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock of the first iteration."""
@@ -27,10 +26,8 @@ class RolloutMetrics(ExperienceCallback):
         if self.experience is None:
             return
         now = time.perf_counter()
-        metrics = self.experience.metrics() | {
-            "time/iteration": now - self._last_end,
-            "memory/resident_gib": resident_gib(),
-        }
+        metrics = self.experience.metrics()
+        metrics |= {"time/iteration": now - self._last_end, "memory/resident_gib": resident_gib()}
         self._last_end = now
         pl_module.log_dict(metrics, sync_dist=True)
         pl_module.log("success", metrics["rollout/success_rate"], prog_bar=True, logger=False, sync_dist=True)

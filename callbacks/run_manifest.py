@@ -39,19 +39,13 @@ class RunManifest(Callback):
             "versions": {name: found for name in _DISTRIBUTIONS if (found := _version(name))},
             "seed": getattr(player, "seed", None),
             "panels": {split: {"sha256": panel.sha256, "tasks": len(panel)} for split, panel in panels.items()},
-            **_engine(getattr(player, "engine", None)),
-            "config": "config.yaml",
         }
+        if (engine := getattr(player, "engine", None)) is not None:
+            details = engine.details() if isinstance(engine, TellsDetails) else {}
+            manifest["engine"] = {"class": type(engine).__name__} | details
+        manifest["config"] = "config.yaml"
         with whole_file(Path(log_dir) / "manifest.json") as partial:
             partial.write_text(json.dumps(manifest, indent=2) + "\n")
-
-
-def _engine(engine: Any) -> dict[str, Any]:
-    """The engine's class and what its start has decided; nothing where a run has no engine."""
-    if engine is None:
-        return {}
-    details = engine.details() if isinstance(engine, TellsDetails) else {}
-    return {"engine": {"class": type(engine).__name__} | details}
 
 
 def _version(distribution: str) -> str | None:

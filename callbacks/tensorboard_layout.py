@@ -2,7 +2,8 @@
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from gigpo_lightning.figures import scalar_layout, shown_by
+from callbacks.watching import logger_methods
+from gigpo_lightning.figures import scalar_layout
 
 
 class TensorBoardLayout(Callback):
@@ -11,5 +12,5 @@ class TensorBoardLayout(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the layout where a logger has such a tab."""
         if trainer.is_global_zero:
-            for add_custom_scalars in shown_by(trainer.loggers, "add_custom_scalars"):
+            for add_custom_scalars in logger_methods(trainer.loggers, "add_custom_scalars"):
                 add_custom_scalars(scalar_layout())

@@ -8,12 +8,13 @@ from typing import Any, cast
 
 from lightning.pytorch import LightningModule, Trainer
 
-from callbacks.watching import ExperienceCallback
+from callbacks.watching import ExperienceCallback, logger_methods
 from gigpo_lightning.algorithm import Credit, CreditEstimator
+from gigpo_lightning.errors import check_count
 from gigpo_lightning.experience import scored_table
-from gigpo_lightning.figures import best_median_worst, credited_groups, shown_by, transcript
+from gigpo_lightning.figures import CreditedEpisode, best_median_worst, credited_groups, transcript
 from gigpo_lightning.policy_view import PolicyView
-from gigpo_lightning.rollout.player import HeldOutEpisodes
+from gigpo_lightning.rollout.player import HeldOutGroups
 from gigpo_lightning.rollout.store import write_trajectories
 from gigpo_lightning.trajectory import TrajectoryGroup
 
@@ -37,9 +38,8 @@ class Transcripts(ExperienceCallback):
     """
 
     def __init__(self, every_n_epochs: int = 1, text_every_n_epochs: int = 10) -> None:
-        for name, number in (("every_n_epochs", every_n_epochs), ("text_every_n_epochs", text_every_n_epochs)):
-            if number < 0:
-                raise ValueError(f"{name} must be >= 0, got {number}")
+        check_count("every_n_epochs", every_n_epochs, 0)
+        check_count("text_every_n_epochs", text_every_n_epochs, 0)
         self.every_n_epochs = every_n_epochs
         self.text_every_n_epochs = text_every_n_epochs
 
@@ -60,7 +60,7 @@ class Transcripts(ExperienceCallback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *args: Any
     ) -> None:
         """Show some of the held-out episodes."""
-        if isinstance(outputs, HeldOutEpisodes) and trainer.is_global_zero:
+        if isinstance(outputs, HeldOutGroups) and trainer.is_global_zero:
             compared = any(len(group.trajectories) > 1 for group in outputs.groups)
             credit = _credit(trainer, pl_module, outputs.groups) if compared else None
             self._show(trainer, f"held_out/{outputs.split}", outputs.groups, credit)
@@ -68,12 +68,9 @@ class Transcripts(ExperienceCallback):
     def on_predict_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *args: Any
     ) -> None:
-        """Write the played episodes, with the credit that their steps would have had.
-
-        One episode of a task has none to be compared with: ``held_out_repeats`` says how many there are.
-        """
+        """Write the played episodes, with the credit that their steps would have had beside a task's other episodes."""
         log_dir = trainer.log_dir  # asked on every rank: it is broadcast
-        if isinstance(batch, HeldOutEpisodes) and batch.groups:  # of few tasks a rank may have none
+        if isinstance(batch, HeldOutGroups) and batch.groups:  # of few tasks a rank may have none
             credit = _credit(trainer, pl_module, batch.groups)
             name = f"predict_{batch.split}"
             path = self._write(trainer, log_dir, pl_module, name, batch.groups, credit, batch.temperature)
@@ -81,16 +78,17 @@ class Transcripts(ExperienceCallback):
 
     def _show(self, trainer: Trainer, name: str, groups: Sequence[TrajectoryGroup], credit: Credit | None) -> None:
         """A best, a median and a worst episode as text; with credit, unless it has no other to be compared with."""
-        loggers = shown_by(trainer.loggers, "add_text") if trainer.is_global_zero else []
-        if not loggers:
+        add_texts = logger_methods(trainer.loggers, "add_text") if trainer.is_global_zero else []
+        if not add_texts:
             return
         episodes = [episode for group in groups for episode in group.trajectories]
-        compared = [len(group.trajectories) > 1 for group in groups for _ in group.trajectories]
-        credited = [each for group in credited_groups(groups, credit) for each in group] if credit is not None else None
+        worths: list[CreditedEpisode | None] = [None] * len(episodes)
+        if credit is not None:
+            credited = credited_groups(groups, credit)
+            worths = [each if len(group) > 1 else None for group in credited for each in group]
         for rank, number in best_median_worst(episodes).items():
-            worth = credited[number] if credited is not None and compared[number] else None
-            for add_text in loggers:
-                add_text(f"{name}/{rank}", transcript(episodes[number], worth), trainer.global_step)
+            for add_text in add_texts:
+                add_text(f"{name}/{rank}", transcript(episodes[number], worths[number]), trainer.global_step)
 
     def _write(
         self,
@@ -102,9 +100,8 @@ class Transcripts(ExperienceCallback):
         credit: Credit,
         temperature: float,
     ) -> Path:
-        folder = Path(log_dir or trainer.default_root_dir) / "trajectories"
         rank = f".{trainer.global_rank}" if trainer.world_size > 1 else ""
-        path = folder / f"{name}{rank}.parquet"
+        path = Path(log_dir or trainer.default_root_dir) / "trajectories" / f"{name}{rank}.parquet"
         prompt_text = cast("PolicyView", pl_module).tokenizer.exact_text
         write_trajectories(path, groups, credit, temperature=temperature, prompt_text=prompt_text)
         return path

@@ -8,6 +8,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 # By name, before an engine starts: vLLM on CPUs replaces torch.set_num_threads by a function that does nothing.
 from torch import get_num_threads, set_num_threads
 
+from gigpo_lightning.errors import check_count
+
 
 class UpdateThreads(Callback):
     """Computes the update on more threads than the rollout, on a CPU.
@@ -25,8 +27,7 @@ class UpdateThreads(Callback):
     def __init__(self, num_threads: int | None = None) -> None:
         if num_threads is None:
             num_threads = int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1))
-        if num_threads < 1:
-            raise ValueError(f"num_threads must be >= 1, got {num_threads}")
+        check_count("num_threads", num_threads)
         self.num_threads = num_threads
         self._before = 0
 

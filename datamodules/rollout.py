@@ -14,8 +14,8 @@ from gigpo_lightning.environments.splits import check_apart, check_split_names, 
 from gigpo_lightning.experience import Batching, Experience, StepScorer
 from gigpo_lightning.interruption import AsksToStop, play_unless_stopped
 from gigpo_lightning.prompts.base import Prompt
-from gigpo_lightning.ranks import dealt_back, gather, place
-from gigpo_lightning.rollout.player import HeldOutEpisodes, RolloutPlayer
+from gigpo_lightning.ranks import gather, interleave, place
+from gigpo_lightning.rollout.player import HeldOutGroups, RolloutPlayer
 from gigpo_lightning.rollout.sync import EngineSync
 
 
@@ -100,15 +100,15 @@ class RolloutDataModule(ExperienceDataModule):
             if isinstance(callback, EngineSync):
                 player.sync = callback
 
-    def val_dataloader(self) -> list[DataLoader[HeldOutEpisodes]]:
+    def val_dataloader(self) -> list[DataLoader[HeldOutGroups]]:
         """One loader a held-out split."""
         return [stream(partial(self._held_out, split)) for split in self.held_out_splits]
 
-    def test_dataloader(self) -> list[DataLoader[HeldOutEpisodes]]:
+    def test_dataloader(self) -> list[DataLoader[HeldOutGroups]]:
         """One loader a test split."""
         return [stream(partial(self._held_out, split)) for split in self.test_splits]
 
-    def predict_dataloader(self) -> DataLoader[HeldOutEpisodes]:
+    def predict_dataloader(self) -> DataLoader[HeldOutGroups]:
         """The predict split's episodes."""
         return stream(partial(self._held_out, self.predict_split))
 
@@ -125,7 +125,7 @@ class RolloutDataModule(ExperienceDataModule):
         """The groups of all ranks that the next epoch goes on with; a run that goes on begins them again."""
         if self.player.carry_over is None:
             return {}
-        return {"carried": dealt_back(gather(self.player.carried_groups(self._module().iteration)))}
+        return {"carried": interleave(gather(self.player.carried_groups(self._module().iteration)))}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Begin this rank's share of the carried groups again.
@@ -155,7 +155,7 @@ class RolloutDataModule(ExperienceDataModule):
                 policy=self.player.engine,
             )
 
-    def _held_out(self, split: str) -> Iterator[HeldOutEpisodes]:
+    def _held_out(self, split: str) -> Iterator[HeldOutGroups]:
         yield self.player.evaluate(split, self._module(), self._should_stop())
 
     def _should_stop(self) -> Callable[[], bool]:

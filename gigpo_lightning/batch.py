@@ -15,7 +15,7 @@ from torch import Tensor
 from gigpo_lightning.algorithm.advantages import Credit
 from gigpo_lightning.algorithm.losses import BatchCounts
 from gigpo_lightning.policy_view import PolicyView
-from gigpo_lightning.ranks import gather
+from gigpo_lightning.ranks import gather, interleave
 from gigpo_lightning.token_batch import Layout, TokenBatch, make_token_batch, plan_micro_batches
 from gigpo_lightning.trajectory import Step, Trajectory, TrajectoryGroup
 
@@ -102,34 +102,25 @@ def make_minibatches(
     if len(credit.advantage) != len(steps):
         raise ValueError(f"credit must have one row per step, got {len(credit.advantage)} for {len(steps)} steps")
     share = [1 / len(trajectory.steps) for trajectory in _trajectories(groups) for _ in trajectory.steps]
-    lengths = [sum(len(trajectory.steps) for trajectory in group.trajectories) for group in groups]
-    ours, total = _places(gather(lengths), rank)
+    group_lengths = [sum(len(trajectory.steps) for trajectory in group.trajectories) for group in groups]
+    ours, total = _places(gather(group_lengths), rank)
     parts, planned = [], []
     for places in plan_minibatches(total, minibatch_size, seed):
-        rows = [ours[place] for place in places if place in ours]
-        pairs = [(steps[row].prompt_ids, steps[row].completion_ids) for row in rows]
+        own = [ours[place] for place in places if place in ours]
+        pairs = [(steps[row].prompt_ids, steps[row].completion_ids) for row in own]
         micro_batches = [
-            make_step_batch([[rows[i] for i in block] for block in part], steps, share, credit, pad_token_id, layout)
+            make_step_batch([[own[i] for i in block] for block in part], steps, share, credit, pad_token_id, layout)
             for part in plan_micro_batches(pairs, micro_batch_tokens, layout)
         ]
         parts.append(micro_batches)
-        num_tokens, num_trajectories = sum(len(reply) for _, reply in pairs), sum(share[row] for row in rows)
-        planned.append((len(micro_batches), num_tokens, len(rows), num_trajectories))
+        num_tokens, num_trajectories = sum(len(reply) for _, reply in pairs), sum(share[row] for row in own)
+        planned.append((len(micro_batches), num_tokens, len(own), num_trajectories))
     minibatches = []
     for micro_batches, *everywhere in zip(parts, *gather(planned), strict=True):
-        most = max(number for number, *_ in everywhere)
-        filling = [_filling(pad_token_id)] * (most - len(micro_batches))
-        minibatches.append(
-            Minibatch(
-                micro_batches=(*micro_batches, *filling),
-                counts=BatchCounts(
-                    num_tokens=max(1, sum(num_tokens for _, num_tokens, *_ in everywhere)),
-                    num_rows=sum(num_rows for *_, num_rows, _ in everywhere),
-                    num_trajectories=sum(num_trajectories for *_, num_trajectories in everywhere),
-                ),
-                temperature=temperature or 1.0,
-            )
-        )
+        lengths, tokens, rows, trajectories = zip(*everywhere, strict=True)
+        micro_batches += [_filling(pad_token_id)] * (max(lengths) - len(micro_batches))
+        counts = BatchCounts(num_tokens=max(1, sum(tokens)), num_rows=sum(rows), num_trajectories=sum(trajectories))
+        minibatches.append(Minibatch(micro_batches=tuple(micro_batches), counts=counts, temperature=temperature or 1.0))
     return minibatches
 
 
@@ -145,16 +136,10 @@ def with_old_logprobs(minibatch: Minibatch, policy: PolicyView) -> Minibatch:
 def _places(lengths: Sequence[Sequence[int]], rank: int) -> tuple[dict[int, int], int]:
     """A rank's rows, by their places in the table of all ranks, and how many places that has.
 
-    Groups take turns there: the first of each rank, then the second of each, as tasks are dealt.
-
-    Args:
-        lengths: Steps of each group of each rank.
-        rank: Whose rows.
+    ``lengths`` are the steps of each group of each rank; groups stand there in the order in which tasks are dealt.
     """
-    owners: list[int] = []
-    for turn in range(max(map(len, lengths))):
-        for owner, of_groups in enumerate(lengths):
-            owners += [owner] * sum(of_groups[turn : turn + 1])
+    groups = interleave([[(owner, length) for length in each] for owner, each in enumerate(lengths)])
+    owners = [owner for owner, length in groups for _ in range(length)]
     places = [place for place, owner in enumerate(owners) if owner == rank]
     return {place: row for row, place in enumerate(places)}, len(owners)
 
@@ -184,13 +169,7 @@ def _trajectories(groups: Sequence[TrajectoryGroup]) -> list[Trajectory]:
 def plan_minibatches(num_rows: int, minibatch_size: int | None, seed: int) -> list[list[int]]:
     """Shuffle the rows and deal them into the fewest minibatches of at most ``minibatch_size``, equal but for one row.
 
-    Args:
-        num_rows: Rows to deal; no row gives no minibatch.
-        minibatch_size: Rows of a minibatch, at most; None puts all rows into one.
-        seed: Of the shuffle.
-
-    Returns:
-        Row numbers, each exactly once.
+    Without a size all rows are in one minibatch; of no rows there is none.
 
     Raises:
         ValueError: If ``minibatch_size`` is not positive.
@@ -216,15 +195,10 @@ def make_step_batch(
     pad_token_id: int,
     layout: Layout = "shared",
 ) -> StepBatch:
-    """Put steps into tensors.
+    """Put some of a rollout's steps into tensors.
 
-    Args:
-        blocks: Which, by their rows in the rollout's table; those of a block share their prompt.
-        steps: All of the rollout's, in the table's order.
-        trajectory_share: One over the number of steps of each step's trajectory.
-        credit: Of the rollout.
-        pad_token_id: Fills rows up.
-        layout: How replies lie in rows.
+    ``blocks`` are their rows in the rollout's table, those that share a prompt together. ``steps``, ``credit`` and
+    ``trajectory_share``, one over the number of steps of a step's trajectory, are of the whole table.
 
     Raises:
         ValueError: If a step has not one log-probability per written token.

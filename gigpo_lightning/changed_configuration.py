@@ -4,6 +4,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from gigpo_lightning.text import shown
+
 # What every run may say anew without being another.
 _EXPECTED = (
     "ckpt_path",
@@ -21,7 +23,6 @@ _EXPECTED = (
 )
 _LONGEST = 80  # characters of a value that are shown
 
-_TAKES_EFFECT = "takes effect"
 _KEPT = "has no effect, the checkpoint's is used; --optimizer_settings config takes the present one"
 _PARTLY = {
     "model.init_args.policy": "the trained weights are the checkpoint's, all else takes effect",
@@ -40,7 +41,7 @@ class Change:
     effect: str
 
     def __str__(self) -> str:
-        return f"{self.key} was {_shown(self.then)} and is {_shown(self.now)}: {self.effect}"
+        return f"{self.key} was {shown(self.then, _LONGEST)} and is {shown(self.now, _LONGEST)}: {self.effect}"
 
 
 def changes(then: Mapping[str, Any], now: Mapping[str, Any], kept: Sequence[str] = ()) -> list[Change]:
@@ -48,13 +49,20 @@ def changes(then: Mapping[str, Any], now: Mapping[str, Any], kept: Sequence[str]
 
     The values of the keys in ``kept``, and of all below them, come from the checkpoint.
     """
+    found = differences(then, now)
+    classes = [key.removesuffix("class_path") + "init_args" for key in found if key.endswith("class_path")]
+    return [
+        Change(key=key, then=before, now=after, effect=_effect(key, kept))
+        for key, (before, after) in found.items()
+        if not _is_below(key, (*_EXPECTED, *classes))
+    ]
+
+
+def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """What each key had then and has now, where that differs; keys have dots, and are in alphabetic order."""
     before, after = dict(leaves(then)), dict(leaves(now))
     differing = [key for key in before.keys() | after.keys() if before.get(key) != after.get(key)]
-    classes = [key.removesuffix("class_path") + "init_args" for key in differing if key.endswith("class_path")]
-    listed = [key for key in differing if not _is_below(key, (*_EXPECTED, *classes))]
-    return [
-        Change(key=key, then=before.get(key), now=after.get(key), effect=_effect(key, kept)) for key in sorted(listed)
-    ]
+    return {key: (before.get(key), after.get(key)) for key in sorted(differing)}
 
 
 def check_classes(found: Sequence[Change]) -> None:
@@ -66,7 +74,8 @@ def check_classes(found: Sequence[Change]) -> None:
     for change in found:
         if not change.key.endswith(".class_path"):
             continue
-        was = f"{change.key} must be the checkpoint's {_shown(change.then)}, got {_shown(change.now)}"
+        then, now = shown(change.then, _LONGEST), shown(change.now, _LONGEST)
+        was = f"{change.key} must be the checkpoint's {then}, got {now}"
         if _is_below(change.key, ("model.init_args.optimizer",)):
             raise ValueError(f"{was}: an optimizer cannot go on with another one's state; set it back, or begin anew")
         if change.effect == _KEPT:
@@ -76,7 +85,7 @@ def check_classes(found: Sequence[Change]) -> None:
 def _effect(key: str, kept: Sequence[str]) -> str:
     if _is_below(key, kept):
         return _KEPT
-    return next((effect for above, effect in _PARTLY.items() if _is_below(key, (above,))), _TAKES_EFFECT)
+    return next((effect for above, effect in _PARTLY.items() if _is_below(key, (above,))), "takes effect")
 
 
 def _is_below(key: str, above: Sequence[str]) -> bool:
@@ -94,8 +103,3 @@ def leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
         return
     for name, each in parts:
         yield from leaves(each, f"{key}.{name}" if key else str(name))
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."

@@ -3,9 +3,9 @@
 import contextlib
 import logging
 import os
-import sys
 import warnings
 from argparse import ArgumentError
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -27,8 +27,9 @@ from gigpo_lightning.disk import no_room
 from gigpo_lightning.dry_run import plan, plan_memory
 from gigpo_lightning.errors import Preempted, RunError, check_seed, no_exit
 from gigpo_lightning.last_checkpoint import last_checkpoint, read_progress
+from gigpo_lightning.messages import log_to_stderr, say_error
 from gigpo_lightning.prompts.base import check_markers
-from gigpo_lightning.ranks import leave_job
+from gigpo_lightning.ranks import wait_for_tensors_to_go
 from gigpo_lightning.standard_settings import add_standard
 from gigpo_lightning.strict_cli import MENDABLE, REFUSED, StrictCLI
 from gigpo_lightning.trainer_settings import check_trainer
@@ -38,7 +39,7 @@ from modules.checkpoint_folder import META
 from modules.checkpoint_io import check_whole
 from modules.run_folder import Claim, chosen_folder, claimed, hold
 
-__all__ = ["MENDABLE", "GigpoCLI", "build_cli", "main", "share_the_machine", "what_is_wrong"]
+__all__ = ["MENDABLE", "GigpoCLI", "build_cli", "checked_configuration", "main", "share_the_machine", "what_is_wrong"]
 
 _logger = logging.getLogger(__name__)
 
@@ -108,7 +109,7 @@ class GigpoCLI(StrictCLI):
             raise ValueError(f"trainer.accelerator must be one of {', '.join(known)}, got {given['accelerator']!r}")
         if self._is_dry_run() and given.get("accelerator", "auto") not in ("auto", "cpu"):
             # The machine that plans need not have the devices that are planned with.
-            kwargs |= {"accelerator": "cpu", "devices": self._planned_devices(given.get("devices", "auto"))}
+            kwargs |= {"accelerator": "cpu", "devices": _planned_devices(given.get("devices", "auto"))}
             kwargs |= {"strategy": "ddp"} if given.get("strategy") == "fsdp" else {}
         try:
             return super().instantiate_trainer(**kwargs)
@@ -122,26 +123,11 @@ class GigpoCLI(StrictCLI):
     def _is_dry_run(self) -> bool:
         return bool(self._get(self.config_init, "dry_run", default=False))
 
-    def _planned_devices(self, devices: Any) -> int:
-        """How many devices a machine's are; without a look at it ``auto`` and -1 could be any number.
-
-        Raises:
-            ValueError: If it is not said.
-        """
-        number = len(devices) if isinstance(devices, list) else int(devices) if str(devices).isdigit() else 0
-        if number < 1:
-            raise ValueError(f"trainer.devices must be a number or a list for --dry_run without them, got {devices!r}")
-        return number
-
     def fit(self, model: LightningModule, **kwargs: Any) -> None:
-        """Train, or only say what would be done."""
-        if self._is_dry_run():
-            self._say_the_plan(model)
+        """Train; in a dry run only say how the work is dealt out and what memory it takes, last as a line of JSON."""
+        if not self._is_dry_run():
+            self.trainer.fit(model, **kwargs)
             return
-        self.trainer.fit(model, **kwargs)
-
-    def _say_the_plan(self, model: LightningModule) -> None:
-        """Say how the work is dealt out and what memory it takes; the last line is JSON."""
         given = self._get(self.config_init, "trainer", default={})
         chosen = given.get("accelerator"), given.get("strategy")
         lines = plan(self.trainer, model, self.datamodule, *chosen)
@@ -159,12 +145,6 @@ class GigpoCLI(StrictCLI):
         """Carry the subcommand out in a folder that no other run gets; one that is only planned has none."""
         with contextlib.nullcontext(()) if self._is_dry_run() else claimed(self.trainer) as self._claims:
             super()._run_subcommand(subcommand)
-
-    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
-        kwargs = super()._prepare_subcommand_kwargs(subcommand)
-        for only_planned in ("dry_run", "device_gib"):
-            kwargs.pop(only_planned, None)
-        return kwargs
 
     def _parse_ckpt_path(self) -> None:
         """Leave the checkpoint unread: the configuration alone says what a run is, and its loader what is wrong."""
@@ -191,11 +171,7 @@ class GigpoCLI(StrictCLI):
             hold(folder for folder in folders if folder.parent not in numbered)
 
     def _rehearse(self) -> None:
-        """Try out what can be tried without weights and engines, and remember what came of it.
-
-        Raises:
-            ValueError: If a part of the run could not work.
-        """
+        """Try out what can be tried without weights and engines, and remember what came of it."""
         try:
             rehearsal = self.model.rehearse(self.trainer) if hasattr(self.model, "rehearse") else None
         except ValueError as error:
@@ -210,30 +186,19 @@ class GigpoCLI(StrictCLI):
         """Find the checkpoint that ``last`` means."""
         self._find_checkpoint()
 
-    def before_test(self) -> None:
-        """Find the checkpoint that ``last`` means."""
-        self._find_checkpoint()
-
-    def before_predict(self) -> None:
-        """Find the checkpoint that ``last`` means."""
-        self._find_checkpoint()
+    before_test = before_predict = before_validate
 
     def _checkpoint_folders(self) -> list[Path]:
         """Where this run will write its checkpoints."""
         chosen = chosen_folder(self.trainer)
         folders = [chosen / "checkpoints"] if chosen else []
-        for callback in self.trainer.checkpoint_callbacks:
-            if isinstance(callback, ModelCheckpoint) and callback.dirpath:
-                folders.append(Path(callback.dirpath))
-        return folders
+        theirs = [each for each in self.trainer.checkpoint_callbacks if isinstance(each, ModelCheckpoint)]
+        return folders + [Path(each.dirpath) for each in theirs if each.dirpath]
 
     def _find_checkpoint(self) -> None:
         """Give ``--ckpt_path last`` its meaning: the furthest checkpoint of any run under the same folder.
 
         Lightning looks only where the new run will write, and begins anew, with a warning, if there is nothing.
-
-        Raises:
-            ValueError: If there is none, or the one that is named cannot be one.
         """
         subcommand = self.config_init[str(self.subcommand)]
         if subcommand.get("ckpt_path") == "last":
@@ -243,18 +208,14 @@ class GigpoCLI(StrictCLI):
             check_whole(path)  # before a model is loaded, and whatever strategy reads it then
 
     def _last_checkpoint(self) -> Path:
-        """The furthest checkpoint under the folders that this run would write to.
-
-        Raises:
-            ValueError: If there is none that can be read.
-        """
+        """The furthest checkpoint under the folders that this run would write to."""
         roots: list[Path] = []
         others = [root for logger in self.trainer.loggers if (root := getattr(logger, "root_dir", None))]
         for folder in map(Path, (self.trainer.default_root_dir, *others, *self._checkpoint_folders())):
             if not any(folder.is_relative_to(root) for root in roots):
                 roots.append(folder)
         ours = isinstance(self.trainer.strategy.checkpoint_io, AtomicCheckpointIO)
-        found = last_checkpoint(roots, _check_file if ours else _anything, to_go_on=self.subcommand == "fit")
+        found = last_checkpoint(roots, _check_file if ours else lambda path: None, to_go_on=self.subcommand == "fit")
         if found is None:
             raise ValueError(
                 f"ckpt_path 'last' needs a checkpoint under {' or '.join(map(str, roots))}, but there is "
@@ -263,11 +224,7 @@ class GigpoCLI(StrictCLI):
         return found.path
 
     def _compare_configurations(self) -> None:
-        """Say what this run does otherwise than the checkpoint's, and have its optimizer's settings be whose they are.
-
-        Raises:
-            ValueError: If its optimizer or scheduler cannot go on with the checkpoint's state.
-        """
+        """Say what this run does otherwise than the checkpoint's, and decide whose settings its optimizer has."""
         path, callbacks = self.config_init["fit"].get("ckpt_path"), cast("Any", self.trainer).callbacks
         own = [each for each in callbacks if isinstance(each, OptimizerSettings)]
         source = own[0].source if own else self.config_init["fit"]["optimizer_settings"]
@@ -282,16 +239,30 @@ class GigpoCLI(StrictCLI):
         if then is None:
             _logger.info("the configuration of the run of %s is not known: what differs from it cannot be said", path)
             return
-        config = self.config["fit"]
-        now = yaml.safe_load(self._parser("fit").dump(config, skip_unset=False))
         kept = getattr(self.model, "optimizer_arguments", ()) if source == "checkpoint" else ()
-        found = changes(then, now, [f"model.init_args.{name}" for name in kept])
+        found = changes(then, yaml.safe_load(self.run_configuration()), [f"model.init_args.{name}" for name in kept])
         check_classes(found)
         for change in found:
             _logger.info("other than in the checkpoint's run: %s", change)
         held = then["model"].get("init_args", {})
         for name in held.keys() & set(kept):
-            config.model.init_args[name] = dict_to_namespace(held[name]) if isinstance(held[name], dict) else held[name]
+            value = dict_to_namespace(held[name]) if isinstance(held[name], dict) else held[name]
+            self.config["fit"].model.init_args[name] = value
+
+    def run_configuration(self) -> str:
+        """The whole configuration of ``fit``, as YAML, without the options of the command line alone."""
+        config = self.config["fit"].clone()
+        for key in ("config", "device_gib", "dry_run", "optimizer_settings"):
+            config.pop(key, None)
+        return str(self._parser("fit").dump(config, skip_unset=False))
+
+
+def _planned_devices(devices: Any) -> int:
+    """How many devices a machine's are; without a look at it ``auto`` and -1 could be any number."""
+    number = len(devices) if isinstance(devices, list) else int(devices) if str(devices).isdigit() else 0
+    if number < 1:
+        raise ValueError(f"trainer.devices must be a number or a list for --dry_run without them, got {devices!r}")
+    return number
 
 
 def build_cli(args: Any = None, run: bool = True) -> GigpoCLI:
@@ -320,14 +291,31 @@ def build_cli(args: Any = None, run: bool = True) -> GigpoCLI:
         )
 
 
+def checked_configuration(options: Sequence[str]) -> str:
+    """Make every object of a ``gigpo fit --dry_run`` once, and write its whole configuration out as YAML.
+
+    Raises:
+        ValueError: If the run would be refused, in the same words.
+    """
+    variables, level = dict(os.environ), logging.root.manager.disable
+    logging.disable(logging.WARNING)  # the run itself will say it, in its log
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            return build_cli(["fit", *options, "--dry_run"]).run_configuration()
+    except MENDABLE as error:
+        raise ValueError(what_is_wrong(error)) from error
+    finally:
+        logging.disable(level)
+        os.environ.clear()
+        os.environ.update(variables)
+
+
 def main() -> None:
     """Run the command line; what a user can mend ends with one line, not a traceback."""
     rank = getattr(rank_zero_only, "rank", 0)
     # What every rank would say, the first says; what went wrong, each.
     default, form = ("WARNING", f"rank {rank}: %(message)s") if rank else ("INFO", "%(message)s")
-    logging.basicConfig(level=os.environ.get("GIGPO_LOG_LEVEL", default), format=form, stream=sys.stderr)
-    for noisy in ("httpx", "fsspec", "urllib3", "py4j"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
+    log_to_stderr(default, form)
     for message in _KNOWN_WARNINGS:
         warnings.filterwarnings("ignore", message=message)
     share_the_machine()
@@ -337,10 +325,9 @@ def main() -> None:
     except Preempted as stop:
         exit_code = stop.exit_code
     except MENDABLE as error:
-        _logger.debug("the whole story:", exc_info=True)
-        _logger.error("error: %s\n(GIGPO_LOG_LEVEL=DEBUG shows where it was raised)", what_is_wrong(error))
+        say_error(what_is_wrong(error))
         raise SystemExit(2) from error
-    leave_job()
+    wait_for_tensors_to_go()
     if exit_code:
         raise SystemExit(exit_code)
 
@@ -349,14 +336,9 @@ def share_the_machine() -> None:
     """Settings of the process that leave memory and cores to the rest of a run, unless the user has said otherwise."""
     # oneDNN compiles every new shape of a matrix product, and keeps 1024 of them: half a GiB, seldom used again.
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")
-    threads = os.environ.get("OMP_NUM_THREADS")
-    if threads is None:
+    if "OMP_NUM_THREADS" not in os.environ:
         # Contended, two threads are several times slower than one; environment workers want the other core.
         torch.set_num_threads(max(1, (os.cpu_count() or 2) // 2))
-
-
-def _anything(path: Path) -> None:
-    """Let a CheckpointIO of the user's own say what it can read."""
 
 
 def _check_file(path: Path) -> None:
@@ -367,11 +349,6 @@ def _check_file(path: Path) -> None:
 
 
 def _seed(value: Any) -> int:
-    """The seed of everything, for the data.
-
-    Raises:
-        ValueError: If it is none.
-    """
     if value is None:
         raise ValueError("seed_everything must be a whole number, got nothing")
     check_seed(int(value), "seed_everything")

@@ -113,7 +113,9 @@ class _Findings:
         path = [each for each in self.path if each]
         key = ".".join(path)
         if not key:
-            return self._of_no_key()
+            without = (_NO_SUBCLASS, "Expected a <class 'NoneType'>")
+            leaves = [each for each in self.leaves if not each.startswith(without)] or self.leaves
+            return " ".join(leaves) or self.no_path
         leaves = [each for each in self.leaves if "NoneType" not in each] or self.leaves
         leaves = [each for each in leaves if not each.startswith(_NO_SUBCLASS)] or leaves
         first = leaves[0] if leaves else self.no_path or "cannot be read"
@@ -136,11 +138,6 @@ class _Findings:
             return f"{key}.class_path must name what can be used there, got {value}: {first}"
         return f"{key}: {'; '.join(leaves) or first}" + (f", got {shortened(self.value)}" if self.value else "")
 
-    def _of_no_key(self) -> str:
-        without = (_NO_SUBCLASS, "Expected a <class 'NoneType'>")
-        leaves = [each for each in self.leaves if not each.startswith(without)] or self.leaves
-        return " ".join(leaves) or self.no_path
-
 
 def shortened(value: Any) -> str:
     """A value as a message shows it."""
@@ -162,29 +159,26 @@ def constructor_complaint(error: BaseException, made: Callable[..., Any], given:
     owner = key.removesuffix(".init_args").rpartition(".")[2]
     if first and first[1] == owner and first[2]:  # a message such as "deadlines.step must be"
         return f"{key}{first[2]}{said[first.end() :]}"
-    names = {*inspect.signature(made).parameters, *given}
+    parameters = inspect.signature(made).parameters
+    names = {*parameters, *given}
     if first and first[1] in names:
         return f"{key}.{said}"
+
+    def is_said(value: Any) -> bool:
+        return re.search(rf"(?<![\w.]){re.escape(str(value))}(?![\w.])", said) is not None
+
     mentioned = [name for name in names if re.search(rf"\b{name}\b", said)]
     if not mentioned:
-        mentioned = [name for name, value in given.items() if any(_mentions(said, each) for each in _flat(value))]
+        mentioned = [name for name, value in given.items() if any(map(is_said, _flat(value)))]
     if len(mentioned) == 1:
         return f"{key}.{mentioned[0]}: {said}"
-    settings = ", ".join(f"{name} {shortened(value)}" for name, value in _set(made, given))
+    settings = ", ".join(
+        f"{name} {shortened(value)}"
+        for name, value in given.items()
+        if isinstance(value, bool | int | float | str)
+        and not (name in parameters and repr(parameters[name].default) == repr(value))
+    )
     return f"{key} of {getattr(made, '__name__', made)}{f' ({settings})' if settings else ''}: {said}"
-
-
-def _set(made: Callable[..., Any], given: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """The numbers and words that are not a class's own."""
-    parameters = inspect.signature(made).parameters
-    for name, value in given.items():
-        own = name in parameters and repr(parameters[name].default) == repr(value)
-        if isinstance(value, bool | int | float | str) and not own:
-            yield name, value
-
-
-def _mentions(said: str, value: Any) -> bool:
-    return re.search(rf"(?<![\w.]){re.escape(str(value))}(?![\w.])", said) is not None
 
 
 def _flat(value: Any) -> Iterator[Any]:

@@ -20,11 +20,7 @@ _load = jsonargparse.get_loader("yaml")
 
 
 def strict_load(text: str) -> Any:
-    """What jsonargparse's own loader makes of a text, unless a key in it stands twice or a value holds itself.
-
-    Raises:
-        yaml.YAMLError: If it is so.
-    """
+    """What jsonargparse's own loader makes of a text that ``check_yaml`` does not refuse."""
     if ":" in text or "&" in text:
         check_yaml(text)
     return _load(text)
@@ -45,13 +41,12 @@ class StrictConfigFile(ActionConfigFile):
         inline = (
             not isinstance(values, str) or any(each in values for each in ("\n", "{", ": ", "://")) or values == "-"
         )
-        path = None if inline else Path(values)  # else they are settings, standard input or an address
-        if path is not None:
-            _check_file(path)
+        if not inline:  # else they are settings, standard input or an address
+            _check_file(Path(values))
         try:
             self.apply_config(parser, namespace, self.dest, values)
         except (TypeError, KeyError, ArgumentError) as error:
-            name = path if path is not None else shortened(values)
+            name = shortened(values) if inline else Path(values)
             raise ValueError(f"{name}: {parser_complaint(str(error))}") from error
 
 
@@ -70,12 +65,7 @@ def _check_file(path: Path) -> None:
 
 
 def _check_classes(path: Path, held: dict[str, Any]) -> None:
-    """Refuse what no class takes, which the parser would call a class of another kind.
-
-    Raises:
-        ValueError: If a ``class_path`` is no name, something stands beside it and its ``init_args``, or these are no
-            settings.
-    """
+    """Refuse what no class takes, which the parser would call a class of another kind."""
     for key, node in config_nodes(held):
         if "class_path" not in node:
             continue
@@ -97,8 +87,6 @@ def no_section(key: str, value: Any) -> str:
 
 def refuse_nothing(parser: Any, config: Namespace) -> None:
     """Refuse keys that are left empty although nothing is no value that they may have.
-
-    A parser cannot tell such a key from one that was not given, unless it is told to.
 
     Raises:
         ValueError: If there is one; the message names it.

@@ -51,15 +51,8 @@ def demonstrate(
     are seen with its advice too, and states that need no cure are seen as well. Some detours are slips, commands of an
     earlier turn that now do nothing: a policy that never saw one fail repeats it when it first makes one.
 
-    Args:
-        environment: Plays the tasks.
-        tasks: One episode each.
-        expert: Labels every state.
-        detour_probability: Highest rate of random admissible actions, between 0 and 1.
-        max_steps: Longest episode.
-        seed: Of the detours.
-        slip_probability: Share of the detours that are slips, where there is a command to slip to.
-        ignored_actions: Never taken as a detour.
+    ``slip_probability`` is the share of slips among the detours, where there is a command to slip to; no detour is one
+    of ``ignored_actions``.
 
     Raises:
         ValueError: If a probability is not in [0, 1], an answer of the environment breaks a rule, or detours are asked

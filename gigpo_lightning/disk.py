@@ -2,12 +2,13 @@
 
 import contextlib
 import errno
+import json
 import os
 import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from gigpo_lightning.errors import RunError
 
@@ -45,15 +46,6 @@ def no_room(error: BaseException | None) -> str:
     return ""
 
 
-def full_disk_error(path: Path | str, reason: str) -> FullDiskError:
-    """The error that names the file, and says how to go on."""
-    kept = "what had that name before is unharmed" if os.path.lexists(path) else "nothing of it is left"
-    return FullDiskError(
-        f"{path} cannot be written: {reason}; {kept}. Make room, then start again, with --ckpt_path last to go on from "
-        "the last checkpoint"
-    )
-
-
 @contextlib.contextmanager
 def room_for(path: Path | str) -> Iterator[None]:
     """Have a full disk called by its name.
@@ -67,21 +59,19 @@ def room_for(path: Path | str) -> Iterator[None]:
         reason = no_room(error)
         if not reason or isinstance(error, FullDiskError):
             raise
-        raise full_disk_error(path, reason) from error
+        kept = "what had that name before is unharmed" if os.path.lexists(path) else "nothing of it is left"
+        raise FullDiskError(
+            f"{path} cannot be written: {reason}; {kept}. Make room, then start again, with --ckpt_path last to go on "
+            "from the last checkpoint"
+        ) from error
 
 
 @contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """Write a file beside its place, and move it there once it is whole and on the disk.
+    """Write a file beside its place, which is yielded, and move it there once it is whole and on the disk.
 
-    Whatever ends the process, a file of that name is whole. What a killed process leaves is called ``*.partial``, which
-    nothing reads and the next file of that name overwrites.
-
-    Args:
-        path: The file; its folder is made. A folder of that name is replaced.
-
-    Yields:
-        Where to write.
+    Its folder is made, and a folder of that name is replaced. Whatever ends the process, a file of that name is whole.
+    What a killed process leaves is called ``*.partial``, which nothing reads and the next file overwrites.
 
     Raises:
         FullDiskError: If there is no room; the former file is still there.
@@ -102,9 +92,7 @@ def whole_file(path: Path) -> Iterator[Path]:
 def whole_folder(path: Path, keep_others: bool = False) -> Iterator[Path]:
     """As ``whole_file``, for a folder; while it is written it has a name with a dot.
 
-    Args:
-        path: The folder.
-        keep_others: Leave files of other names that are in the folder already; otherwise it is replaced.
+    With ``keep_others``, files of other names that are in the folder already stay.
 
     Raises:
         FullDiskError: If there is no room; the former folder is still there.
@@ -148,6 +136,16 @@ def whole_lines(path: Path) -> Iterator[IO[str]]:
                 else:
                     os.truncate(path, size)
             raise
+
+
+def checkpoints_in(folder: Path) -> list[Path]:
+    """The whole checkpoints anywhere below a folder; of one that is a folder itself, ``meta.pt`` is written last."""
+    return [path for path in folder.rglob("*.ckpt") if not path.is_dir() or (path / "meta.pt").is_file()]
+
+
+def read_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The whole lines of a JSONL file whose writer may have been killed."""
+    return (json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n"))
 
 
 def put(new: Path, path: Path) -> None:

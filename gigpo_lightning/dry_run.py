@@ -26,9 +26,22 @@ def plan(trainer: Any, module: Any, data: Any, accelerator: Any = None, strategy
         f"{_count(ranks, 'rank')}: {_count(trainer.num_nodes, 'machine')} with {trainer.num_devices} each, "
         f"accelerator {accelerator or 'auto'}, strategy {_name(strategy or 'auto')}, precision {trainer.precision}",
     ]
-    if hasattr(data, "player"):
-        lines += _of_rollouts(data, ranks)
-    return lines
+    if not hasattr(data, "player"):
+        return lines
+    player = data.player
+    check_share(player.tasks_per_epoch, ranks)
+    least, more = divmod(player.tasks_per_epoch, ranks)
+    steps = player.tasks_per_epoch * player.group_size * player.max_steps
+    size = data.batching.minibatch_size or steps
+    return [
+        *lines,
+        f"rollout: {player.tasks_per_epoch} groups of {player.group_size} episodes an epoch, of at most "
+        f"{player.max_steps} steps; a rank plays {f'{least} or {least + 1}' if more else least} groups on its own "
+        f"{type(player.engine).__name__}, with {_count(player.workers, 'worker process', 'worker processes')}",
+        f"update: at most {-(-steps // size)} optimizer steps an epoch, each of at most {size} steps of all ranks, in "
+        f"micro-batches of at most {data.batching.micro_batch_tokens} tokens a rank",
+        f"evaluation on {', '.join(data.held_out_splits)}, dealt out over the ranks",
+    ]
 
 
 def plan_memory(
@@ -51,9 +64,7 @@ def plan_memory(
     """
     if device_gib is not None:
         check_range("device_gib", device_gib, 1e-3, _WIDEST)
-    name = (
-        "auto" if accelerator is None else accelerator if isinstance(accelerator, str) else type(accelerator).__name__
-    )
+    name = _name("auto" if accelerator is None else accelerator)
     on_gpu = torch.cuda.is_available() if name == "auto" else not name.lower().startswith("cpu")
     found, what = _device(on_gpu, trainer.num_devices) if device_gib is None else (device_gib, "--device_gib")
     try:
@@ -73,26 +84,8 @@ def _device(on_gpu: bool, devices: int) -> tuple[float, str]:
     return GPU_80_GIB, "taken for a GPU of 80 GB (--device_gib says otherwise)"
 
 
-def _of_rollouts(data: Any, ranks: int) -> list[str]:
-    player = data.player
-    check_share(player.tasks_per_epoch, ranks)
-    episodes = player.tasks_per_epoch * player.group_size
-    least, more = divmod(player.tasks_per_epoch, ranks)
-    share = f"{least} or {least + 1}" if more else f"{least}"
-    steps = episodes * player.max_steps
-    size = data.batching.minibatch_size or steps
-    return [
-        f"rollout: {player.tasks_per_epoch} groups of {player.group_size} episodes an epoch, of at most "
-        f"{player.max_steps} steps; a rank plays {share} groups on its own {type(player.engine).__name__}, with "
-        f"{_count(player.workers, 'worker process', 'worker processes')}",
-        f"update: at most {-(-steps // size)} optimizer steps an epoch, each of at most {size} steps of all ranks, in "
-        f"micro-batches of at most {data.batching.micro_batch_tokens} tokens a rank",
-        f"evaluation on {', '.join(data.held_out_splits)}, dealt out over the ranks",
-    ]
-
-
-def _name(strategy: Any) -> str:
-    return strategy if isinstance(strategy, str) else type(strategy).__name__
+def _name(part: Any) -> str:
+    return part if isinstance(part, str) else type(part).__name__
 
 
 def _count(number: int, one: str, several: str = "") -> str:

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 import yaml
 
+from gigpo_lightning.disk import checkpoints_in
+
 _logger = logging.getLogger(__name__)
 
 CONFIGURATION = "configuration"
@@ -56,17 +58,13 @@ class Progress:
 
 
 def read_progress(path: Path) -> Progress:
-    """Read how far a checkpoint's run had come.
-
-    Args:
-        path: A file, or a folder that a sharding strategy wrote; its last file, ``meta.pt``, says that it is whole.
+    """Read how far a checkpoint's run had come; it is a file, or a folder that a sharding strategy wrote.
 
     Raises:
         ValueError: If it cannot be read, or does not say.
         FileNotFoundError: If there is none.
     """
     file = path / "meta.pt" if path.is_dir() else path
-    written = file.stat().st_mtime_ns
     try:
         checkpoint = torch.load(file, map_location="cpu", mmap=True, weights_only=True)
         epochs, step = _epochs(checkpoint), checkpoint["global_step"]
@@ -82,7 +80,7 @@ def read_progress(path: Path) -> Progress:
         epochs=epochs,
         global_step=step,
         resumable=path.is_dir() or "optimizer_states" in checkpoint,
-        written=written,
+        written=file.stat().st_mtime_ns,
         configuration=configuration if isinstance(configuration, str) else None,
     )
 
@@ -92,24 +90,20 @@ def last_checkpoint(
 ) -> Progress | None:
     """The checkpoint with the most epochs done in any folder below those given, and of these the most optimizer steps.
 
-    File times decide where several have come equally far: clocks jump, and copies have times of their own. What cannot
-    be read is passed over, with a warning. The log says what was taken, and why.
-
-    Args:
-        roots: Folders; those that do not exist hold none.
-        check: Raises ``ValueError`` for one that must not be taken; it is asked about the best ones only.
-        to_go_on: Pass over those that hold weights only.
-
-    Returns:
-        The one to take; None if there is none.
+    File times decide where several have come equally far: clocks jump, and copies have times of their own. Passed over,
+    with a warning, is what cannot be read, what ``check`` refuses by a ``ValueError`` (only the best ones are checked)
+    and, ``to_go_on``, what holds weights only. The log says what was taken, and why. None if there is no checkpoint.
 
     Raises:
         ValueError: If there are some, and none can be used; the message says why of one of them.
     """
     found, refused = [], []
-    for path in _paths(roots):
+    for path in dict.fromkeys(path for root in roots for path in checkpoints_in(root)):
         try:
-            found.append(_read(path, to_go_on))
+            progress = read_progress(path)
+            if to_go_on and not progress.resumable:
+                raise ValueError(f"{path} holds weights only, and no run can go on from it")
+            found.append(progress)
         except FileNotFoundError:
             continue  # its run may have replaced it meanwhile
         except ValueError as error:
@@ -136,18 +130,6 @@ def _epochs(checkpoint: dict[str, Any]) -> Any:
     if "loops" in checkpoint:
         return checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
     return checkpoint["epoch"]
-
-
-def _paths(roots: Iterable[Path]) -> list[Path]:
-    paths = dict.fromkeys(path for root in roots for path in root.rglob("*.ckpt"))
-    return [path for path in paths if not path.is_dir() or (path / "meta.pt").is_file()]
-
-
-def _read(path: Path, to_go_on: bool) -> Progress:
-    progress = read_progress(path)
-    if to_go_on and not progress.resumable:
-        raise ValueError(f"{path} holds weights only, and no run can go on from it")
-    return progress
 
 
 def _passed_over(error: ValueError) -> str:

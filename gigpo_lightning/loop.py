@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from gigpo_lightning.algorithm import CreditEstimator
 from gigpo_lightning.experience import Batching, Experience, StepScorer
 from gigpo_lightning.policy_view import PolicyView
-from gigpo_lightning.rollout.player import HeldOutEpisodes, RolloutPlayer
+from gigpo_lightning.rollout.player import HeldOutGroups, RolloutPlayer
 from gigpo_lightning.update import Learner
 
 
@@ -22,7 +22,7 @@ def train(
     epochs: int,
     held_out_splits: Sequence[str] = (),
     scorers: Sequence[StepScorer] = (),
-) -> Iterator[tuple[dict[str, float], list[HeldOutEpisodes]]]:
+) -> Iterator[tuple[dict[str, float], list[HeldOutGroups]]]:
     """Train a policy, and yield each epoch's metrics and evaluations.
 
     Args:

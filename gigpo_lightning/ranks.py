@@ -13,14 +13,11 @@ _LETTING_GO = 0.5  # seconds; microseconds do on an idle machine
 
 
 def gather(value: T) -> list[T]:
-    """Every process's value, by rank; every process must call it, and gets the same list.
-
-    Args:
-        value: Small, and picklable: the processes of a job trust each other.
-    """
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+    """Every process's value, small and picklable, by rank; every process must call it, and gets the same list."""
+    _, ranks = place()
+    if ranks == 1:
         return [value]
-    values: list[T | None] = [None] * torch.distributed.get_world_size()
+    values: list[T | None] = [None] * ranks
     torch.distributed.all_gather_object(values, value)
     return values  # type: ignore[return-value]  # every place has been filled
 
@@ -44,17 +41,16 @@ def together(action: Callable[[], T]) -> T:
         values.append(action())
     except (OSError, RuntimeError, ValueError) as raised:
         error = raised
-    errors = [each for each in gather(error) if each is not None]
-    if errors:
+    if errors := [each for each in gather(error) if each is not None]:
         raise error or errors[0]
     return values[0]
 
 
-def dealt_back(by_rank: Sequence[Sequence[T]]) -> list[T]:
-    """What was dealt out to the ranks one by one, in its first order.
+def interleave(by_rank: Sequence[Sequence[T]]) -> list[T]:
+    """Put what was dealt out to the ranks one by one back in its first order.
 
     Example:
-        >>> dealt_back([["a", "c", "e"], ["b", "d"]])
+        >>> interleave([["a", "c", "e"], ["b", "d"]])
         ['a', 'b', 'c', 'd', 'e']
     """
     turns = range(max(map(len, by_rank), default=0))
@@ -62,10 +58,7 @@ def dealt_back(by_rank: Sequence[Sequence[T]]) -> list[T]:
 
 
 def end_processes(processes: Iterable[subprocess.Popen[bytes]], patience: float = 10.0) -> None:
-    """End the ranks that this one has launched, which would wait for it until a collective times out.
-
-    For ``patience`` seconds, they may say what they have to say themselves.
-    """
+    """End the ranks that this one has launched; for ``patience`` seconds they may say what they have to say."""
     deadline = time.monotonic() + patience
     for process in processes:
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -74,12 +67,12 @@ def end_processes(processes: Iterable[subprocess.Popen[bytes]], patience: float 
             process.kill()
 
 
-def leave_job() -> None:
+def wait_for_tensors_to_go() -> None:
     """Wait, in a job of several processes, until no thread of it holds a tensor; when all has ended well.
 
     One that frees a tensor while the interpreter ends aborts the process, and with it a job that has succeeded. Groups
     are not destroyed here: an engine has its own, and destroys them at exit.
     """
-    together = torch.distributed.is_available() and torch.distributed.is_initialized()
-    if together and torch.distributed.get_world_size() > 1:
+    _, ranks = place()
+    if ranks > 1:
         time.sleep(_LETTING_GO)

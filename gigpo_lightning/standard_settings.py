@@ -20,9 +20,7 @@ _EVERY_EPOCH = Namespace(
 def add_standard(settings: Namespace, subcommand: str) -> None:
     """Add what a run has unless it names its own: the module's callbacks, checkpoints, and a good end on SIGTERM.
 
-    Args:
-        settings: The subcommand's configuration, with ``trainer`` and ``model``.
-        subcommand: Its name; only ``fit`` writes checkpoints.
+    ``settings`` are the subcommand's, with ``trainer`` and ``model``; only ``fit`` writes checkpoints.
     """
     trainer, module = settings.trainer, _class_of(settings.model)
     callbacks = _as_list(trainer.get("callbacks"))
@@ -42,11 +40,8 @@ def add_standard(settings: Namespace, subcommand: str) -> None:
 
 def _settings(kind: type) -> Namespace:
     """A class and its defaults, as a configuration names them."""
-    defaults = {
-        name: parameter.default
-        for name, parameter in inspect.signature(kind).parameters.items()
-        if parameter.default is not inspect.Parameter.empty
-    }
+    parameters = inspect.signature(kind).parameters.values()
+    defaults = {each.name: each.default for each in parameters if each.default is not each.empty}
     path = f"{kind.__module__.partition('.')[0]}.{kind.__name__}"
     return Namespace(class_path=path, init_args=Namespace(defaults)) if defaults else Namespace(class_path=path)
 

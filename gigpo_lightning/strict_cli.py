@@ -61,11 +61,7 @@ class StrictCLI(LightningCLI):
         applied_instantiation_links: dict[str, Any],
         **kwargs: Any,
     ) -> Any:
-        """Make an object of the configuration.
-
-        Raises:
-            ValueError: If its constructor refuses an argument.
-        """
+        """Make an object of the configuration; what its constructor refuses is a ``ValueError`` with the full key."""
         try:
             if make is None:
                 return class_type(*args, **kwargs)

@@ -1,6 +1,5 @@
 """What a step table's columns must hold: types that lose nothing, ids and steps that name each row once."""
 
-from collections import deque
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -96,11 +95,11 @@ def checked_column(name: str, values: Iterable[Any]) -> np.ndarray[Any, np.dtype
     except TypeError as error:
         raise ValueError(f"column {name} must have one value a row, got {values!r}") from error
     if dtype is np.object_:
-        try:
-            deque(map(hash, entries), maxlen=0)
-        except TypeError as error:
-            row = next(row for row, entry in enumerate(entries) if not _is_hashable(entry))
-            raise ValueError(f"column {name} must be hashable, got {entries[row]!r} in row {row}") from error
+        for row, entry in enumerate(entries):
+            try:
+                hash(entry)
+            except TypeError as error:
+                raise ValueError(f"column {name} must be hashable, got {entry!r} in row {row}") from error
         return np.fromiter(entries, dtype=object, count=len(entries))
     try:
         column = np.array(entries.tolist() if isinstance(entries, np.ndarray) and entries.dtype == object else entries)
@@ -111,14 +110,6 @@ def checked_column(name: str, values: Iterable[Any]) -> np.ndarray[Any, np.dtype
         return column.astype(dtype)
     row = next((row for row, entry in enumerate(entries) if not _fits(entry, dtype)), 0)
     raise ValueError(f"column {name} must be {dtype.__name__}, got {entries[row]!r} in row {row}")
-
-
-def _is_hashable(entry: object) -> bool:
-    try:
-        hash(entry)
-    except TypeError:
-        return False
-    return True
 
 
 def _fits(entry: object, dtype: type[np.generic]) -> bool:

@@ -1,4 +1,11 @@
-"""Text that every tokenizer and pipe takes, and that fits into a message."""
+"""Text that every tokenizer, pipe and file system takes, and that fits into a message."""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+
+_LONGEST_NAME = 140
 
 
 def well_formed(text: str) -> str:
@@ -10,3 +17,31 @@ def shown(value: object, longest: int = 200) -> str:
     """A value for a message, cut if it is long: an observation may have millions of characters."""
     text = repr(value)
     return text if len(text) <= longest else f"{text[:longest]}..."
+
+
+def folder_name(overrides: Mapping[str, str]) -> str:
+    """The name of a run's folder: its overrides in alphabetic order, in characters that every file system takes.
+
+    A key is its last word, unless two share it. Where something had to be left out, first the longest, eight digits of
+    a hash tell the names apart.
+
+    Example:
+        >>> folder_name({"run": "alfworld/tiny_cpu", "model.init_args.credit.init_args.discount": "0.9"})
+        'discount=0.9,run=alfworld-tiny_cpu'
+        >>> folder_name({"data.init_args.held_out_splits": "[a, b]"})
+        'held_out_splits=-a-b-,557c6c86'
+    """
+    short = dict(zip(overrides, short_keys(list(overrides)), strict=True))
+    pairs = sorted(f"{short[key]}={value}".replace("/", "-") for key, value in overrides.items())
+    said = [re.sub(r"[^\w.=+@-]+", "-", pair, flags=re.ASCII) for pair in pairs]
+    while len(",".join(said)) > _LONGEST_NAME:
+        said.remove(max(said, key=len))
+    if said != pairs:
+        said.append(hashlib.sha256(json.dumps(dict(overrides), sort_keys=True).encode()).hexdigest()[:8])
+    return ",".join(said) or "run"
+
+
+def short_keys(keys: Sequence[str]) -> list[str]:
+    """The last word of each key; the whole key where two share one."""
+    last = [key.rpartition(".")[2] for key in keys]
+    return [key if last.count(word) > 1 else word for key, word in zip(keys, last, strict=True)]

@@ -139,12 +139,7 @@ def make_token_batch(
 def plan_micro_batches(pairs: Sequence[Pair], token_budget: int, layout: Layout = "shared") -> list[list[list[int]]]:
     """Pack rows of like length together, so that rows times longest row stays within the budget.
 
-    A pair longer than the budget gets a micro-batch of its own: it is never cut.
-
-    Args:
-        pairs: Token ids of each prompt and of its reply.
-        token_budget: Rows times longest row of a micro-batch, at most; all tokens of a packed one.
-        layout: How replies lie in rows.
+    Of a packed row all tokens count. A pair longer than the budget gets a micro-batch of its own: it is never cut.
 
     Returns:
         Of each micro-batch, shortest rows first, the blocks of pairs that share a row: positions in ``pairs``.

@@ -6,7 +6,7 @@ from typing import Any
 from gigpo_lightning.errors import check_range
 
 # Smallest value of each; nothing (null) leaves the default of those that may be empty.
-_LEAST: Mapping[str, float] = {
+_LEAST = {
     "num_nodes": 1,
     "min_epochs": 0,
     "min_steps": 0,
@@ -47,11 +47,7 @@ def check_trainer(given: Mapping[str, Any]) -> None:
 
 
 def _check_shares(given: Mapping[str, Any]) -> None:
-    """Refuse shares of an epoch's batches that are none.
-
-    Raises:
-        ValueError: If there is one.
-    """
+    """Refuse shares of an epoch's batches that are none."""
     for name in _SHARES:
         value = given.get(name)
         if isinstance(value, float):
@@ -68,23 +64,19 @@ def _check_shares(given: Mapping[str, Any]) -> None:
 
 
 def _check_devices(devices: Any, accelerator: Any) -> None:
-    """Refuse devices that are no number and no list of different ones.
-
-    Raises:
-        ValueError: If they are neither.
-    """
+    """Refuse devices that are no number and no list of different ones."""
+    if devices == "auto":
+        return
     rule = f"trainer.devices must be {{}}, got {devices!r}"
     if isinstance(devices, str) and devices.strip("-").isdecimal():
         devices = int(devices)
-    if accelerator == "cpu" and devices != "auto" and (not isinstance(devices, int) or devices < 1):
+    if accelerator == "cpu" and (not isinstance(devices, int) or devices < 1):
         raise ValueError(rule.format("a number >= 1 with trainer.accelerator 'cpu', or auto"))
     if isinstance(devices, int):
         if devices > _MOST:
             raise ValueError(rule.format(f"at most {_MOST}"))
         if devices < 1 and devices != -1:
             raise ValueError(rule.format("a number >= 1, -1 for all, a list of indices, or auto"))
-        return
-    if devices == "auto":
         return
     indices = [each.strip() for each in devices.split(",") if each.strip()] if isinstance(devices, str) else devices
     if not isinstance(indices, list | tuple) or not indices or not all(str(each).isdecimal() for each in indices):

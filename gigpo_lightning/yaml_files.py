@@ -30,10 +30,9 @@ def load_yaml_file(path: str | Path) -> Any:
     try:
         check_yaml(text)
         return yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} must be a YAML file: {in_one_line(error, text)}") from error
-    except ValueError as error:  # a date that is none
-        raise ValueError(f"{path} must be a YAML file: {error}") from error
+    except (yaml.YAMLError, ValueError) as error:  # such as a date that is none
+        said = in_one_line(error, text) if isinstance(error, yaml.YAMLError) else error
+        raise ValueError(f"{path} must be a YAML file: {said}") from error
 
 
 def read_text_file(path: str | Path) -> str:

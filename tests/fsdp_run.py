@@ -7,7 +7,7 @@ from torch.distributed.fsdp.wrap import enable_wrap
 
 from gigpo_lightning.environments.gridworld import gridworld_words
 from gigpo_lightning.prompts.gridworld import gridworld_markers
-from gigpo_lightning.ranks import leave_job
+from gigpo_lightning.ranks import wait_for_tensors_to_go
 from gigpo_lightning.token_batch import make_token_batch
 from modules import TinyPolicy
 from modules.sharding import named_weights, weight_shapes, wrap_blocks
@@ -48,4 +48,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
-    leave_job()
+    wait_for_tensors_to_go()

@@ -18,7 +18,7 @@ from gigpo_lightning.algorithm import GiGPO, ReinforcePlusPlus
 from gigpo_lightning.algorithm.losses import LossSettings
 from gigpo_lightning.environments.gridworld import GridworldEnvironment, GridworldTasks, gridworld_words
 from gigpo_lightning.prompts.gridworld import GridworldPrompt, gridworld_markers
-from gigpo_lightning.ranks import gather, leave_job
+from gigpo_lightning.ranks import gather, wait_for_tensors_to_go
 from gigpo_lightning.rollout import CarryOver, SamplingParameters
 from gigpo_lightning.rollout.tasks import epoch_tasks
 from tests.scripted_run import ScriptedSync, quiet_trainer, random_walk
@@ -126,7 +126,7 @@ def main() -> None:
     if trainer.is_global_zero:
         kept = {"ranks": told, "weights": dict(watch.weights), "losses": watch.losses}
         torch.save(kept, arguments.folder / "kept.pt")
-    leave_job()
+    wait_for_tensors_to_go()
 
 
 if __name__ == "__main__":

@@ -8,9 +8,8 @@ import torch
 import yaml
 
 from gigpo_lightning.changed_configuration import changes, check_classes
-from gigpo_lightning.cli import build_cli
+from gigpo_lightning.cli import build_cli, checked_configuration
 from gigpo_lightning.last_checkpoint import read_progress
-from gigpo_lightning.sweep.command import configured
 
 GRIDWORLD = str(Path(__file__).resolve().parent.parent / "configs/gridworld_cpu.yaml")
 RATE = "--model.init_args.optimizer.init_args.lr"
@@ -175,4 +174,6 @@ def test_without_the_configuration_the_optimizer_says_what_differs(root, tmp_pat
 
 
 def test_a_sweep_s_run_can_be_gone_on_with_whatever_the_flag_is_called(tmp_path):
-    assert "optimizer_settings" not in configured(["--config", GRIDWORLD, f"--trainer.default_root_dir={tmp_path}"])
+    assert "optimizer_settings" not in checked_configuration(
+        ["--config", GRIDWORLD, f"--trainer.default_root_dir={tmp_path}"]
+    )

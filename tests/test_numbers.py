@@ -28,7 +28,7 @@ RECORDS = {
     *(
         "Completion",
         "GenerationRequest",
-        "HeldOutEpisodes",
+        "HeldOutGroups",
         "Rollout",
         "Passage",
         "EnvironmentEvent",

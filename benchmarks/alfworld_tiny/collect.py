@@ -34,8 +34,8 @@ import pyarrow.parquet as pq
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from gigpo_lightning.disk import read_lines
 from gigpo_lightning.figures import group_size_shares
-from gigpo_lightning.sweep.table import whole_lines
 
 _logger = logging.getLogger(__name__)
 logging.getLogger("tensorboard").setLevel(logging.WARNING)  # it tells of each file that it has read
@@ -159,7 +159,7 @@ def read_run(versions: Sequence[Path]) -> Run:
         episodes=iterations * data["tasks_per_epoch"] * data["group_size"],
         updates=evaluations[max(evaluations)][0]["policy_version"] if evaluations else None,
         evaluations=evaluations,
-        exam=list(whole_lines(exam)) if (exam := versions[-1].parents[1] / "exam.jsonl").exists() else [],
+        exam=list(read_lines(exam)) if (exam := versions[-1].parents[1] / "exam.jsonl").exists() else [],
         curves=_curves(versions),
         group_shares=_group_shares(versions),
     )
@@ -227,7 +227,7 @@ def _evaluations(versions: Iterable[Path]) -> dict[int, list[dict[str, Any]]]:
     """The held-out episodes of each evaluation, by the number of iterations before it."""
     found: dict[int, dict[tuple[str, int], dict[str, Any]]] = defaultdict(dict)
     for path in (version / "evaluations.jsonl" for version in versions):
-        for episode in whole_lines(path) if path.exists() else ():
+        for episode in read_lines(path) if path.exists() else ():
             done = episode["epoch"] + 1 if episode["policy_version"] else 0
             found[done][episode["task_id"], episode["repeat"]] = episode
     return {done: list(episodes.values()) for done, episodes in sorted(found.items())}
@@ -323,7 +323,7 @@ def write(runs: Sequence[Run], folder: Path) -> None:
 def write_start(runs: Path, folder: Path) -> None:
     """Write start.csv.gz, if that exam was taken; a row a game, in the order of their names."""
     if (played := runs / "start.jsonl").exists():
-        episodes = sorted(whole_lines(played), key=lambda episode: episode["task_id"])
+        episodes = sorted(read_lines(played), key=lambda episode: episode["task_id"])
         _write_rows(folder / "start.csv.gz", [{name: episode[name] for name in GAME[1:]} for episode in episodes])
 
 

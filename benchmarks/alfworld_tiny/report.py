@@ -26,7 +26,7 @@ from rich.table import Table
 from scipy.stats import sem, t
 from two_way import two_way_bootstrap
 
-from gigpo_lightning.bootstrap import paired_bootstrap
+from gigpo_lightning.confidence import paired_bootstrap
 
 _logger = logging.getLogger(__name__)
 

@@ -4,14 +4,13 @@ from gigpo_lightning.figures.credited import CreditedEpisode, credited_groups, m
 from gigpo_lightning.figures.group_figure import draw_group
 from gigpo_lightning.figures.group_sizes import anchor_group_sizes, group_size_shares
 from gigpo_lightning.figures.layout import scalar_layout
-from gigpo_lightning.figures.loggers import shown_by
 from gigpo_lightning.figures.outcome_figure import draw_outcomes
-from gigpo_lightning.figures.outcomes import HeldOutEpisode, as_lines, changes_by_kind, outcomes_by_kind, with_total
+from gigpo_lightning.figures.outcomes import EvaluatedEpisode, as_lines, changes_by_kind, outcomes_by_kind, with_total
 from gigpo_lightning.figures.transcript import best_median_worst, transcript
 
 __all__ = [
     "CreditedEpisode",
-    "HeldOutEpisode",
+    "EvaluatedEpisode",
     "anchor_group_sizes",
     "as_lines",
     "best_median_worst",
@@ -23,7 +22,6 @@ __all__ = [
     "most_varied_group",
     "outcomes_by_kind",
     "scalar_layout",
-    "shown_by",
     "transcript",
     "with_total",
 ]

@@ -46,19 +46,17 @@ def credited_groups(groups: Sequence[TrajectoryGroup], credit: Credit) -> list[l
         bad = np.flatnonzero(~np.isfinite(getattr(credit, name)))
         if bad.size:
             raise ValueError(f"credit.{name} must be finite, got {getattr(credit, name)[bad[0]]} in row {bad[0]}")
-    sizes = np.bincount(credit.step_group_id)[credit.step_group_id].astype(np.int64)
     columns = {each.name: getattr(credit, each.name) for each in fields(credit) if each.name != "metrics"}
-    columns["group_size"] = sizes
-    credited, start = [], 0
+    columns["group_size"] = np.bincount(credit.step_group_id)[credit.step_group_id].astype(np.int64)
+    credited: list[list[CreditedEpisode]] = []
+    start = 0
     for group in groups:
-        episodes = []
+        credited.append([])
         for trajectory in group.trajectories:
             rows = slice(start, start + len(trajectory.steps))
-            episodes.append(
-                CreditedEpisode(trajectory=trajectory, **{name: column[rows] for name, column in columns.items()})
-            )
+            own = {name: column[rows] for name, column in columns.items()}
+            credited[-1].append(CreditedEpisode(trajectory=trajectory, **own))
             start = rows.stop
-        credited.append(episodes)
     return credited
 
 
@@ -77,12 +75,7 @@ def most_varied_group(groups: Sequence[Sequence[CreditedEpisode]]) -> int:
     def merit(episodes: Sequence[CreditedEpisode]) -> tuple[bool, bool, int]:
         mixed = len({each.trajectory.success for each in episodes}) == 2
         unequal = any(each.episode_advantage.any() for each in episodes)
-        return mixed, unequal, num_shared_states(episodes)
+        met = Counter(state for each in episodes for state in set(each.step_group_id.tolist()))
+        return mixed, unequal, sum(times > 1 for times in met.values())
 
-    return max(range(len(groups)), key=lambda number: (merit(groups[number]), -number))
-
-
-def num_shared_states(episodes: Sequence[CreditedEpisode]) -> int:
-    """How many states at least two of a group's episodes have met."""
-    met = Counter(anchor for each in episodes for anchor in set(each.step_group_id.tolist()))
-    return sum(times > 1 for times in met.values())
+    return max(range(len(groups)), key=lambda number: merit(groups[number]))  # the first of equals

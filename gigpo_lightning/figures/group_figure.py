@@ -101,19 +101,20 @@ def _draw_steps(page: _Page, rows: Sequence[CreditedEpisode], cell: float, norm:
     for part, name in ((_FILL, "advantage"), (_STRIP, "step_advantage")):
         values = np.concatenate([getattr(each, name) for each in rows])
         _fill(page, [_box(row, step, cell, part) for row, step in places], values, norm)
-    invalid = [_box(*place, cell, _FILL) for place in places if not _is_valid(rows, *place)]
+    steps = [step for each in rows for step in each.trajectory.steps]
+    invalid = [_box(*place, cell, _FILL) for place, step in zip(places, steps, strict=True) if not step.valid_action]
     corners = [[(right - 0.11, top), (right, top), (right, top + 0.11)] for _, (right, top), *_ in invalid]
     page.add(PolyCollection(corners, facecolors=_INVALID, linewidths=0))
 
 
-def _is_valid(rows: Sequence[CreditedEpisode], row: int, step: int) -> bool:
-    return rows[row].trajectory.steps[step].valid_action
-
-
 def _box(row: int, step: int, cell: float, part: tuple[float, float]) -> Box:
-    """Corners of a part of a step's cell, from the left upper one clockwise."""
+    """A part of a step's cell."""
     top, foot = (_HEAD + row * _ROW + each for each in part)
-    left, right = _LEFT + step * cell + 0.02, _LEFT + (step + 1) * cell - 0.02
+    return _rectangle(_LEFT + step * cell + 0.02, _LEFT + (step + 1) * cell - 0.02, top, foot)
+
+
+def _rectangle(left: float, right: float, top: float, foot: float) -> Box:
+    """Its corners, from the left upper one clockwise."""
     return [(left, top), (right, top), (right, foot), (left, foot)]
 
 
@@ -161,12 +162,8 @@ def _join(page: _Page, recurrence: Recurrence, cell: float, colour: str, line: s
     first: dict[int, Box] = {}
     for visit, box in zip(recurrence.visits, boxes, strict=True):
         first.setdefault(visit.row, box)
-    links = [[_between(*upper[2:]), _between(*lower[:2])] for upper, lower in pairwise(first.values())]
+    links = [np.mean([upper[2:], lower[:2]], axis=1) for upper, lower in pairwise(first.values())]
     page.add(LineCollection(links, colors=colour, linestyles=line, linewidths=1.2, alpha=0.8))
-
-
-def _between(one: tuple[float, float], other: tuple[float, float]) -> tuple[float, float]:
-    return (one[0] + other[0]) / 2, (one[1] + other[1]) / 2
 
 
 def _draw_side(page: _Page, rows: Sequence[CreditedEpisode], norm: Normalize) -> None:
@@ -175,7 +172,7 @@ def _draw_side(page: _Page, rows: Sequence[CreditedEpisode], norm: Normalize) ->
     _write(page, sum(_OWN) / 2, _HEAD - 0.05, "A_E", size=9, ha="center", va="bottom")
     values = [float(each.episode_advantage.mean()) for each in rows]
     tops = [_HEAD + row * _ROW for row in range(len(rows))]
-    boxes = [[(x, top + y) for x, y in zip((*_OWN, *_OWN[::-1]), np.repeat(_FILL, 2), strict=True)] for top in tops]
+    boxes = [_rectangle(*_OWN, top + _FILL[0], top + _FILL[1]) for top in tops]
     _fill(page, boxes, np.array(values), norm)
     for episode, value, top in zip(rows, values, tops, strict=True):
         won = episode.trajectory.success
@@ -191,9 +188,7 @@ def _draw_key(page: _Page, norm: Normalize, top: float) -> None:
     """What colours and marks mean."""
     largest, num_shades, width = float(norm.vmax or 1.0), 64, 1.5
     lefts, shade = _LEFT + np.arange(num_shades) * width / num_shades, width / num_shades
-    bar = [
-        [(x, top + 0.14), (x + 1.3 * shade, top + 0.14), (x + 1.3 * shade, top + 0.26), (x, top + 0.26)] for x in lefts
-    ]
+    bar = [_rectangle(left, left + 1.3 * shade, top + 0.14, top + 0.26) for left in lefts]
     drawn = PolyCollection(bar, cmap=COLOUR_MAP, norm=norm, linewidths=0, antialiaseds=False)
     drawn.set_array(np.linspace(-largest, largest, num_shades))
     page.add(drawn)

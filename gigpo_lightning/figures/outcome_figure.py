@@ -3,14 +3,12 @@
 from collections.abc import Mapping
 
 import numpy as np
-from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from gigpo_lightning.figures.outcomes import as_number, with_total
 from gigpo_lightning.figures.plain_text import FONT, drawable, shortened
 
-_COLOUR_MAP = "Blues"
 _CELL, _ROW, _NAMES, _GAP = 0.67, 0.32, 2.25, 0.25  # in inches, as all sizes below
 _HEAD, _FOOT = 1.1, 0.35
 
@@ -20,10 +18,8 @@ def draw_outcomes(
 ) -> Figure:
     """Draw kinds against outcomes, with counts; darker is a larger share of the kind.
 
-    Args:
-        ends: From ``outcomes_by_kind``; at least one kind.
-        changes: From ``changes_by_kind``; none where there is no earlier evaluation.
-        title: Says which evaluation it is, and which one it is compared with.
+    ``ends`` and ``changes`` are from ``outcomes_by_kind`` and ``changes_by_kind``; there are no changes without an
+    earlier evaluation.
 
     Raises:
         ValueError: If there is no kind.
@@ -46,8 +42,7 @@ def draw_outcomes(
         axes.set_title(heading, size=9, family=FONT, weight="bold", pad=34)
         left += across + _GAP
     figure.text(0.1 / width, 1 - 0.08 / height, drawable(title), va="top", size=10, family=FONT, parse_math=False)
-    words = "darker: a larger share of its kind"
-    figure.text(_NAMES / width, 0.08 / height, words, size=8, family=FONT)
+    figure.text(_NAMES / width, 0.08 / height, "darker: a larger share of its kind", size=8, family=FONT)
     return figure
 
 
@@ -55,7 +50,7 @@ def _draw_counts(axes: Axes, counts: Mapping[str, Mapping[str, float]], with_nam
     values = np.array([list(each.values()) for each in counts.values()])
     totals = values.sum(axis=1, keepdims=True)
     shares = values / np.where(totals > 0, totals, 1.0)
-    axes.pcolormesh(shares, cmap=colormaps[_COLOUR_MAP], vmin=0.0, vmax=1.0, edgecolors="white", linewidth=1.5)
+    axes.pcolormesh(shares, cmap="Blues", vmin=0.0, vmax=1.0, edgecolors="white", linewidth=1.5)
     for (row, column), value in np.ndenumerate(values):
         colour = "white" if shares[row, column] > 0.55 else "#202020"
         text = as_number(float(value)) if value else "·"

@@ -13,7 +13,7 @@ _LOST = {StopReason.MAX_STEPS: "step limit", StopReason.TERMINATED: "ended", Sto
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class HeldOutEpisode:
+class EvaluatedEpisode:
     """What counts of one held-out episode; named and written as in ``evaluations.jsonl``."""
 
     task_id: str
@@ -24,7 +24,7 @@ class HeldOutEpisode:
     invalid_actions: int
 
 
-def outcome(episode: HeldOutEpisode) -> str:
+def outcome(episode: EvaluatedEpisode) -> str:
     """How an episode ended, one of ``OUTCOMES``.
 
     One that was lost is "invalid actions" if at least half of its actions were, however it was stopped; else "step
@@ -37,7 +37,7 @@ def outcome(episode: HeldOutEpisode) -> str:
     return _LOST[StopReason(episode.stop_reason)]
 
 
-def outcomes_by_kind(episodes: Sequence[HeldOutEpisode]) -> dict[str, dict[str, float]]:
+def outcomes_by_kind(episodes: Sequence[EvaluatedEpisode]) -> dict[str, dict[str, float]]:
     """How many episodes of each kind ended how; kinds in alphabetical order, and all of ``OUTCOMES`` in each."""
     counts = {kind: dict.fromkeys(OUTCOMES, 0.0) for kind in sorted({each.kind for each in episodes})}
     for each in episodes:
@@ -53,10 +53,7 @@ def changes_by_kind(
     A game that was played several times counts in parts: won in 3 of 4 before and 2 of 4 now, it is half a game of
     "won both", a quarter of "won only before" and a quarter of "lost both": as few changes as its rates allow.
 
-    ``before`` and ``after`` are success rates by game, ``kinds`` is each game's kind.
-
-    Returns:
-        As ``outcomes_by_kind``, with ``CHANGES``, over the games that both have.
+    ``before`` and ``after`` are success rates by game, ``kinds`` each game's kind. What only one has is left out.
     """
     games = [game for game in kinds if game in before and game in after]
     counts = {kind: dict.fromkeys(CHANGES, 0.0) for kind in sorted({kinds[game] for game in games})}
@@ -70,12 +67,11 @@ def changes_by_kind(
 
 def with_total(counts: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float]]:
     """The same counts, and under "all" their sum where there are several kinds."""
-    total: dict[str, float] = {}
-    for of_kind in counts.values():
-        for name, count in of_kind.items():
-            total[name] = total.get(name, 0.0) + count
     every = {kind: dict(of_kind) for kind, of_kind in counts.items()}
-    return every | {"all": total} if len(counts) > 1 else every
+    if len(counts) > 1:
+        names = next(iter(counts.values()))
+        every["all"] = {name: sum(of_kind[name] for of_kind in counts.values()) for name in names}
+    return every
 
 
 def as_lines(counts: Mapping[str, Mapping[str, float]]) -> list[str]:

@@ -8,24 +8,14 @@ FONT = "DejaVu Sans"
 """Comes with Matplotlib, so that a figure looks the same everywhere."""
 
 
-def one_line(text: str) -> str:
-    """The text without line breaks; every run of white space becomes one space."""
-    return " ".join(text.split())
-
-
 def shortened(text: str, length: int) -> str:
     """The text in one line of at most so many characters; where it was cut there is an ellipsis.
-
-    Raises:
-        ValueError: If ``length`` < 1.
 
     Example:
         >>> shortened("You open  the drawer 1.", 12)
         'You open th…'
     """
-    if length < 1:
-        raise ValueError(f"length must be >= 1, got {length}")
-    text = one_line(text)
+    text = " ".join(text.split())
     return text if len(text) <= length else text[: length - 1] + "…"
 
 

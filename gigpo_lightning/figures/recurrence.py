@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from gigpo_lightning.figures.credited import CreditedEpisode
-from gigpo_lightning.figures.plain_text import one_line
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
@@ -29,11 +28,6 @@ class Recurrence:
     observation: str
     visits: tuple[Visit, ...]
 
-    @property
-    def num_episodes(self) -> int:
-        """How many of the episodes have met it."""
-        return len({visit.row for visit in self.visits})
-
 
 def recurrences(episodes: Sequence[CreditedEpisode]) -> list[Recurrence]:
     """Every state that the episodes meet more than once, in the order in which they are first met, row by row."""
@@ -44,7 +38,7 @@ def recurrences(episodes: Sequence[CreditedEpisode]) -> list[Recurrence]:
             anchor = int(episode.step_group_id[index])
             visit = Visit(row=row, step=index, action=step.action, step_advantage=float(episode.step_advantage[index]))
             visits.setdefault(anchor, []).append(visit)
-            observations.setdefault(anchor, one_line(step.observation))
+            observations.setdefault(anchor, " ".join(step.observation.split()))
     return [
         Recurrence(step_group_id=anchor, observation=observations[anchor], visits=tuple(met))
         for anchor, met in visits.items()
@@ -53,11 +47,7 @@ def recurrences(episodes: Sequence[CreditedEpisode]) -> list[Recurrence]:
 
 
 def letters(found: Sequence[Recurrence]) -> dict[int, str]:
-    """A letter for each recurring state, alphabetically in the order given; where they run out, the rarest have none.
-
-    Returns:
-        The letter by ``step_group_id``.
-    """
+    """The letters of the recurring states, by ``step_group_id``; where letters run out, the rarest states have none."""
     most_met = sorted(found, key=lambda each: -len(each.visits))[: len(LETTERS)]
     kept = {each.step_group_id for each in most_met}
     return dict(zip((each.step_group_id for each in found if each.step_group_id in kept), LETTERS, strict=False))
@@ -82,5 +72,5 @@ def at_stake(recurrence: Recurrence) -> float:
 
 def decisive(found: Sequence[Recurrence], most: int) -> list[Recurrence]:
     """The states in which several episodes parted ways, by what was at stake there."""
-    shared = [each for each in found if each.num_episodes > 1 and at_stake(each) > 0]
+    shared = [each for each in found if len({visit.row for visit in each.visits}) > 1 and at_stake(each) > 0]
     return sorted(shared, key=lambda each: -at_stake(each))[:most]

@@ -16,15 +16,9 @@ _MARKUP = re.compile(r"([\\`*_\[\]|#])")
 
 
 def transcript(trajectory: Trajectory, credit: CreditedEpisode | None = None) -> str:
-    """An episode as a table of its steps.
+    """An episode in Markdown: how it ended, and a row a step with observation, action, validity and credit.
 
-    Args:
-        trajectory: The episode.
-        credit: What its steps were worth; default: it was played alone, which the table says, as zeros would not.
-
-    Returns:
-        Markdown: who, how it ended, and a row a step with observation, action and validity; with credit also the size
-        of its anchor group, A_E and A_S.
+    Of an episode that was played alone there is no credit, which the text says, as zeros would not.
     """
     num_steps = len(trajectory.steps)
     ended = f"{num_steps} step{'s' if num_steps > 1 else ''} ({str(trajectory.stop_reason).replace('_', ' ')})"
@@ -43,7 +37,8 @@ def transcript(trajectory: Trajectory, credit: CreditedEpisode | None = None) ->
         cells.append("yes" if step.valid_action else "**no**")
         if credit is not None:
             cells.append(str(credit.group_size[index]))
-            cells += [_signed(float(each[index])) for each in (credit.episode_advantage, credit.step_advantage)]
+            advantages = credit.episode_advantage[index], credit.step_advantage[index]
+            cells += [f"{value:+.2f}" if value else "0" for value in advantages]
         lines.append(_row(cells))
     end = [str(num_steps), _seen(trajectory.final_observation)]
     return "\n".join([*lines, _row(end + [""] * (len(headings) - 2))])
@@ -55,14 +50,12 @@ def best_median_worst(trajectories: Sequence[Trajectory]) -> dict[str, int]:
     A success is better than a failure, a larger return than a smaller one, and of equal ones the shorter episode; of
     episodes that are equal in all of it the first. Of one episode there is only a best, of two no median.
     """
-    order = sorted(
-        range(len(trajectories)),
-        key=lambda each: (
-            not trajectories[each].success,
-            -trajectories[each].episode_return,
-            len(trajectories[each].steps),
-        ),
-    )
+
+    def merit(number: int) -> tuple[bool, float, int]:
+        episode = trajectories[number]
+        return not episode.success, -episode.episode_return, len(episode.steps)
+
+    order = sorted(range(len(trajectories)), key=merit)
     chosen = {"best": order[:1], "median": order[(len(order) - 1) // 2 :][: len(order) > 2], "worst": order[1:][-1:]}
     return {name: each[0] for name, each in chosen.items() if each}
 
@@ -82,7 +75,3 @@ def _in_lines(text: str, width: int) -> str:
 def _escaped(text: str) -> str:
     """What the world says is no markup: neither Markdown nor HTML, and no end of a cell."""
     return _MARKUP.sub(r"\\\1", text.replace("&", "&amp;").replace("<", "&lt;"))
-
-
-def _signed(value: float) -> str:
-    return f"{value:+.2f}" if value else "0"

@@ -18,7 +18,7 @@ from gigpo_lightning.pool.workers import Deadlines
 from gigpo_lightning.rollout.carry_over import CarryOver
 from gigpo_lightning.rollout.collector import Collector
 from gigpo_lightning.rollout.group_sampler import DynamicSampling, GroupSampler
-from gigpo_lightning.rollout.player import HeldOutEpisodes, RolloutPlayer
+from gigpo_lightning.rollout.player import HeldOutGroups, RolloutPlayer
 from gigpo_lightning.rollout.sync import EngineSync, ProvedSync
 
 __all__ = [
@@ -32,7 +32,7 @@ __all__ = [
     "EnvironmentPool",
     "GenerationRequest",
     "GroupSampler",
-    "HeldOutEpisodes",
+    "HeldOutGroups",
     "LoadsAdapters",
     "ProvedSync",
     "RolloutEngine",

@@ -26,7 +26,7 @@ from gigpo_lightning.trajectory import Trajectory, TrajectoryGroup
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class HeldOutEpisodes:
+class HeldOutGroups:
     """One evaluation of one split.
 
     Attributes:
@@ -203,7 +203,7 @@ class RolloutPlayer:
         self._success_watch.look_at(played.progress)
         return replace(played, seconds=time.perf_counter() - started)
 
-    def evaluate(self, split: str, policy: PolicyView, should_stop: Callable[[], bool] = never) -> HeldOutEpisodes:
+    def evaluate(self, split: str, policy: PolicyView, should_stop: Callable[[], bool] = never) -> HeldOutGroups:
         """Play every task of a split as often as asked for, with the same noise in every evaluation.
 
         Args:
@@ -226,7 +226,7 @@ class RolloutPlayer:
                 f"an evaluation must play every task of split {split!r}, but the environment failed again and again on "
                 f"{len(shard) - len(groups)} of {len(shard)}; the log names them"
             )
-        return HeldOutEpisodes(
+        return HeldOutGroups(
             split=split,
             policy_version=policy.policy_version,
             temperature=self.held_out_sampling.temperature,

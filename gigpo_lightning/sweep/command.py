@@ -2,18 +2,18 @@
 
 import argparse
 import logging
-import os
 import signal
 import sys
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 
+from gigpo_lightning.disk import checkpoints_in
 from gigpo_lightning.errors import RunError
-from gigpo_lightning.sweep.composition import Sweep, compose
-from gigpo_lightning.sweep.runs import has_checkpoint, is_left, launch, log_to_stderr, prepare
+from gigpo_lightning.messages import log_to_stderr, say_error
+from gigpo_lightning.sweep.composition import compose
+from gigpo_lightning.sweep.runs import is_left, launch, prepare
 from gigpo_lightning.sweep.table import cells_table, row, runs_table, write_csv
 
 _logger = logging.getLogger(__name__)
@@ -32,14 +32,12 @@ def main() -> None:
     """Run the command line; what a user can mend ends with one line, not a traceback."""
     log_to_stderr()
     try:
-        code = carry_out(sys.argv[1:])
-    except KeyboardInterrupt:
-        code = 128 + signal.SIGINT
+        raise SystemExit(carry_out(sys.argv[1:]))
+    except KeyboardInterrupt as stop:
+        raise SystemExit(128 + signal.SIGINT) from stop
     except (ValueError, OSError, RunError) as error:
-        _logger.debug("the whole story:", exc_info=True)
-        _logger.error("error: %s\n(GIGPO_LOG_LEVEL=DEBUG shows where it was raised)", error)
-        code = 2
-    raise SystemExit(code)
+        say_error(str(error))
+        raise SystemExit(2) from error
 
 
 def carry_out(words: Sequence[str], command: Sequence[str] = ()) -> int:
@@ -54,25 +52,37 @@ def carry_out(words: Sequence[str], command: Sequence[str] = ()) -> int:
     arguments = command_line().parse_intermixed_args(words)
     sweep = compose(arguments.config_name, arguments.config_dir, arguments.overrides, arguments.multirun)
     _logger.info("checking %d runs", len(sweep.runs))
+    from gigpo_lightning.cli import checked_configuration  # takes seconds, and a launcher's processes need none of it
+
     texts = {}
-    for each in sweep.runs:
-        folder = sweep.folder / each.name
+    for run in sweep.runs:
+        folder = sweep.folder / run.name
         try:
-            texts[folder] = configured([*each.options, f"--trainer.default_root_dir={folder}"])
+            texts[folder] = checked_configuration([*run.options, f"--trainer.default_root_dir={folder}"])
         except ValueError as error:
-            raise ValueError(f"{each.name}: {error}") from error
+            raise ValueError(f"{run.name}: {error}") from error
     left = [folder for folder, text in texts.items() if is_left(folder, text)]
     if arguments.dry_run:
         for folder in texts:
-            plan = "goes on from its last checkpoint" if has_checkpoint(folder) else "begins"
+            plan = "goes on from its last checkpoint" if checkpoints_in(folder) else "begins"
             _logger.info("%s: %s", folder, plan if folder in left else "finished")
         return 0
     for folder in left:
         prepare(folder, texts[folder])
     _logger.info("%d of %d runs left to do, in %s", len(left), len(texts), sweep.folder)
     stopped_by = launch(sweep, left, command or [str(Path(sys.executable).with_name("gigpo"))]) if left else 0
-    finished = _show(sweep, list(texts))
-    return 128 + stopped_by if stopped_by else 0 if finished else 1
+    rows = [row(sweep.folder / run.name, {key: run.overrides[key] for key in sweep.swept}) for run in sweep.runs]
+    write_csv(sweep.folder / "results.csv", rows)
+    console = Console(width=None if sys.stdout.isatty() else 140)
+    for table in filter(None, (runs_table(rows), cells_table(rows))):
+        console.print(table)
+    for each in rows:
+        if each.record.state == "failed":
+            said = each.folder.name, each.record.exit_code, each.folder / "log.txt"
+            _logger.error("%s failed with exit code %s: see %s", *said)
+    _logger.info("%s", sweep.folder / "results.csv")
+    code = 0 if all(each.record.state == "finished" for each in rows) else 1
+    return 128 + stopped_by if stopped_by else code
 
 
 def command_line() -> argparse.ArgumentParser:
@@ -87,43 +97,3 @@ def command_line() -> argparse.ArgumentParser:
     parser.add_argument("--dry_run", action="store_true", help="check every run, say what would be done, and stop")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="in Hydra's grammar, as above")
     return parser
-
-
-def configured(options: Sequence[str]) -> str:
-    """Make every object of a ``gigpo fit --dry_run`` once, and write its whole configuration out as YAML.
-
-    Raises:
-        ValueError: If the run would be refused, in the same words.
-    """
-    from gigpo_lightning import cli  # takes seconds, and a launcher's processes need none of it
-
-    variables, level = dict(os.environ), logging.root.manager.disable
-    logging.disable(logging.WARNING)  # the run itself will say it, in its log
-    try:
-        with warnings.catch_warnings(action="ignore"):
-            made = cli.build_cli(["fit", *options, "--dry_run"])
-            config = made.config["fit"].clone()
-            for key in ("config", "device_gib", "dry_run", "optimizer_settings"):
-                config.pop(key, None)
-            return str(made._parser("fit").dump(config, skip_unset=False))
-    except cli.MENDABLE as error:
-        raise ValueError(cli.what_is_wrong(error)) from error
-    finally:
-        logging.disable(level)
-        os.environ.clear()
-        os.environ.update(variables)
-
-
-def _show(sweep: Sweep, folders: Sequence[Path]) -> bool:
-    """Write the table to stdout and to a file; whether every run has finished."""
-    pairs = zip(folders, sweep.runs, strict=True)
-    rows = [row(folder, {key: each.overrides[key] for key in sweep.swept}) for folder, each in pairs]
-    write_csv(sweep.folder / "results.csv", rows)
-    console = Console(width=None if sys.stdout.isatty() else 140)
-    for table in filter(None, (runs_table(rows), cells_table(rows))):
-        console.print(table)
-    for each in (each for each in rows if each.record.state == "failed"):
-        name, code = each.folder.name, each.record.exit_code
-        _logger.error("%s failed with exit code %s: see %s", name, code, each.folder / "log.txt")
-    _logger.info("%s", sweep.folder / "results.csv")
-    return all(each.record.state == "finished" for each in rows)

@@ -4,12 +4,10 @@ Hydra reads ``configs/sweep/`` and expands the values. Of runs and presets it kn
 the parser of ``gigpo fit``, so that a preset with another ``class_path`` replaces a class as in ``gigpo fit --config``.
 """
 
-import hashlib
-import itertools
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +19,10 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from gigpo_lightning.text import folder_name
 from gigpo_lightning.yaml_files import load_yaml_file
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
-_LONGEST_NAME = 140
 # Hydra would make a folder in every run's folder, and set up logging.
 _QUIET = ("hydra/job_logging=none", "hydra/hydra_logging=none", "hydra.output_subdir=null", "hydra.job.chdir=false")
 
@@ -56,13 +54,21 @@ def compose(config_name: str, folders: Sequence[Path], words: Sequence[str], mul
         ValueError: If Hydra refuses something, or a sweep cannot do it.
     """
     trees = [CONFIGS, *(each.resolve() for each in folders)]
-    if missing := [tree for tree in trees if not tree.is_dir()]:
-        raise ValueError(f"--config-dir must be a folder, and configs/ lie beside the package; {missing[0]} is none")
+    for tree in trees:
+        if not tree.is_dir():
+            raise ValueError(f"--config-dir must be a folder, and configs/ lie beside the package; {tree} is none")
     trees.sort(key=lambda tree: not (tree / f"sweep/{config_name}.yaml").is_file())  # Hydra reads it in the first
-    sweeps, credit = _files(trees, "sweep"), _files(trees, "credit")
-    _check_files(config_name, sweeps)
-    runs = {name: path for name, path in _files(trees).items() if not name.startswith(("sweep/", "credit/"))}
-    groups = {"run": {name.removeprefix("run/"): path for name, path in runs.items()}, "credit": credit}
+    groups: dict[str, dict[str, Path]] = {"run": {}, "credit": {}, "sweep": {}}
+    for root, path in ((tree, path) for tree in reversed(trees) for path in tree.rglob("*.yaml")):
+        name = path.relative_to(root).with_suffix("").as_posix()
+        group = next((each for each in ("credit", "sweep") if name.startswith(f"{each}/")), "run")
+        groups[group][name.removeprefix(f"{group}/")] = path
+    sweeps = groups.pop("sweep")
+    if config_name not in sweeps:
+        raise ValueError(f"--config-name must be one of {', '.join(sorted(sweeps))}, got {config_name!r}")
+    for path in sweeps.values():
+        if not isinstance(held := load_yaml_file(path), dict | None):  # Hydra is not as strict, and names no file
+            raise ValueError(f"{path} must hold settings, each with its key, got {type(held).__name__} {held!r}")
     for group, name in ((group, name) for group, files in groups.items() for name in files):
         inner, _, last = f"{group}/{name}".rpartition("/")
         config_store.ConfigStore.instance().store(last, {}, group=inner, package="_global_")
@@ -78,8 +84,8 @@ def _sweep(name: str, others: list[str], words: Sequence[str], multirun: bool, g
     loader: Any = global_hydra.GlobalHydra.instance().config_loader()
     parser = OverridesParser.create(config_loader=loader)
     given = parser.parse_overrides(list(words))
-    fixed = [f"hydra.searchpath={json.dumps(others)}", *_QUIET]
-    fixed += [str(each.input_line) for each in given if each.is_hydra_override()]
+    hydras = [str(each.input_line) for each in given if each.is_hydra_override()]
+    fixed = [f"hydra.searchpath={json.dumps(others)}", *_QUIET, *hydras]
     config = hydra.compose(name, fixed, return_hydra_config=True)
     for key in map(str, config.hydra.runtime.choices):
         if not key.startswith("hydra/") and not loader.get_group_options(key.partition("@")[0], None, name, fixed):
@@ -90,8 +96,7 @@ def _sweep(name: str, others: list[str], words: Sequence[str], multirun: bool, g
         params = config.hydra.sweeper.get("params") or {}
         given = [*parser.parse_overrides([f"{key}={value}" for key, value in params.items()]), *given]
     choices = dict(_choice(each, multirun) for each in given if not each.is_hydra_override())  # the last one wins
-    combined = [parser.parse_overrides(list(each)) for each in itertools.product(*choices.values())]
-    runs = tuple(_run(each, groups, config) for each in combined)
+    runs = tuple(_run(parser.parse_overrides(list(each)), groups, config) for each in product(*choices.values()))
     names = [run.name for run in runs]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ValueError(f"each run must be asked for once, but {twice[0]} is asked for {names.count(twice[0])} times")
@@ -134,41 +139,3 @@ def _run(given: Sequence[Override], groups: Mapping[str, Mapping[str, Path]], co
             raise ValueError(f"{key} must be left to the sweep: each run has a folder in hydra.sweep.dir")
     options += [f"--{key}={text}" for key, text in texts.items() if key not in groups]
     return Composition(name=folder_name(texts), overrides=texts, options=tuple(options))
-
-
-def folder_name(overrides: Mapping[str, str]) -> str:
-    """The name of a run's folder: its overrides in alphabetic order, in characters that every file system takes.
-
-    A key is its last word, unless two share it. Where something had to be left out, first the longest, eight digits of
-    a hash tell the names apart.
-
-    Example:
-        >>> folder_name({"run": "alfworld/tiny_cpu", "model.init_args.credit.init_args.discount": "0.9"})
-        'discount=0.9,run=alfworld-tiny_cpu'
-        >>> folder_name({"data.init_args.held_out_splits": "[a, b]"})
-        'held_out_splits=-a-b-,557c6c86'
-    """
-    last = [key.rpartition(".")[2] for key in overrides]
-    short = {key: key if last.count(word) > 1 else word for key, word in zip(overrides, last, strict=True)}
-    pairs = sorted(f"{short[key]}={value}".replace("/", "-") for key, value in overrides.items())
-    said = [re.sub(r"[^\w.=+@-]+", "-", pair, flags=re.ASCII) for pair in pairs]
-    while len(",".join(said)) > _LONGEST_NAME:
-        said.remove(max(said, key=len))
-    if said != pairs:
-        said.append(hashlib.sha256(json.dumps(dict(overrides), sort_keys=True).encode()).hexdigest()[:8])
-    return ",".join(said) or "run"
-
-
-def _files(trees: Sequence[Path], group: str = ".") -> dict[str, Path]:
-    """The configs of a group by their names; of two with the same name, that of the first tree."""
-    files = [(tree / group, path) for tree in reversed(trees) for path in (tree / group).rglob("*.yaml")]
-    return {path.relative_to(folder).with_suffix("").as_posix(): path for folder, path in files}
-
-
-def _check_files(name: str, sweeps: Mapping[str, Path]) -> None:
-    """Read the sweeps' files strictly: Hydra does not name a file in another encoding."""
-    if name not in sweeps:
-        raise ValueError(f"--config-name must be one of {', '.join(sorted(sweeps))}, got {name!r}")
-    for path in sweeps.values():
-        if not isinstance(held := load_yaml_file(path), dict | None):
-            raise ValueError(f"{path} must hold settings, each with its key, got {type(held).__name__} {held!r}")

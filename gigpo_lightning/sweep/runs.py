@@ -4,11 +4,8 @@ import contextlib
 import functools
 import json
 import logging
-import os
-import re
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -21,10 +18,11 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
 from hydra.experimental.callback import Callback
 from hydra.types import HydraContext
-from omegaconf import DictConfig
 
-from gigpo_lightning.changed_configuration import leaves
-from gigpo_lightning.disk import whole_file
+from gigpo_lightning.changed_configuration import differences
+from gigpo_lightning.disk import checkpoints_in, whole_file
+from gigpo_lightning.messages import log_to_stderr
+from gigpo_lightning.results import version
 from gigpo_lightning.sweep.composition import Sweep
 
 _logger = logging.getLogger(__name__)
@@ -61,16 +59,6 @@ def write_record(folder: Path, record: Record) -> None:
         path.write_text(json.dumps({"state": record.state} | asdict(record)) + "\n")
 
 
-def has_checkpoint(folder: Path) -> bool:
-    """Whether there is something to go on from."""
-    return any(not path.is_dir() or (path / "meta.pt").is_file() for path in folder.rglob("*.ckpt"))
-
-
-def version(path: Path, folder: Path) -> int:
-    """The number of the ``version_N`` of a run's folder that a file lies in, -1 if in none."""
-    return max(map(int, re.findall(r"(?:^|/)version_(\d+)(?=/|$)", path.relative_to(folder).as_posix())), default=-1)
-
-
 def _process(folder: Path) -> psutil.Process | None:
     """The run's process if it is alive on this machine, and not another program with its number."""
     record = read_record(folder)
@@ -81,12 +69,8 @@ def _process(folder: Path) -> psutil.Process | None:
     return None
 
 
-def check_idle(folder: Path) -> None:
-    """Refuse to touch a run that is under way.
-
-    Raises:
-        ValueError: If its process is alive on this machine.
-    """
+def _check_idle(folder: Path) -> None:
+    """Refuse to touch a run that is under way on this machine."""
     if process := _process(folder):
         raise ValueError(f"a run must be carried out once at a time, but process {process.pid} is at work in {folder}")
 
@@ -97,20 +81,20 @@ def is_left(folder: Path, text: str) -> bool:
     Raises:
         ValueError: If the run is under way, or has learnt something with another configuration.
     """
-    check_idle(folder)
+    _check_idle(folder)
     finished, path = read_record(folder).state == "finished", folder / "config.yaml"
-    then, now = (dict(leaves(yaml.safe_load(each))) for each in (path.read_text() if path.is_file() else "{}", text))
-    differing = sorted(key for key in then.keys() | now.keys() if then.get(key) != now.get(key))
-    if differing and (finished or has_checkpoint(folder)):
-        differs = f"{differing[0]} was {then.get(differing[0])!r} and is {now.get(differing[0])!r}"
-        choice = "choose another folder with hydra.sweep.dir, or remove this one"
-        raise ValueError(f"{folder} must hold a run of the same configuration, but {differs}; {choice}")
+    then = yaml.safe_load(path.read_text()) if path.is_file() else {}
+    changed = differences(then, yaml.safe_load(text))
+    if changed and (finished or checkpoints_in(folder)):
+        key, (was, now) = next(iter(changed.items()))
+        wrong = f"{folder} must hold a run of the same configuration, but {key} was {was!r} and is {now!r}"
+        raise ValueError(f"{wrong}; choose another folder with hydra.sweep.dir, or remove this one")
     return not finished
 
 
 def prepare(folder: Path, text: str) -> None:
     """Write a run's configuration; a run without a checkpoint begins anew."""
-    if not has_checkpoint(folder):
+    if not checkpoints_in(folder):
         (folder / "run.json").unlink(missing_ok=True)
     with whole_file(folder / "config.yaml") as path:
         path.write_text(text)
@@ -122,26 +106,27 @@ def carry_out(folder: Path, command: Sequence[str]) -> Record:
     Raises:
         ValueError: If another sweep has begun it meanwhile.
     """
-    check_idle(folder)
-    going_on = has_checkpoint(folder)
+    _check_idle(folder)
+    words, started = [*command, "fit", "--config", str(folder.absolute() / "config.yaml")], time.monotonic()
     first_version = 1 + max((version(path, folder) for path in folder.rglob("version_*")), default=-1)
-    before = replace(read_record(folder), exit_code=None) if going_on else Record(first_version=first_version)
-    config = str(folder.absolute() / "config.yaml")
-    words, started = [*command, "fit", "--config", config, *["--ckpt_path", "last"] * going_on], time.monotonic()
+    record = Record(first_version=first_version)
+    if checkpoints_in(folder):
+        words += ["--ckpt_path", "last"]
+        record = replace(read_record(folder), exit_code=None)
     with (folder / "log.txt").open("ab") as log:
         log.write(f"$ {' '.join(words)}\n".encode())
         log.flush()
         # A session of its own: Ctrl-C reaches the sweep, which stops the run in good order.
         process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
     with process:
-        write_record(folder, replace(before, pid=process.pid))
+        write_record(folder, record := replace(record, pid=process.pid))
         code = process.wait()
-    seconds = before.seconds + time.monotonic() - started
-    write_record(folder, record := replace(before, pid=process.pid, exit_code=code, seconds=seconds))
+    seconds = record.seconds + time.monotonic() - started
+    write_record(folder, record := replace(record, exit_code=code, seconds=seconds))
     return record
 
 
-def _job(folders: Sequence[Path], command: Sequence[str], config: DictConfig) -> None:
+def _job(folders: Sequence[Path], command: Sequence[str], config: object) -> None:
     """Carry out the run with the job's number, in this process or one of the launcher's."""
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # the launcher's process, which Ctrl-C reaches
         signal.signal(signal.SIGINT, lambda *_: _STOPPING.set())
@@ -157,11 +142,7 @@ def _job(folders: Sequence[Path], command: Sequence[str], config: DictConfig) ->
 
 
 def launch(sweep: Sweep, folders: Sequence[Path], command: Sequence[str]) -> int:
-    """Have Hydra's launcher carry runs out; SIGINT and SIGTERM stop them, the second one at once.
-
-    Returns:
-        0, or the number of the signal that stopped the sweep.
-    """
+    """Have Hydra's launcher carry runs out; returns the number of the signal that stopped them, 0 if none did."""
     received: list[int] = []
 
     def on_signal(number: int, frame: object) -> None:
@@ -184,10 +165,3 @@ def launch(sweep: Sweep, folders: Sequence[Path], command: Sequence[str]) -> int
         for ended in launcher.launch([[f"hydra.sweep.subdir='{each.name}'"] for each in folders], initial_job_idx=0):
             _ = ended.return_value  # raises what the job raised
     return received[0] if received else 0
-
-
-def log_to_stderr() -> None:
-    """Say on stderr what happens, without what Hydra says of its launchers."""
-    logging.basicConfig(level=os.environ.get("GIGPO_LOG_LEVEL", "INFO"), format="%(message)s", stream=sys.stderr)
-    for name in ("hydra", "hydra_plugins"):
-        logging.getLogger(name).setLevel(logging.WARNING)

@@ -17,7 +17,7 @@ import torch
 import yaml
 
 from gigpo_lightning.cli import build_cli
-from gigpo_lightning.ranks import leave_job
+from gigpo_lightning.ranks import wait_for_tensors_to_go
 from tests.benchmarks import troubled_stages
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -91,7 +91,7 @@ def test_a_sharded_run_goes_on_from_its_checkpoint_and_is_validated(rehearse):
     was_there = torch.distributed.is_initialized()
     fit, resumed, validated = (rehearse("sharded", part)[0] for part in STAGES["sharded"].parts)
     if not was_there:
-        leave_job()
+        wait_for_tensors_to_go()
     assert (fit["strategy"], fit["iteration"], resumed["iteration"]) == ("FSDP2Strategy", 1, 2)
     assert resumed["updates"] > fit["updates"] > 0
     assert "held_out/valid_unseen/success_rate" in validated["metrics"]
@@ -110,7 +110,7 @@ def test_an_update_is_timed_and_looked_into(rehearse, strategy):
     was_there = torch.distributed.is_initialized()
     timed, profiled = rehearse("update", strategy)
     if not was_there:
-        leave_job()
+        wait_for_tensors_to_go()
     assert (timed["strategy"], timed["layout"]) == (strategy, "shared")
     assert timed["tokens_per_second"] > 0
     assert {"aten::mm"} <= {each["name"] for each in profiled["longest"]}

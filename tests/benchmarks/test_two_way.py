@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from gigpo_lightning.bootstrap import paired_bootstrap
+from gigpo_lightning.confidence import paired_bootstrap
 from tests.benchmarks.runs import script
 
 

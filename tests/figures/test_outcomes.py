@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gigpo_lightning.figures import (
-    HeldOutEpisode,
+    EvaluatedEpisode,
     as_lines,
     changes_by_kind,
     draw_outcomes,
@@ -17,7 +17,7 @@ from tests.figures.test_group_figure import texts_outside
 
 
 def episode(kind="near", success=False, stop_reason="max_steps", steps=10, invalid_actions=0, task_id="t"):
-    return HeldOutEpisode(
+    return EvaluatedEpisode(
         task_id=task_id,
         kind=kind,
         success=success,

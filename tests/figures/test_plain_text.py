@@ -1,6 +1,5 @@
 """Text that fits where it is shown."""
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -20,8 +19,3 @@ def test_a_text_that_fits_is_left_as_it_is():
 
 def test_characters_that_the_font_has_not_become_boxes():
     assert drawable("Käse ✓\n猫\x07") == "Käse ✓\n□□"
-
-
-def test_a_length_of_nothing_is_refused():
-    with pytest.raises(ValueError, match="length must be >= 1, got 0"):
-        shortened("text", 0)

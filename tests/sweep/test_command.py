@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 from gigpo_lightning import cli
+from gigpo_lightning.cli import checked_configuration
 from gigpo_lightning.sweep import command
-from gigpo_lightning.sweep.command import configured
 from gigpo_lightning.sweep.composition import CONFIGS, compose
 from tests.sweep.runs import FAILS, FINISHES, PROGRAM
 
@@ -22,13 +22,13 @@ CREDIT = "model.init_args.credit.init_args."
 class TestConfiguration:
     def test_a_preset_of_another_class_leaves_nothing_of_the_first_behind(self):
         (run,) = compose("default", (), ["credit=grpo"], False).runs
-        credit = yaml.safe_load(configured(run.options))["model"]["init_args"]["credit"]
+        credit = yaml.safe_load(checked_configuration(run.options))["model"]["init_args"]["credit"]
         assert credit == yaml.safe_load((CONFIGS / "credit/grpo.yaml").read_text())["model"]["init_args"]["credit"]
 
     def test_a_misspelt_key_is_refused_in_the_parser_s_own_words(self, caplog, monkeypatch):
         options = ["--config", "configs/gridworld_cpu.yaml", f"--{CREDIT}discuont=0.9"]
         with pytest.raises(ValueError, match="discuont is no setting of gigpo_lightning") as refused:
-            configured(options)
+            checked_configuration(options)
         monkeypatch.setattr("sys.argv", ["gigpo", "fit", *options])
         with pytest.raises(SystemExit):
             cli.main()

@@ -16,7 +16,7 @@ from gigpo_lightning.disk import FullDiskError
 from gigpo_lightning.sweep.runs import Record, is_left, prepare, read_record, write_record
 from tests.sweep.runs import FAILS, FINISHES, HANGS, PROGRAM, STOPS, done, text
 
-SWEEP = "import sys, json; from gigpo_lightning.sweep.runs import log_to_stderr; log_to_stderr()\n"
+SWEEP = "import sys, json; from gigpo_lightning.messages import log_to_stderr; log_to_stderr()\n"
 SWEEP += "from pathlib import Path; from gigpo_lightning.sweep.composition import compose\n"
 SWEEP += "from gigpo_lightning.sweep.runs import launch; root, names, command = json.loads(sys.argv[1])\n"
 SWEEP += "sweep = compose('default', [], [f'hydra.sweep.dir={root}'], False)\n"

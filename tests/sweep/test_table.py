@@ -1,50 +1,22 @@
 """What the table says is what the runs have written down, counted once."""
 
 import csv
-import json
 from dataclasses import replace
-from pathlib import Path
-
-import pyarrow as pa
-import pyarrow.parquet as pq
-import pytest
 
 from gigpo_lightning.sweep.runs import Record, write_record
-from gigpo_lightning.sweep.table import Row, cells_table, held_out, row, runs_table, training, write_csv
-from tests.sweep.runs import FINISHES, done
+from gigpo_lightning.sweep.table import Row, cells_table, row, runs_table, write_csv
+from tests.sweep.runs import FINISHES, done, write_evaluations
 
 
 class TestTheTable:
-    def test_success_before_and_after_counts_every_task_once(self, tmp_path):
-        """Task a is won in one of two repeats, then in both; b never."""
-        plays = [(0, "a", 0, True), (0, "a", 1, False), (0, "b", 0, False)]
-        plays += [(9, "a", 0, True), (9, "a", 1, True), (9, "b", 0, False)]
-        self.write(tmp_path / "version_0", plays)
-        assert held_out(tmp_path) == {"valid before": 0.25, "valid after": 0.5}
-
-    def test_what_was_played_again_after_an_interruption_counts_once(self, tmp_path):
-        self.write(tmp_path / "version_9", [(9, "a", 0, False)])
-        (tmp_path / "version_9/evaluations.jsonl").open("a").write('{"split": "val')  # killed while it wrote
-        self.write(tmp_path / "version_10", [(9, "a", 0, True), (9, "b", 0, True)])
-        assert held_out(tmp_path) == {"valid after": 1.0}
-
     def test_an_earlier_attempt_s_files_do_not_count(self, tmp_path):
         folder = tmp_path / "version_7"
         folder.mkdir()
-        self.write(folder / "version_0", [(0, "a", 0, True)])
+        write_evaluations(folder / "version_0", [(0, "a", 0, True)])
         write_record(folder, Record(first_version=1))
-        assert held_out(folder) == {}
-        self.write(folder / "version_1", [(0, "a", 0, False)])
-        assert held_out(folder) == {"valid before": 0.0}
-
-    def test_training_success_is_the_last_epoch_s_over_all_ranks(self, tmp_path):
-        files = {"epoch_9": [(0, False)], "epoch_10.0": [(0, True), (0, True), (1, False)], "epoch_10.1": [(0, True)]}
-        for name, rows in files.items():
-            trajectory, success = ([each[column] for each in rows] for column in (0, 1))
-            (tmp_path / "trajectories").mkdir(exist_ok=True)
-            table = pa.table({"trajectory_id": trajectory, "success": success})
-            pq.write_table(table, tmp_path / "trajectories" / f"{name}.parquet")
-        assert training(tmp_path) == {"train": pytest.approx(2 / 3)}  # by episode, not by step
+        assert row(folder, {}).success == {}
+        write_evaluations(folder / "version_1", [(0, "a", 0, False)])
+        assert row(folder, {}).success == {"valid before": 0.0}
 
     def test_a_cell_s_mean_is_over_the_seeds_that_have_finished(self, tmp_path):
         finished, failed = Record(exit_code=0), Record(exit_code=2)
@@ -88,9 +60,3 @@ class TestTheTable:
             "seconds": "83.3",
             "log": str(tmp_path / "run/log.txt"),
         }
-
-    def write(self, folder: Path, plays: list[tuple[int, str, int, bool]]) -> None:
-        folder.mkdir()
-        names = ("policy_version", "task_id", "repeat", "success")
-        lines = [{"split": "valid"} | dict(zip(names, play, strict=True)) for play in plays]
-        (folder / "evaluations.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gigpo_lightning.bootstrap import paired_bootstrap
+from gigpo_lightning.confidence import paired_bootstrap
 
 values = st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=30)
 
