@@ -44,8 +44,8 @@ def main() -> None:
         model(tokens)[0].sum().backward()
     expected = torch.nn.utils.clip_grad_norm_(plain.parameters(), 1.0)
     torch.testing.assert_close(root.clip_grad_norm_(1.0), expected)
+    wait_for_tensors_to_go()
 
 
 if __name__ == "__main__":
     main()
-    wait_for_tensors_to_go()

@@ -125,10 +125,10 @@ def test_two_ranks_write_a_folder_that_one_goes_on_from_and_a_damaged_one_is_ref
 
 
 @pytest.mark.slow
-def test_lightning_s_first_fsdp_gives_its_blocks_weights_and_norm():
-    command = [sys.executable, "-m", *LAUNCHERS["torchrun"], "tests.fsdp_run"]
-    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=1200, cwd=ROOT)
-    assert result.returncode == 0, result.stderr[-4000:]
+def test_lightning_s_first_fsdp_gives_its_blocks_weights_and_norm(tmp_path: Path):
+    log = tmp_path / "log.txt"
+    ranks = [forked.start("tests.fsdp_run", [], log, **place) for place in places(2)]
+    assert [forked.finish(rank) for rank in ranks] == [0, 0], log.read_text()[-4000:]
 
 
 @pytest.mark.slow

@@ -2,7 +2,6 @@
 
 import importlib.util
 import json
-import subprocess
 import sys
 from dataclasses import replace
 
@@ -10,6 +9,7 @@ import pytest
 import yaml
 
 from tests.conftest import ROOT
+from tests.forked import finish, start
 
 SOURCE = "configs/gridworld_cpu.yaml"
 
@@ -85,9 +85,9 @@ def test_a_mutant_of_a_key_differs_from_its_source_there_alone(fuzz):
 @pytest.mark.slow
 def test_a_few_mutants_end_as_they_should(tmp_path):
     """In a process of its own: the script forks, and this one has threads of other tests."""
-    out = tmp_path / "cases.jsonl"
-    script = [sys.executable, str(ROOT / "benchmarks" / "fuzz_config.py"), "--processes", "1", "--limit", "120"]
-    subprocess.run([*script, "--cases", "25", "--out", str(out)], cwd=ROOT, capture_output=True, check=False)
+    out, log = tmp_path / "cases.jsonl", tmp_path / "log.txt"
+    words = ["--processes", "1", "--limit", "120", "--cases", "12", "--out", str(out)]
+    assert finish(start("benchmarks.fuzz_config", words, log)) in (0, 1), log.read_text()[-4000:]
     judged = [json.loads(line) for line in out.read_text().splitlines()]
-    assert len(judged) == 25
+    assert len(judged) == 12
     assert [(case["verdict"], case["said"]) for case in judged if case["verdict"].endswith("!")] == []
