@@ -109,7 +109,7 @@ class RolloutEngine(Scorer, Protocol):
     """Writes replies with a copy of the policy.
 
     What an engine may do beyond this is in other protocols: ``ShowsWeights``, ``WaitsForServers``,
-    ``Interruptible``, ``Cancels``, ``Replicated``, ``TellsDetails`` and ``LoadsAdapters``.
+    ``Interruptible``, ``Cancellable``, ``Replicated``, ``TellsDetails`` and ``LoadsAdapters``.
     """
 
     @property
@@ -164,7 +164,7 @@ class Interruptible(Protocol):
 
 
 @runtime_checkable
-class Cancels(Protocol):
+class Cancellable(Protocol):
     """An engine that can drop what is under way, so that the next rollout finds it idle."""
 
     def cancel(self) -> None:

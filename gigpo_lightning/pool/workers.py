@@ -16,7 +16,7 @@ from typing import Any
 
 from gigpo_lightning.environments.base import Environment, Task
 from gigpo_lightning.errors import RunError
-from gigpo_lightning.pool.slots import EnvironmentEvent
+from gigpo_lightning.pool.copies import EnvironmentEvent
 from gigpo_lightning.pool.worker import READY, serve, waits
 
 _GLANCE = 0.2  # seconds between two looks at the processes: a dead one's pipe may be held open by its children

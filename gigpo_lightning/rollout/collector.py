@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from gigpo_lightning.engines.base import (
-    Cancels,
+    Cancellable,
     Completion,
     Interruptible,
     Replicated,
@@ -16,7 +16,7 @@ from gigpo_lightning.environments.base import Task
 from gigpo_lightning.errors import NothingPlayedError, Preempted, RunError
 from gigpo_lightning.interruption import never
 from gigpo_lightning.pool.base import EnvironmentPool
-from gigpo_lightning.pool.slots import EnvironmentEvent
+from gigpo_lightning.pool.copies import EnvironmentEvent
 from gigpo_lightning.prompts.base import Prompt, Tokenizer
 from gigpo_lightning.rollout.carry_over import CarriedEpisodes
 from gigpo_lightning.rollout.episode import Episode, EpisodePlayer, Group
@@ -129,7 +129,7 @@ class Collector:
             with self.display.showing(progress):
                 _Rollout(self, state, group_size, len(state.groups) if wanted is None else wanted, progress).play()
         except BaseException:
-            if isinstance(self.engine, Cancels):
+            if isinstance(self.engine, Cancellable):
                 self.engine.cancel()
             raise
         dropped = [group for group in state.groups if group.dropped]

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from gigpo_lightning.engines.base import Completion, GenerationRequest, SamplingParameters
 from gigpo_lightning.environments.base import Task
-from gigpo_lightning.pool.slots import EnvironmentEvent
+from gigpo_lightning.pool.copies import EnvironmentEvent
 from gigpo_lightning.prompts.base import NoRoomError, Prompt, Tokenizer, Turn, TurnView
 from gigpo_lightning.trajectory import Step, StopReason, Trajectory
 

@@ -19,7 +19,7 @@ import torch
 from gigpo_lightning.engines.adapter import Adapter
 from gigpo_lightning.engines.base import Completion, EngineBase, GenerationRequest
 from gigpo_lightning.engines.vllm_server.client import ServerClient, ServerError, ServerTimeouts
-from gigpo_lightning.engines.vllm_server.messages import GENERATE, completion, distrust, generation
+from gigpo_lightning.engines.vllm_server.messages import GENERATE, completion, generation, reason_to_refuse
 from gigpo_lightning.engines.vllm_server.plugin import PREFIX
 from gigpo_lightning.engines.vllm_server.replica import VLLMServer
 from gigpo_lightning.engines.vllm_server.waiting import checked_info, wait_for_servers
@@ -335,7 +335,7 @@ class VLLMServerEngine(EngineBase):
         if isinstance(answer, ServerError):
             lost = str(answer)
         else:
-            reason = distrust(answer, self._label(self._version))
+            reason = reason_to_refuse(answer, self._label(self._version))
             lost = f"the vLLM server {server.url} {reason}" if reason else ""
         if lost:
             _logger.warning("%s; its requests go to the other servers", lost)

@@ -38,7 +38,7 @@ def completion(answer: dict[str, Any], request: GenerationRequest, policy_versio
     )
 
 
-def distrust(answer: dict[str, Any], label: str) -> str:
+def reason_to_refuse(answer: dict[str, Any], label: str) -> str:
     """Why a reply cannot be used, as the rest of a sentence about its server; empty if it can."""
     choice = answer["choices"][0]
     if choice["finish_reason"] not in ("stop", "length"):
