@@ -3,7 +3,7 @@
 import logging
 import random
 from collections.abc import Iterator, Sequence
-from typing import Any, cast
+from typing import cast
 
 import gymnasium
 from lightning.pytorch import LightningDataModule
@@ -16,6 +16,7 @@ from gigpo_lightning.errors import check_count, check_seed
 from gigpo_lightning.prompts.base import NoRoomError, Prompt, ReplyWriter
 from gigpo_lightning.token_batch import TokenBatch, make_token_batch
 from modules import Policy
+from modules.policy_module import PolicyModule
 
 _logger = logging.getLogger(__name__)
 _BUCKETS = 16  # batches that are sorted by length together
@@ -116,7 +117,8 @@ class DemonstrationDataModule(LightningDataModule):
         return self._loader(self.held_out_split, 1, self.held_out_tasks, shuffled=False)
 
     def _loader(self, split: str, episodes: int, limit: int | None, shuffled: bool) -> DataLoader[TokenBatch]:
-        policy = cast("Policy", cast("Any", self.trainer).lightning_module.policy)
+        assert self.trainer is not None
+        policy = cast("PolicyModule", self.trainer.lightning_module).policy
         if split not in self._pairs:
             self._pairs[split] = [self._encode(policy, each) for each in self._play(split, episodes, limit)]
             _logger.info("%d demonstrations of %s", len(self._pairs[split]), split)

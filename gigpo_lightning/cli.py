@@ -7,7 +7,7 @@ import warnings
 from argparse import ArgumentError
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 import yaml
@@ -21,6 +21,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from callbacks import OptimizerSettings
 from callbacks.kept_configuration import KeptConfiguration
+from callbacks.lightning_internals import typed
 from gigpo_lightning.changed_configuration import changes, check_classes
 from gigpo_lightning.complaints import constructor_complaint, parser_complaint, with_section
 from gigpo_lightning.disk import no_room
@@ -225,7 +226,7 @@ class GigpoCLI(StrictCLI):
 
     def _compare_configurations(self) -> None:
         """Say what this run does otherwise than the checkpoint's, and decide whose settings its optimizer has."""
-        path, callbacks = self.config_init["fit"].get("ckpt_path"), cast("Any", self.trainer).callbacks
+        path, callbacks = self.config_init["fit"].get("ckpt_path"), typed(self.trainer).callbacks
         own = [each for each in callbacks if isinstance(each, OptimizerSettings)]
         source = own[0].source if own else self.config_init["fit"]["optimizer_settings"]
         if path is None:

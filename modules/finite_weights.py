@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.distributed.tensor import DTensor
 
+from callbacks.lightning_internals import last_saved, trainer_of
 from gigpo_lightning.ranks import gather
 from modules.finite import first_not_finite
 from modules.sharding import PREFIX
@@ -26,7 +27,7 @@ def check_finite_weights(module: LightningModule, epoch: int | None = None) -> N
     Raises:
         FloatingPointError: If a number is not finite, on every rank; the message names the first tensor.
     """
-    trainer = module._trainer
+    trainer = trainer_of(module)
     found = first_not_finite(_kept(module, trainer))
     root = trainer.strategy.model if trainer is not None else None
     if isinstance(root, FullyShardedDataParallel) or any(isinstance(each, DTensor) for each in module.parameters()):
@@ -48,7 +49,7 @@ def way_back(trainer: Trainer | None) -> str:
     callbacks = [] if trainer is None else trainer.checkpoint_callbacks
     kept = [each for each in callbacks if isinstance(each, ModelCheckpoint)]
     written = (
-        [each._last_checkpoint_saved for each in kept],
+        [last_saved(each) for each in kept],
         [trainer and trainer.ckpt_path],
         [each.last_model_path for each in kept],
     )

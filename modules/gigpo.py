@@ -17,7 +17,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
 from callbacks import missing_callbacks
-from callbacks.lightning_internals import epochs_done, keep_epochs_whole
+from callbacks.lightning_internals import epochs_done, keep_epochs_whole, trainer_of, typed
 from gigpo_lightning.algorithm import CreditEstimator
 from gigpo_lightning.algorithm.losses import LossSettings
 from gigpo_lightning.batch import Minibatch
@@ -36,7 +36,7 @@ from modules.checkpoint_state import (
     storable,
     unlogged_metrics,
 )
-from modules.finite_weights import check_finite_weights, way_back
+from modules.finite_weights import way_back
 from modules.fsdp2 import FSDP2Strategy
 from modules.lora import AdaptedPolicy
 from modules.policy import Policy, PolicySource
@@ -104,7 +104,6 @@ class GiGPOModule(PolicyModule):
         self.reference: Policy | None = None
         self._learner: Learner | None = None
         self._update_seconds = 0.0
-        self._updated_epoch: int | None = None
 
     def setup(self, stage: str) -> None:
         """Refuse a strategy that would run what is in the checkpoint.
@@ -136,7 +135,7 @@ class GiGPOModule(PolicyModule):
         """
         check_trainer(self.trainer, self.credit)  # Lightning's own look at some settings comes later
         keep_epochs_whole(self.trainer)
-        named = [type(each) for each in cast("Any", self.trainer).callbacks]
+        named = [type(each) for each in typed(self.trainer).callbacks]
         return [RunFolder(self.trainer), *(kind() for kind in self.missing_callbacks(named))]
 
     @property
@@ -151,20 +150,13 @@ class GiGPOModule(PolicyModule):
 
         ``Trainer.current_epoch`` lags behind while a resumed run asks for its first data.
         """
-        return 0 if self._trainer is None else epochs_done(self.trainer)
+        trainer = trainer_of(self)
+        return 0 if trainer is None else epochs_done(trainer)
 
     @property
     def rescores(self) -> bool:
         """Whether ratios are taken to the trainer's own log-probabilities."""
         return self.loss_settings.importance_correction is not None
-
-    def check_finite_weights(self) -> None:
-        """Refuse to keep, or to sample from, weights that an update has ruined; for all ranks together.
-
-        Raises:
-            FloatingPointError: If one is not finite; the message names it, the epoch, and the checkpoint to go on from.
-        """
-        check_finite_weights(self, self._updated_epoch)
 
     def configure_model(self) -> None:
         """Build the policy and, where a KL coefficient asks for one, its frozen reference; shard them if wanted.
@@ -173,7 +165,8 @@ class GiGPOModule(PolicyModule):
         """
         if self._policy is not None:
             return
-        strategy = self.trainer.strategy if self._trainer is not None else None
+        trainer = trainer_of(self)
+        strategy = None if trainer is None else trainer.strategy
         sharding = strategy if isinstance(strategy, FSDP2Strategy) else None
         self._policy = sharding.make(self.policy_source) if sharding else self.policy_source.build()
         if self.loss_settings.kl_coefficient > 0 and not isinstance(self._policy, AdaptedPolicy):
@@ -189,7 +182,7 @@ class GiGPOModule(PolicyModule):
         optimizer = self.make_optimizer([each for each in self.policy.parameters() if each.requires_grad])
         if self.make_lr_scheduler is None:
             return optimizer
-        return {"optimizer": optimizer, "lr_scheduler": cast("Any", self.make_lr_scheduler(optimizer))}
+        return {"optimizer": optimizer, "lr_scheduler": self.make_lr_scheduler(optimizer)}
 
     def on_train_start(self) -> None:
         """Make the learner of the optimizer and the scheduler that the Trainer has made."""
@@ -217,7 +210,7 @@ class GiGPOModule(PolicyModule):
         started = time.perf_counter()
         assert self._learner is not None
         try:
-            with cast("Any", self.trainer).profiler.profile("update"):
+            with typed(self.trainer).profiler.profile("update"):
                 losses = self._learner.update(batch, self.progress)
         except NotFiniteError as error:
             raise FloatingPointError(
@@ -279,7 +272,8 @@ class GiGPOModule(PolicyModule):
             FloatingPointError: If a weight is not finite; no checkpoint is replaced by it.
         """
         self.check_finite_weights()
-        within_epoch = self._trainer is not None and self._updated_epoch == self.iteration
+        trainer = trainer_of(self)
+        within_epoch = trainer is not None and self._updated_epoch == self.iteration
         checkpoint["gigpo"] = {
             "lr_interval": self.lr_interval,
             "within_epoch": within_epoch,  # a run cannot go on from here: the epoch's other updates would be lost
@@ -287,7 +281,7 @@ class GiGPOModule(PolicyModule):
             "iteration": self.iteration,
             "credit": storable(self.credit.state_dict(), type(self.credit).__name__),
             "random_states": gather(random_states()),  # only the first rank's dictionary is written
-            "unlogged": unlogged_metrics(self.trainer) if self._trainer is not None else {},
+            "unlogged": {} if trainer is None else unlogged_metrics(trainer),
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -298,7 +292,7 @@ class GiGPOModule(PolicyModule):
                 gone on from.
         """
         kept = self.check_checkpoint(checkpoint)
-        trainer = self._trainer
+        trainer = trainer_of(self)
         fitting = trainer is not None and trainer.state.fn == TrainerFn.FITTING
         if trainer is not None and fitting:
             restore_random_states(kept["random_states"][self.global_rank % len(kept["random_states"])])
@@ -318,7 +312,7 @@ class GiGPOModule(PolicyModule):
             ValueError: If this module did not write it, it holds another policy's weights, or it cannot be gone on
                 from.
         """
-        trainer = self._trainer
+        trainer = trainer_of(self)
         path = trainer.ckpt_path if trainer is not None else None
         rule = f"ckpt_path {str(path)!r} must name a checkpoint" if path else "ckpt_path must name a checkpoint"
         kept = check_kept(checkpoint, self.credit, rule)

@@ -7,11 +7,13 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.fsdp import FullyShardedDataParallel
 
+from callbacks.lightning_internals import trainer_of
 from gigpo_lightning.policy_view import AdaptedWeights
 from gigpo_lightning.token_batch import Layout, TokenBatch
+from modules.finite_weights import check_finite_weights
 from modules.policy import Policy, PolicySource
 from modules.sharding import named_weights, weight_shapes
 from modules.tokenizer import TransformersTokenizer
@@ -28,6 +30,7 @@ class PolicyModule(LightningModule):
         super().__init__()
         self.policy_source = policy
         self._policy: Policy | None = None
+        self._updated_epoch: int | None = None  # of the latest update; None since the weights were loaded
 
     @property
     def policy(self) -> Policy:
@@ -69,10 +72,8 @@ class PolicyModule(LightningModule):
     @torch.no_grad()
     def score(self, tokens: TokenBatch, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
         """As ``forward``, in the precision of a training step but without gradients and dropout; for all ranks."""
-        root = self.trainer.strategy.model if self._trainer is not None else None
-        precision = (
-            contextlib.nullcontext() if self._trainer is None else self.trainer.precision_plugin.forward_context()
-        )
+        trainer, root = trainer_of(self), self._root
+        precision = contextlib.nullcontext() if trainer is None else trainer.precision_plugin.forward_context()
         training = self.policy.training
         self.policy.eval()
         with precision:
@@ -83,14 +84,26 @@ class PolicyModule(LightningModule):
 
     def named_weights(self) -> Iterator[tuple[str, Tensor]]:
         """The policy's weights by their checkpoint's names, gathered where they are sharded; for all ranks together."""
-        root = self.trainer.strategy.model if self._trainer is not None else None
-        return named_weights(self.policy, root)
+        return named_weights(self.policy, self._root)
 
     def weight_shapes(self) -> dict[str, tuple[int, ...]]:
         """The whole shape of each of ``named_weights``, in its order; for all ranks together."""
-        root = self.trainer.strategy.model if self._trainer is not None else None
-        return weight_shapes(self.policy, root)
+        return weight_shapes(self.policy, self._root)
+
+    def check_finite_weights(self) -> None:
+        """Refuse to keep, or to sample from, weights that an update has ruined; for all ranks together.
+
+        Raises:
+            FloatingPointError: If one is not finite; the message names it, the epoch, and the checkpoint to go on from.
+        """
+        check_finite_weights(self, self._updated_epoch)
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Leave the batch where it is: each step moves what it needs, when it needs it."""
         return batch
+
+    @property
+    def _root(self) -> nn.Module | None:
+        """What the strategy has made of this module."""
+        trainer = trainer_of(self)
+        return None if trainer is None else trainer.strategy.model

@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import nn
 
-from callbacks.lightning_internals import settings_within_epochs
+from callbacks.lightning_internals import settings_within_epochs, validation_interval
 from gigpo_lightning.algorithm import CreditEstimator
 from gigpo_lightning.algorithm.advantages import ComparesTasks
 from gigpo_lightning.errors import ShapeUnknownError
@@ -82,7 +82,7 @@ def _check_that_epochs_are_whole(trainer: Any) -> None:
         raise ValueError(
             f"trainer.max_steps must be left out, got {trainer.max_steps}: {whole}; use trainer.max_epochs"
         )
-    interval = getattr(trainer, "_val_check_time_interval", None) or getattr(trainer, "val_check_interval", None)
+    interval = validation_interval(trainer)
     if not (isinstance(interval, float) and interval == 1.0):
         raise ValueError(
             f"trainer.val_check_interval must be left out, got {interval}: {whole}; use trainer.check_val_every_n_epoch"
