@@ -35,9 +35,8 @@ from gigpo_lightning.standard_settings import add_standard
 from gigpo_lightning.strict_cli import MENDABLE, REFUSED, StrictCLI
 from gigpo_lightning.trainer_settings import check_trainer
 from modules import AtomicCheckpointIO
-from modules.archive import damage
 from modules.checkpoint_folder import META
-from modules.checkpoint_io import check_whole
+from modules.checkpoint_io import check_whole, damage
 from modules.run_folder import Claim, chosen_folder, claimed, hold
 
 __all__ = ["MENDABLE", "GigpoCLI", "build_cli", "checked_configuration", "main", "share_the_machine", "what_is_wrong"]

@@ -5,6 +5,7 @@ import copy
 import logging
 import math
 import time
+from collections.abc import Mapping
 from typing import Any, Literal, cast
 
 import torch
@@ -24,7 +25,7 @@ from gigpo_lightning.batch import Minibatch
 from gigpo_lightning.random_states import random_states, restore_random_states
 from gigpo_lightning.ranks import gather
 from gigpo_lightning.token_batch import TokenBatch
-from gigpo_lightning.update import Learner, NotFiniteError
+from gigpo_lightning.update import Learner, NotFiniteError, check_max_grad_norm
 from modules.checkpoint_io import check_for_another_reader
 from modules.checkpoint_state import (
     check_kept,
@@ -43,7 +44,6 @@ from modules.policy import Policy, PolicySource
 from modules.policy_module import PolicyModule
 from modules.rehearsal import Rehearsal, check_trainer, rehearse_optimization, rehearse_policy
 from modules.run_folder import RunFolder
-from modules.scheduling import watched
 from modules.sharding import PREFIX, wrap_blocks
 from modules.strategy_execution import StrategyExecution
 
@@ -91,8 +91,7 @@ class GiGPOModule(PolicyModule):
         max_grad_norm: float = 1.0,
     ) -> None:
         super().__init__(policy)
-        if not max_grad_norm > 0:
-            raise ValueError(f"max_grad_norm must be > 0, got {max_grad_norm}")
+        check_max_grad_norm(max_grad_norm)
         self.automatic_optimization = False
         self.credit = credit
         self.loss_settings = loss
@@ -234,7 +233,7 @@ class GiGPOModule(PolicyModule):
     def on_train_epoch_end(self) -> None:
         """Step the scheduler, and log the time of the update and the learning rate."""
         assert self._learner is not None
-        self._learner.end_epoch(watched(self.lr_schedulers(), self.trainer.callback_metrics))
+        self._learner.end_epoch(_watched(self.lr_schedulers(), self.trainer.callback_metrics))
         optimizer = cast("LightningOptimizer", self.optimizers())
         self.log("time/update", self._update_seconds, sync_dist=True)
         self.log("loss/learning_rate", float(optimizer.param_groups[0]["lr"]), sync_dist=True)
@@ -243,9 +242,7 @@ class GiGPOModule(PolicyModule):
         """Hand the held-out episodes on to the callbacks that count them."""
         return batch
 
-    def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:
-        """Hand the held-out episodes on to the callbacks that count them."""
-        return batch
+    test_step = validation_step
 
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Nothing: the episodes have been played, and the Transcripts callback writes them down."""
@@ -339,3 +336,16 @@ class GiGPOModule(PolicyModule):
         with off:
             ref_logprobs: Tensor = reference(tokens, temperature)[0]
         return ref_logprobs
+
+
+def _watched(scheduler: Any, logged: Mapping[str, Tensor]) -> float | None:
+    """The logged metric that ``lightning.pytorch.cli.ReduceLROnPlateau`` watches; None for other schedulers."""
+    monitor = getattr(scheduler, "monitor", None)
+    if monitor is None:
+        return None
+    if monitor not in logged:
+        raise ValueError(
+            f"lr_scheduler.init_args.monitor must be a metric that every epoch logs, got {monitor!r}; this one has "
+            f"logged {', '.join(sorted(logged))}"
+        )
+    return float(logged[monitor])

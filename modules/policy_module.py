@@ -9,11 +9,14 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.distributed.fsdp import FullyShardedDataParallel
+from torch.distributed.tensor import DTensor
 
 from callbacks.lightning_internals import trainer_of
 from gigpo_lightning.policy_view import AdaptedWeights
+from gigpo_lightning.ranks import gather
 from gigpo_lightning.token_batch import Layout, TokenBatch
-from modules.finite_weights import check_finite_weights
+from modules.finite import first_not_finite
+from modules.finite_weights import trained_state, way_back
 from modules.policy import Policy, PolicySource
 from modules.sharding import named_weights, weight_shapes
 from modules.tokenizer import TransformersTokenizer
@@ -93,10 +96,27 @@ class PolicyModule(LightningModule):
     def check_finite_weights(self) -> None:
         """Refuse to keep, or to sample from, weights that an update has ruined; for all ranks together.
 
+        Weights and Adam's two moments are read once, at 5 GB/s on one core: 1 ms for the tiny policies, 4 s for 1.5
+        billion float32 weights on a CPU, and on a GPU milliseconds.
+
         Raises:
             FloatingPointError: If one is not finite; the message names it, the epoch, and the checkpoint to go on from.
         """
-        check_finite_weights(self, self._updated_epoch)
+        trainer = trainer_of(self)
+        found = first_not_finite(trained_state(self, trainer))
+        is_sharded = any(isinstance(each, DTensor) for each in self.parameters())
+        if is_sharded or isinstance(self._root, FullyShardedDataParallel):
+            found = next(filter(None, gather(found)), "")
+        if not found:
+            return
+        if self._updated_epoch is None or trainer is None:
+            raise FloatingPointError(f"{found} must be finite, but was not when it was loaded")
+        rates = sorted({float(group["lr"]) for optimizer in trainer.optimizers for group in optimizer.param_groups})
+        raise FloatingPointError(
+            f"{found} must be finite, but is not after the updates of epoch {self._updated_epoch}; it is not kept, and "
+            f"no checkpoint was replaced. Lower the learning rate (now {', '.join(f'{rate:g}' for rate in rates)}) or "
+            f"the largest norm of gradients, and {way_back(trainer)}"
+        )
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Leave the batch where it is: each step moves what it needs, when it needs it."""

@@ -9,7 +9,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from callbacks.lightning_internals import choose_version, has_chosen_version
 
@@ -129,13 +129,8 @@ def chosen_folder(trainer: Trainer) -> Path | None:
 
 def _numbered(trainer: Trainer) -> list[TensorBoardLogger | CSVLogger]:
     """The loggers that may choose a folder by number, in the Trainer's order."""
-    return [
-        logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger | CSVLogger) and _is_local(logger)
-    ]
-
-
-def _is_local(logger: Logger) -> bool:
-    return "://" not in str(logger.save_dir)
+    own = [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger | CSVLogger)]
+    return [logger for logger in own if "://" not in str(logger.save_dir)]
 
 
 def _claim(logger: TensorBoardLogger | CSVLogger) -> Claim:

@@ -18,11 +18,7 @@ class StrategyExecution:
     def __init__(self, module: PolicyModule) -> None:
         self._module = module
         self._trainer = module.trainer
-
-    @property
-    def device(self) -> torch.device:
-        """Where the strategy computes."""
-        return self._module.device
+        self.device = module.device
 
     def accumulate(self, last: bool) -> AbstractContextManager[None]:
         """Have the last micro-batch alone share the gradients out."""

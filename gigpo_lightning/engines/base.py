@@ -189,7 +189,7 @@ class TellsDetails(Protocol):
 
 
 class EngineBase:
-    """What the engines here share: the version of their weights, and the refusal of requests that are too long."""
+    """What the engines here share: the version of their weights, and what they refuse."""
 
     _version = -1
 
@@ -201,6 +201,18 @@ class EngineBase:
     def poll(self: Interruptible) -> list[Completion]:
         """Return what has finished, blocking until at least one has; empty only if nothing is under way."""
         return self.poll_unless(lambda: False)
+
+    def sleep(self) -> None:
+        """Nothing to free."""
+
+    def wake(self) -> None:
+        """Nothing to take back."""
+
+    def _begin_load(self, what: str, is_busy: bool) -> None:
+        """Refuse other weights while requests are under way; from now on there are neither the old nor the new ones."""
+        if is_busy:
+            raise RuntimeError(f"{what} needs an idle engine, but requests are under way")
+        self._version = -1
 
     def _check_length(self, request: GenerationRequest, longest: int) -> None:
         request.check_extras()

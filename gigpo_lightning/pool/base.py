@@ -55,15 +55,10 @@ class InProcessPool:
 
     def __init__(self, environment: Environment, num_slots: int) -> None:
         self._copies = EnvironmentCopies(environment)
-        self._num_slots = num_slots
+        self.num_slots = num_slots
         self._free = list(range(num_slots))[::-1]
         self._commands: deque[tuple[int, Task | str]] = deque()
         self._directory = ""  # the environments'; empty: where the run is
-
-    @property
-    def num_slots(self) -> int:
-        """How many episodes can run at once."""
-        return self._num_slots
 
     def take_slot(self, task: Task) -> int | None:
         """Reserve any slot."""
