@@ -48,13 +48,14 @@ def begin_epoch_again(trainer: Trainer) -> None:
 
 def take_over_sigterm(trainer: Trainer, handler: Callable[..., None]) -> None:
     """Have a handler of ours answer SIGTERM; Lightning registers it after the last hook before the first rollout."""
-    cast("Any", trainer)._signal_connector._sigterm_notifier_fn = handler
+    connector: Any = trainer._signal_connector
+    connector._sigterm_notifier_fn = handler
 
 
 def metrics_to_be_logged(trainer: Trainer) -> tuple[int, dict[str, float]] | None:
     """The step and the metrics of an epoch whose checkpoint is written before they are logged; every rank must ask."""
     current = _progress(trainer).current
-    results = cast("Any", trainer)._results if trainer.training else None
+    results = trainer._results if trainer.training else None
     if not results or current.processed == current.completed:
         return None
     step = trainer.fit_loop.epoch_loop._batches_that_stepped - 1
@@ -112,4 +113,4 @@ def show_length(trainer: Trainer, num_batches: int) -> None:
 
 
 def _progress(trainer: Trainer) -> Any:
-    return cast("Any", trainer.fit_loop.epoch_progress)
+    return trainer.fit_loop.epoch_progress
