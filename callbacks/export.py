@@ -2,8 +2,9 @@
 
 import logging
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Protocol, cast, runtime_checkable
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
@@ -13,6 +14,29 @@ from gigpo_lightning.errors import check_count
 from gigpo_lightning.policy_view import PolicyView
 
 _logger = logging.getLogger(__name__)
+
+
+@runtime_checkable
+class _Policy(Protocol):
+    """Can be written as a folder."""
+
+    def named_weights(self) -> Iterator[tuple[str, Tensor]]:
+        """Every weight by its checkpoint's name."""
+
+    def save_pretrained(self, folder: str | Path, weights: dict[str, Tensor] | None = None) -> None:
+        """Write the folder."""
+
+
+@runtime_checkable
+class _HasPolicy(Protocol):
+    """A module that trains such a policy, and can refuse weights that are not finite."""
+
+    @property
+    def policy(self) -> _Policy:
+        """The policy."""
+
+    def check_finite_weights(self) -> None:
+        """Refuse them."""
 
 
 class Export(Callback):
@@ -44,7 +68,7 @@ class Export(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse a module that has nothing to write; before the Trainer has built it, it must not be asked."""
-        if not hasattr(getattr(pl_module, "policy", None), "save_pretrained"):
+        if not isinstance(getattr(pl_module, "policy", None), _Policy):
             raise ValueError(f"Export needs a module with a policy, got {type(pl_module).__name__}")
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -60,11 +84,11 @@ class Export(Callback):
 
     def _export(self, trainer: Trainer, pl_module: LightningModule, epoch: int) -> None:
         """Collect the weights, which every rank takes part in; one writes."""
-        module, policy = cast("Any", pl_module), cast("Any", pl_module.policy)
+        module = cast("_HasPolicy", pl_module)
         module.check_finite_weights()
         folder = Path(trainer.log_dir or trainer.default_root_dir) / self.folder  # asking for log_dir takes every rank
         weights: dict[str, Tensor] = {}
-        source = module if isinstance(module, PolicyView) else policy  # the module knows how it is sharded
+        source = module if isinstance(module, PolicyView) else module.policy  # the module knows how it is sharded
         for name, tensor in source.named_weights():
             if trainer.is_global_zero:
                 weights[name] = tensor.detach().cpu()
@@ -73,7 +97,7 @@ class Export(Callback):
             return
         path = folder / f"epoch_{epoch}"  # there may be one of a run before this one
         with whole_folder(path) as unfinished:
-            policy.save_pretrained(unfinished, weights)
+            module.policy.save_pretrained(unfinished, weights)
         _logger.info("policy written to %s", path)
         self._written = [*(each for each in self._written if each != path), path]
         while self.keep is not None and len(self._written) > self.keep:

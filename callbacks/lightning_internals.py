@@ -1,11 +1,35 @@
 """What is used of Lightning that it does not promise to keep; each function has a test of its own."""
 
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, Protocol, cast, runtime_checkable
 
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar, Timer, TQDMProgressBar
 from lightning.pytorch.callbacks.timer import Interval
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.profilers import Profiler
+
+
+@runtime_checkable
+class TypedTrainer(Protocol):
+    """What every Trainer has, and no type checker sees: it is set from outside the class."""
+
+    callbacks: list[Callback]
+    datamodule: LightningDataModule | None
+    profiler: Profiler
+    fast_dev_run: bool | int
+    overfit_batches: float
+    limit_train_batches: float
+
+
+def typed(trainer: Trainer) -> TypedTrainer:
+    """The same Trainer, by the attributes that its class does not declare."""
+    return cast("TypedTrainer", trainer)
+
+
+def trainer_of(module: LightningModule) -> Trainer | None:
+    """The Trainer that a module is attached to, if there is one; ``LightningModule.trainer`` raises instead."""
+    return module._trainer
 
 
 def epochs_done(trainer: Trainer) -> int:
@@ -24,13 +48,14 @@ def begin_epoch_again(trainer: Trainer) -> None:
 
 def take_over_sigterm(trainer: Trainer, handler: Callable[..., None]) -> None:
     """Have a handler of ours answer SIGTERM; Lightning registers it after the last hook before the first rollout."""
-    cast("Any", trainer)._signal_connector._sigterm_notifier_fn = handler
+    connector: Any = trainer._signal_connector
+    connector._sigterm_notifier_fn = handler
 
 
 def metrics_to_be_logged(trainer: Trainer) -> tuple[int, dict[str, float]] | None:
     """The step and the metrics of an epoch whose checkpoint is written before they are logged; every rank must ask."""
     current = _progress(trainer).current
-    results = cast("Any", trainer)._results if trainer.training else None
+    results = trainer._results if trainer.training else None
     if not results or current.processed == current.completed:
         return None
     step = trainer.fit_loop.epoch_loop._batches_that_stepped - 1
@@ -42,7 +67,7 @@ def keep_epochs_whole(trainer: Trainer) -> None:
 
     Lightning writes them at the end of an evaluation, before it counts the epoch, and stops between two updates.
     """
-    for callback in cast("Any", trainer).callbacks:
+    for callback in typed(trainer).callbacks:
         if isinstance(callback, ModelCheckpoint) and callback._save_on_train_epoch_end is None:
             callback._save_on_train_epoch_end = True
         if isinstance(callback, Timer):
@@ -57,9 +82,29 @@ def settings_within_epochs(callback: ModelCheckpoint) -> dict[str, object]:
     return early | ({} if at_end is not False else {"save_on_train_epoch_end": at_end})
 
 
+def validation_interval(trainer: Trainer) -> object:
+    """How often an epoch is interrupted by an evaluation: a share or number of batches, or a time; 1.0 for never."""
+    return getattr(trainer, "_val_check_time_interval", None) or trainer.val_check_interval
+
+
+def last_saved(callback: ModelCheckpoint) -> str:
+    """The path of the checkpoint that a callback has written last in this run; empty if there is none."""
+    return callback._last_checkpoint_saved
+
+
+def has_chosen_version(logger: CSVLogger | TensorBoardLogger) -> bool:
+    """Whether the number of a logger's folder is known; to ask for ``version`` would choose one."""
+    return logger._version is not None
+
+
+def choose_version(logger: CSVLogger | TensorBoardLogger, version: int | str | None) -> None:
+    """Have a logger write into the folder of this number."""
+    logger._version = version
+
+
 def show_length(trainer: Trainer, num_batches: int) -> None:
     """Tell the progress bar how many updates the epoch has, which is known once its episodes have been played."""
-    for bar in cast("Any", trainer).callbacks:
+    for bar in typed(trainer).callbacks:
         if isinstance(bar, TQDMProgressBar) and bar.is_enabled and bar._train_progress_bar is not None:
             bar._train_progress_bar.total = num_batches
         if isinstance(bar, RichProgressBar) and bar.is_enabled and bar.train_progress_bar_id is not None:
@@ -68,4 +113,4 @@ def show_length(trainer: Trainer, num_batches: int) -> None:
 
 
 def _progress(trainer: Trainer) -> Any:
-    return cast("Any", trainer.fit_loop.epoch_progress)
+    return trainer.fit_loop.epoch_progress

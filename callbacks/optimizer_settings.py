@@ -3,7 +3,7 @@
 import copy
 import logging
 import warnings
-from typing import Any, cast
+from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.optim import Optimizer
@@ -113,4 +113,4 @@ def _step_again(scheduler: Any, new: dict[str, Any]) -> None:
     vars(scheduler).update(_copied(new))
     with warnings.catch_warnings(action="ignore"):  # that the optimizer took no step in between
         for _ in range(steps):
-            cast("Any", scheduler).step()
+            scheduler.step()

@@ -2,14 +2,13 @@
 
 import logging
 from pathlib import Path
-from typing import Any, cast
 
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
 
-from callbacks.lightning_internals import begin_epoch_again, epochs_done, take_over_sigterm
+from callbacks.lightning_internals import begin_epoch_again, epochs_done, take_over_sigterm, typed
 from gigpo_lightning.errors import Preempted, StoppedBySignal
 from gigpo_lightning.ranks import gather
 
@@ -56,7 +55,7 @@ class Preemption(Callback):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Write the checkpoint, and say how to go on."""
-        if not isinstance(exception, Preempted) or cast("Any", trainer).fast_dev_run:
+        if not isinstance(exception, Preempted) or typed(trainer).fast_dev_run:
             return
         begin_epoch_again(trainer)
         path = _checkpoints(trainer) / self.file_name

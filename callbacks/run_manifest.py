@@ -4,10 +4,10 @@ import json
 import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, cast
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from callbacks.lightning_internals import typed
 from gigpo_lightning.disk import whole_file
 from gigpo_lightning.engines.base import TellsDetails
 
@@ -32,7 +32,7 @@ class RunManifest(Callback):
         log_dir = trainer.log_dir  # asked on every rank: it is broadcast
         if log_dir is None or not trainer.is_global_zero:
             return
-        player = getattr(cast("Any", trainer).datamodule, "player", None)
+        player = getattr(typed(trainer).datamodule, "player", None)
         panels = getattr(player, "panels", {})
         manifest = {
             "python": platform.python_version(),

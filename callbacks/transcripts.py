@@ -8,6 +8,7 @@ from typing import Any, cast
 
 from lightning.pytorch import LightningModule, Trainer
 
+from callbacks.lightning_internals import typed
 from callbacks.watching import ExperienceCallback, logger_methods
 from gigpo_lightning.algorithm import Credit, CreditEstimator
 from gigpo_lightning.errors import check_count
@@ -110,4 +111,4 @@ class Transcripts(ExperienceCallback):
 def _credit(trainer: Trainer, pl_module: LightningModule, groups: Sequence[TrajectoryGroup]) -> Credit:
     """What the module's estimator says of episodes that it is not to learn of: one that remembers is copied."""
     estimator = copy.deepcopy(cast("CreditEstimator", pl_module.credit))
-    return estimator.estimate(scored_table(groups, getattr(cast("Any", trainer).datamodule, "scorers", ())))
+    return estimator.estimate(scored_table(groups, getattr(typed(trainer).datamodule, "scorers", ())))

@@ -1,11 +1,12 @@
 """The callback that gives the engine the trainer's weights, and proves that it has them."""
 
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.profilers import PassThroughProfiler
+from lightning.pytorch.profilers import PassThroughProfiler, Profiler
 
+from callbacks.lightning_internals import typed
 from gigpo_lightning.engines.base import RolloutEngine
 from gigpo_lightning.interruption import never
 from gigpo_lightning.policy_view import PolicyView
@@ -41,11 +42,11 @@ class WeightSync(Callback):
         self.adapters = adapters
         self.proved = ProvedSync(num_probes, probe_tokens, adapters)
         self._engine: RolloutEngine | None = None
-        self._profiler: Any = PassThroughProfiler()
+        self._profiler: Profiler = PassThroughProfiler()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Have syncs show up in the Trainer's profiler."""
-        self._profiler = cast("Any", trainer).profiler
+        self._profiler = typed(trainer).profiler
 
     @property
     def metrics(self) -> dict[str, float]:

@@ -3,7 +3,7 @@
 import logging
 import random
 from collections.abc import Iterator, Sequence
-from typing import Any, cast
+from typing import cast
 
 import gymnasium
 from lightning.pytorch import LightningDataModule
@@ -12,10 +12,11 @@ from torch.utils.data import DataLoader, IterableDataset
 from gigpo_lightning.demonstrations import Demonstration, Expert, demonstrate
 from gigpo_lightning.environments.base import TaskPanel, TaskSource
 from gigpo_lightning.environments.splits import check_apart, check_split_names, read_panel
-from gigpo_lightning.errors import check_count, check_seed
+from gigpo_lightning.errors import check_count, check_range, check_seed
 from gigpo_lightning.prompts.base import NoRoomError, Prompt, ReplyWriter
 from gigpo_lightning.token_batch import TokenBatch, make_token_batch
 from modules import Policy
+from modules.policy_module import PolicyModule
 
 _logger = logging.getLogger(__name__)
 _BUCKETS = 16  # batches that are sorted by length together
@@ -71,8 +72,7 @@ class DemonstrationDataModule(LightningDataModule):
             check_count(name, value)
         check_seed(seed)
         for name, share in (("detour_probability", detour_probability), ("slip_probability", slip_probability)):
-            if not 0 <= share <= 1:
-                raise ValueError(f"{name} must be in [0, 1], got {share}")
+            check_range(name, share, 0.0, 1.0)
         if not allow_shared_tasks:
             check_split_names("held_out_split", [held_out_split], split)
         self.environment = environment
@@ -116,24 +116,22 @@ class DemonstrationDataModule(LightningDataModule):
         return self._loader(self.held_out_split, 1, self.held_out_tasks, shuffled=False)
 
     def _loader(self, split: str, episodes: int, limit: int | None, shuffled: bool) -> DataLoader[TokenBatch]:
-        policy = cast("Policy", cast("Any", self.trainer).lightning_module.policy)
+        assert self.trainer is not None
+        policy = cast("PolicyModule", self.trainer.lightning_module).policy
         if split not in self._pairs:
-            self._pairs[split] = [self._encode(policy, each) for each in self._play(split, episodes, limit)]
+            played = demonstrate(
+                self.environment,
+                self._panels[split].tasks[:limit] * episodes,
+                self.expert,
+                detour_probability=self.detour_probability,
+                slip_probability=self.slip_probability,
+                max_steps=self.max_steps,
+                seed=self.seed,
+            )
+            self._pairs[split] = [self._encode(policy, each) for each in played]
             _logger.info("%d demonstrations of %s", len(self._pairs[split]), split)
         batches = _Batches(self._pairs[split], self.batch_size, policy.tokenizer.pad_token_id, shuffled, self.seed)
         return DataLoader(batches, batch_size=None, num_workers=0)
-
-    def _play(self, split: str, episodes: int, limit: int | None) -> Iterator[Demonstration]:
-        tasks = self._panels[split].tasks[:limit]
-        return demonstrate(
-            self.environment,
-            tasks * episodes,
-            self.expert,
-            detour_probability=self.detour_probability,
-            slip_probability=self.slip_probability,
-            max_steps=self.max_steps,
-            seed=self.seed,
-        )
 
     def _encode(self, policy: Policy, demonstration: Demonstration) -> Pair:
         tokenizer = policy.tokenizer

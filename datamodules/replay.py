@@ -5,10 +5,10 @@ import time
 from functools import cached_property
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any, cast
 
 from torch.utils.data import DataLoader
 
+from callbacks.lightning_internals import typed
 from datamodules.stream import ExperienceDataModule
 from gigpo_lightning.batch import Minibatch
 from gigpo_lightning.experience import Batching, Experience, StepScorer
@@ -91,7 +91,7 @@ class ReplayDataModule(ExperienceDataModule):
         """
         if stage != "fit":
             raise ValueError(f"ReplayDataModule only trains; {stage} plays episodes and needs RolloutDataModule")
-        if cast("Any", self._trainer()).overfit_batches:
+        if typed(self._trainer()).overfit_batches:
             raise ValueError("trainer.overfit_batches must be left out with ReplayDataModule, which has its episodes")
         epochs = self._trainer().max_epochs or 0
         missing = [epoch for epoch in range(epochs) if epoch not in self.files]

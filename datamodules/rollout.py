@@ -1,12 +1,14 @@
 """The DataModule that streams what a player plays: fresh episodes each epoch, as minibatches."""
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import gymnasium
 from torch.utils.data import DataLoader
 
+from callbacks.lightning_internals import typed
 from datamodules.stream import ExperienceDataModule, stream
 from gigpo_lightning.engines.base import RolloutEngine
 from gigpo_lightning.environments.base import TaskSource
@@ -17,6 +19,8 @@ from gigpo_lightning.prompts.base import Prompt
 from gigpo_lightning.ranks import gather, interleave, place
 from gigpo_lightning.rollout.player import HeldOutGroups, RolloutPlayer
 from gigpo_lightning.rollout.sync import EngineSync
+
+_logger = logging.getLogger(__name__)
 
 
 class RolloutDataModule(ExperienceDataModule):
@@ -80,7 +84,7 @@ class RolloutDataModule(ExperienceDataModule):
             ValueError: If the source does not know a split, held-out splits share tasks with others, or an epoch wants
                 more tasks than the training panel holds or fewer than there are ranks.
         """
-        player, trainer = self.player, cast("Any", self._trainer())
+        player, trainer = self.player, typed(self._trainer())
         if stage == "fit":
             player.same_tasks = int(trainer.overfit_batches) or None
         if player.same_tasks:
@@ -133,14 +137,20 @@ class RolloutDataModule(ExperienceDataModule):
         Raises:
             ValueError: If the training split lacks a task of theirs.
         """
+        if self.player.carry_over is None or self.player.train_split not in self.player.panels:
+            return
+        if "carried" not in state_dict:
+            _logger.warning(
+                "the checkpoint's carried groups are written as an older version did, and are not read: the next epoch "
+                "begins new groups, of its own tasks, in their place"
+            )
         rank, ranks = place()
-        if self.player.carry_over is not None and self.player.train_split in self.player.panels:
-            carried = dict.fromkeys(map(tuple, state_dict.get("carried", ())))  # or two would have the same noise
-            self.player.begin_again(list(carried)[rank::ranks])
+        carried = dict.fromkeys(map(tuple, state_dict.get("carried", ())))  # or two would have the same noise
+        self.player.begin_again(list(carried)[rank::ranks])
 
     def make_experience(self, epoch: int) -> Experience:
         """Play an epoch on the module's weights, and assign its credit; what one rank is asked to drop, all drop."""
-        module, profiler, should_stop = self._module(), cast("Any", self._trainer()).profiler, self._should_stop()
+        module, profiler, should_stop = self._module(), typed(self._trainer()).profiler, self._should_stop()
         with profiler.profile("rollout"):
             played = play_unless_stopped(partial(self.player.play, epoch, module, should_stop), should_stop)
         temperature = self.player.sampling.temperature

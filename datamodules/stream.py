@@ -7,7 +7,7 @@ import torch
 from lightning.pytorch import Callback, LightningDataModule, Trainer
 from torch.utils.data import DataLoader, IterableDataset
 
-from callbacks.lightning_internals import show_length
+from callbacks.lightning_internals import show_length, typed
 from gigpo_lightning.batch import Minibatch
 from gigpo_lightning.experience import Batching, Experience, StepScorer, WatchesExperience
 from gigpo_lightning.ranks import end_processes
@@ -67,7 +67,7 @@ class ExperienceDataModule(LightningDataModule):
         yield from self._minibatches[1:]
 
     def _callbacks(self) -> list[Callback]:
-        return cast("list[Callback]", cast("Any", self._trainer()).callbacks)
+        return typed(self._trainer()).callbacks
 
     def _trainer(self) -> Trainer:
         if self.trainer is None:

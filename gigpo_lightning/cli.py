@@ -7,7 +7,7 @@ import warnings
 from argparse import ArgumentError
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 import yaml
@@ -21,6 +21,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from callbacks import OptimizerSettings
 from callbacks.kept_configuration import KeptConfiguration
+from callbacks.lightning_internals import typed
 from gigpo_lightning.changed_configuration import changes, check_classes
 from gigpo_lightning.complaints import constructor_complaint, parser_complaint, with_section
 from gigpo_lightning.disk import no_room
@@ -34,9 +35,8 @@ from gigpo_lightning.standard_settings import add_standard
 from gigpo_lightning.strict_cli import MENDABLE, REFUSED, StrictCLI
 from gigpo_lightning.trainer_settings import check_trainer
 from modules import AtomicCheckpointIO
-from modules.archive import damage
 from modules.checkpoint_folder import META
-from modules.checkpoint_io import check_whole
+from modules.checkpoint_io import check_whole, damage
 from modules.run_folder import Claim, chosen_folder, claimed, hold
 
 __all__ = ["MENDABLE", "GigpoCLI", "build_cli", "checked_configuration", "main", "share_the_machine", "what_is_wrong"]
@@ -225,7 +225,7 @@ class GigpoCLI(StrictCLI):
 
     def _compare_configurations(self) -> None:
         """Say what this run does otherwise than the checkpoint's, and decide whose settings its optimizer has."""
-        path, callbacks = self.config_init["fit"].get("ckpt_path"), cast("Any", self.trainer).callbacks
+        path, callbacks = self.config_init["fit"].get("ckpt_path"), typed(self.trainer).callbacks
         own = [each for each in callbacks if isinstance(each, OptimizerSettings)]
         source = own[0].source if own else self.config_init["fit"]["optimizer_settings"]
         if path is None:

@@ -17,6 +17,16 @@ _LOGGED = ("loss", "policy", "kl", "entropy", "clip_fraction", "approximate_kl")
 _LOGGED_WITH_CORRECTION = ("engine_kl", "correction_weight", "corrected_fraction")
 
 
+def check_max_grad_norm(norm: float) -> None:
+    """Refuse a largest norm that would leave nothing of a gradient; a module asks before its learner can be made.
+
+    Raises:
+        ValueError: If it is not positive.
+    """
+    if not norm > 0:
+        raise ValueError(f"max_grad_norm must be > 0, got {norm}")
+
+
 class NotFiniteError(FloatingPointError):
     """A loss or a gradient is not finite; the minibatch has changed no weight."""
 
@@ -127,8 +137,7 @@ class Learner:
         ref_logprobs: Callable[[TokenBatch, float], Tensor] | None = None,
         execution: Execution | None = None,
     ) -> None:
-        if not max_grad_norm > 0:
-            raise ValueError(f"max_grad_norm must be > 0, got {max_grad_norm}")
+        check_max_grad_norm(max_grad_norm)
         if loss.kl_coefficient and ref_logprobs is None:
             raise ValueError(f"kl_coefficient must be 0 without a reference, got {loss.kl_coefficient}")
         self.policy = policy

@@ -3,7 +3,7 @@
 import logging
 import math
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -11,10 +11,11 @@ from lightning.pytorch import Callback
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
+from callbacks.lightning_internals import trainer_of
 from gigpo_lightning.disk import whole_folder
 from gigpo_lightning.errors import check_count, check_range
 from gigpo_lightning.token_batch import TokenBatch
-from modules.finite_weights import check_finite_weights, way_back
+from modules.finite_weights import way_back
 from modules.policy import PolicySource
 from modules.policy_module import PolicyModule
 from modules.rehearsal import Rehearsal, rehearse_policy
@@ -83,7 +84,7 @@ class BehaviourCloningModule(PolicyModule):
         rise = torch.optim.lr_scheduler.LinearLR(optimizer, 1 / warm_up, total_iters=warm_up)
         fall = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, total - warm_up, self.learning_rate / 10)
         scheduler = torch.optim.lr_scheduler.SequentialLR(optimizer, [rise, fall], milestones=[warm_up])
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": cast("Any", scheduler), "interval": "step"}}
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def training_step(self, batch: TokenBatch, batch_idx: int) -> Tensor:
         """Mean negative log-likelihood of the replies' tokens, in nats.
@@ -96,8 +97,9 @@ class BehaviourCloningModule(PolicyModule):
         if not torch.isfinite(loss):
             raise FloatingPointError(
                 f"the loss must be finite, got {loss.item()} in epoch {self.current_epoch}, batch {batch_idx}; no "
-                f"checkpoint was replaced. Lower learning_rate, and {way_back(self._trainer)}"
+                f"checkpoint was replaced. Lower learning_rate, and {way_back(trainer_of(self))}"
             )
+        self._updated_epoch = self.current_epoch
         self.log("cloning/loss", loss, prog_bar=True, on_step=True, on_epoch=False)
         return loss
 
@@ -126,14 +128,6 @@ class BehaviourCloningModule(PolicyModule):
             FloatingPointError: If a weight is not finite; no checkpoint is replaced by it.
         """
         self.check_finite_weights()
-
-    def check_finite_weights(self) -> None:
-        """Refuse to keep weights that an update has ruined.
-
-        Raises:
-            FloatingPointError: If one is not finite; the message names it, the epoch, and the checkpoint to go on from.
-        """
-        check_finite_weights(self, self.current_epoch)
 
     def on_fit_end(self) -> None:
         """Write the policy's folder, each of its files whole or as it was.

@@ -88,7 +88,7 @@ def open_folder(path: Path) -> tuple[dict[str, Any], Metadata]:
 
     The folder alone shows whether it is as it was written, also after it was copied: ``meta.pt`` holds the size and the
     CRC-32 of every other file, and has CRC-32s of its own. Nothing in the folder is run. The speed is that of
-    ``modules.archive.damage``, on every rank.
+    ``modules.checkpoint_io.damage``, on every rank.
 
     Returns:
         Everything but the tensors, and where these lie.
@@ -102,7 +102,7 @@ def open_folder(path: Path) -> tuple[dict[str, Any], Metadata]:
 def _open(path: Path) -> tuple[dict[str, Any], Metadata]:
     if not (path / META).is_file():
         raise ValueError(f"{rule(path)}, in which {META} is missing: it was not finished, or is something else")
-    rest = read_checkpoint(path / META, lambda: torch.load(path / META, map_location="cpu", weights_only=True))
+    rest = read_checkpoint(path / META)
     files: dict[str, tuple[int, int]] | None = rest.pop(_FILES, None)
     present = {file.name for file in path.iterdir()} - {META}
     if files is None:

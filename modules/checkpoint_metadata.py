@@ -39,10 +39,6 @@ def _of_fields(kind: type[Any]) -> Callable[[_Record], Any]:
     return lambda record: kind(**{name: _real(value) for name, value in record.state.items()})
 
 
-def _nothing(record: _Record) -> None:
-    """Where a checkpoint once lay: not needed, and the only path in it."""
-
-
 _MAKERS: dict[tuple[str, str], Callable[[_Record], Any]] = {
     **{
         (kind.__module__, kind.__name__): _of_fields(kind)
@@ -60,7 +56,12 @@ _MAKERS: dict[tuple[str, str], Callable[[_Record], Any]] = {
     (metadata.__name__, "_MEM_FORMAT_ENCODING"): lambda record: metadata._MEM_FORMAT_ENCODING(*record.arguments),
     ("torch", "Size"): lambda record: torch.Size(*record.arguments),
     ("torch.serialization", "_get_layout"): lambda record: {str(torch.strided): torch.strided}[record.arguments[0]],
-    **{(module, f"{kind}Path"): _nothing for module in ("pathlib", "pathlib._local") for kind in ("Posix", "Windows")},
+    # Where a checkpoint once lay: not needed, and the only path in it.
+    **{
+        (module, f"{kind}Path"): lambda record: None
+        for module in ("pathlib", "pathlib._local")
+        for kind in ("Posix", "Windows")
+    },
 }
 
 

@@ -78,10 +78,12 @@ class FSDP2Strategy(ModelParallelStrategy):
 
     def shard(self, policy: Policy) -> None:
         """Shard a policy: each decoder block on its own, and what is left with the whole."""
+        compute = torch.bfloat16 if self.precision_plugin.precision == "bf16-mixed" else None
+        pin_memory = self.root_device.type != "cpu"
         options: dict[str, Any] = {
             "mesh": self.device_mesh["data_parallel"],
-            "mp_policy": self._mixed_precision(),
-            "offload_policy": self._offload_policy(),
+            "mp_policy": MixedPrecisionPolicy(param_dtype=compute, reduce_dtype=torch.float32 if compute else None),
+            "offload_policy": CPUOffloadPolicy(pin_memory) if self.cpu_offload else OffloadPolicy(),
         }
         for block in policy.blocks:
             fully_shard(block, reshard_after_forward=self.reshard_after_forward, **options)
@@ -163,11 +165,7 @@ class FSDP2Strategy(ModelParallelStrategy):
         path = Path(self.broadcast(checkpoint_path))
         if path.is_dir():
             return self._load_folder(path)
-
-        def load() -> Any:
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-
-        checkpoint = together(lambda: read_checkpoint(path, load))
+        checkpoint = together(lambda: read_checkpoint(path))
         module = self._checked(checkpoint)
         options = StateDictOptions(full_state_dict=True, strict=module.strict_loading, cpu_offload=self.cpu_offload)
         set_model_state_dict(module, dict(checkpoint["state_dict"]), options=options)  # it adds to what it is given
@@ -212,15 +210,6 @@ class FSDP2Strategy(ModelParallelStrategy):
             for name, buffer in module.named_buffers(recurse=False):
                 module._buffers[name] = buffer.to(self.root_device)
         _update_properties(self.model, device=self.root_device)  # where batches, sums and logged numbers go
-
-    def _offload_policy(self) -> OffloadPolicy:
-        if not self.cpu_offload:
-            return OffloadPolicy()
-        return CPUOffloadPolicy(pin_memory=self.root_device.type != "cpu")
-
-    def _mixed_precision(self) -> MixedPrecisionPolicy:
-        compute = torch.bfloat16 if self.precision_plugin.precision == "bf16-mixed" else None
-        return MixedPrecisionPolicy(param_dtype=compute, reduce_dtype=torch.float32 if compute else None)
 
     def _get_process_group_backend(self) -> str:
         backend = super()._get_process_group_backend()

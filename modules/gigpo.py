@@ -5,6 +5,7 @@ import copy
 import logging
 import math
 import time
+from collections.abc import Mapping
 from typing import Any, Literal, cast
 
 import torch
@@ -17,14 +18,14 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
 from callbacks import missing_callbacks
-from callbacks.lightning_internals import epochs_done, keep_epochs_whole
+from callbacks.lightning_internals import epochs_done, keep_epochs_whole, trainer_of, typed
 from gigpo_lightning.algorithm import CreditEstimator
 from gigpo_lightning.algorithm.losses import LossSettings
 from gigpo_lightning.batch import Minibatch
 from gigpo_lightning.random_states import random_states, restore_random_states
 from gigpo_lightning.ranks import gather
 from gigpo_lightning.token_batch import TokenBatch
-from gigpo_lightning.update import Learner, NotFiniteError
+from gigpo_lightning.update import Learner, NotFiniteError, check_max_grad_norm
 from modules.checkpoint_io import check_for_another_reader
 from modules.checkpoint_state import (
     check_kept,
@@ -36,14 +37,13 @@ from modules.checkpoint_state import (
     storable,
     unlogged_metrics,
 )
-from modules.finite_weights import check_finite_weights, way_back
+from modules.finite_weights import way_back
 from modules.fsdp2 import FSDP2Strategy
 from modules.lora import AdaptedPolicy
 from modules.policy import Policy, PolicySource
 from modules.policy_module import PolicyModule
 from modules.rehearsal import Rehearsal, check_trainer, rehearse_optimization, rehearse_policy
 from modules.run_folder import RunFolder
-from modules.scheduling import watched
 from modules.sharding import PREFIX, wrap_blocks
 from modules.strategy_execution import StrategyExecution
 
@@ -91,8 +91,7 @@ class GiGPOModule(PolicyModule):
         max_grad_norm: float = 1.0,
     ) -> None:
         super().__init__(policy)
-        if not max_grad_norm > 0:
-            raise ValueError(f"max_grad_norm must be > 0, got {max_grad_norm}")
+        check_max_grad_norm(max_grad_norm)
         self.automatic_optimization = False
         self.credit = credit
         self.loss_settings = loss
@@ -104,7 +103,6 @@ class GiGPOModule(PolicyModule):
         self.reference: Policy | None = None
         self._learner: Learner | None = None
         self._update_seconds = 0.0
-        self._updated_epoch: int | None = None
 
     def setup(self, stage: str) -> None:
         """Refuse a strategy that would run what is in the checkpoint.
@@ -136,7 +134,7 @@ class GiGPOModule(PolicyModule):
         """
         check_trainer(self.trainer, self.credit)  # Lightning's own look at some settings comes later
         keep_epochs_whole(self.trainer)
-        named = [type(each) for each in cast("Any", self.trainer).callbacks]
+        named = [type(each) for each in typed(self.trainer).callbacks]
         return [RunFolder(self.trainer), *(kind() for kind in self.missing_callbacks(named))]
 
     @property
@@ -151,20 +149,13 @@ class GiGPOModule(PolicyModule):
 
         ``Trainer.current_epoch`` lags behind while a resumed run asks for its first data.
         """
-        return 0 if self._trainer is None else epochs_done(self.trainer)
+        trainer = trainer_of(self)
+        return 0 if trainer is None else epochs_done(trainer)
 
     @property
     def rescores(self) -> bool:
         """Whether ratios are taken to the trainer's own log-probabilities."""
         return self.loss_settings.importance_correction is not None
-
-    def check_finite_weights(self) -> None:
-        """Refuse to keep, or to sample from, weights that an update has ruined; for all ranks together.
-
-        Raises:
-            FloatingPointError: If one is not finite; the message names it, the epoch, and the checkpoint to go on from.
-        """
-        check_finite_weights(self, self._updated_epoch)
 
     def configure_model(self) -> None:
         """Build the policy and, where a KL coefficient asks for one, its frozen reference; shard them if wanted.
@@ -173,7 +164,8 @@ class GiGPOModule(PolicyModule):
         """
         if self._policy is not None:
             return
-        strategy = self.trainer.strategy if self._trainer is not None else None
+        trainer = trainer_of(self)
+        strategy = None if trainer is None else trainer.strategy
         sharding = strategy if isinstance(strategy, FSDP2Strategy) else None
         self._policy = sharding.make(self.policy_source) if sharding else self.policy_source.build()
         if self.loss_settings.kl_coefficient > 0 and not isinstance(self._policy, AdaptedPolicy):
@@ -189,7 +181,7 @@ class GiGPOModule(PolicyModule):
         optimizer = self.make_optimizer([each for each in self.policy.parameters() if each.requires_grad])
         if self.make_lr_scheduler is None:
             return optimizer
-        return {"optimizer": optimizer, "lr_scheduler": cast("Any", self.make_lr_scheduler(optimizer))}
+        return {"optimizer": optimizer, "lr_scheduler": self.make_lr_scheduler(optimizer)}
 
     def on_train_start(self) -> None:
         """Make the learner of the optimizer and the scheduler that the Trainer has made."""
@@ -217,7 +209,7 @@ class GiGPOModule(PolicyModule):
         started = time.perf_counter()
         assert self._learner is not None
         try:
-            with cast("Any", self.trainer).profiler.profile("update"):
+            with typed(self.trainer).profiler.profile("update"):
                 losses = self._learner.update(batch, self.progress)
         except NotFiniteError as error:
             raise FloatingPointError(
@@ -241,7 +233,7 @@ class GiGPOModule(PolicyModule):
     def on_train_epoch_end(self) -> None:
         """Step the scheduler, and log the time of the update and the learning rate."""
         assert self._learner is not None
-        self._learner.end_epoch(watched(self.lr_schedulers(), self.trainer.callback_metrics))
+        self._learner.end_epoch(_watched(self.lr_schedulers(), self.trainer.callback_metrics))
         optimizer = cast("LightningOptimizer", self.optimizers())
         self.log("time/update", self._update_seconds, sync_dist=True)
         self.log("loss/learning_rate", float(optimizer.param_groups[0]["lr"]), sync_dist=True)
@@ -250,9 +242,7 @@ class GiGPOModule(PolicyModule):
         """Hand the held-out episodes on to the callbacks that count them."""
         return batch
 
-    def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:
-        """Hand the held-out episodes on to the callbacks that count them."""
-        return batch
+    test_step = validation_step
 
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Nothing: the episodes have been played, and the Transcripts callback writes them down."""
@@ -279,7 +269,8 @@ class GiGPOModule(PolicyModule):
             FloatingPointError: If a weight is not finite; no checkpoint is replaced by it.
         """
         self.check_finite_weights()
-        within_epoch = self._trainer is not None and self._updated_epoch == self.iteration
+        trainer = trainer_of(self)
+        within_epoch = trainer is not None and self._updated_epoch == self.iteration
         checkpoint["gigpo"] = {
             "lr_interval": self.lr_interval,
             "within_epoch": within_epoch,  # a run cannot go on from here: the epoch's other updates would be lost
@@ -287,7 +278,7 @@ class GiGPOModule(PolicyModule):
             "iteration": self.iteration,
             "credit": storable(self.credit.state_dict(), type(self.credit).__name__),
             "random_states": gather(random_states()),  # only the first rank's dictionary is written
-            "unlogged": unlogged_metrics(self.trainer) if self._trainer is not None else {},
+            "unlogged": {} if trainer is None else unlogged_metrics(trainer),
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -298,7 +289,7 @@ class GiGPOModule(PolicyModule):
                 gone on from.
         """
         kept = self.check_checkpoint(checkpoint)
-        trainer = self._trainer
+        trainer = trainer_of(self)
         fitting = trainer is not None and trainer.state.fn == TrainerFn.FITTING
         if trainer is not None and fitting:
             restore_random_states(kept["random_states"][self.global_rank % len(kept["random_states"])])
@@ -318,7 +309,7 @@ class GiGPOModule(PolicyModule):
             ValueError: If this module did not write it, it holds another policy's weights, or it cannot be gone on
                 from.
         """
-        trainer = self._trainer
+        trainer = trainer_of(self)
         path = trainer.ckpt_path if trainer is not None else None
         rule = f"ckpt_path {str(path)!r} must name a checkpoint" if path else "ckpt_path must name a checkpoint"
         kept = check_kept(checkpoint, self.credit, rule)
@@ -345,3 +336,16 @@ class GiGPOModule(PolicyModule):
         with off:
             ref_logprobs: Tensor = reference(tokens, temperature)[0]
         return ref_logprobs
+
+
+def _watched(scheduler: Any, logged: Mapping[str, Tensor]) -> float | None:
+    """The logged metric that ``lightning.pytorch.cli.ReduceLROnPlateau`` watches; None for other schedulers."""
+    monitor = getattr(scheduler, "monitor", None)
+    if monitor is None:
+        return None
+    if monitor not in logged:
+        raise ValueError(
+            f"lr_scheduler.init_args.monitor must be a metric that every epoch logs, got {monitor!r}; this one has "
+            f"logged {', '.join(sorted(logged))}"
+        )
+    return float(logged[monitor])

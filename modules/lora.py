@@ -32,7 +32,7 @@ class AdaptedPolicy(Policy):
     def named_weights(self) -> Iterator[tuple[str, Tensor]]:
         """Every weight by the name that its checkpoint gives it, the adapters added to those that they adapt."""
         adapted = dict(self.adapted_layers())
-        for name, weight in self._base():
+        for name, weight in self.base_weights():
             layer = adapted.get(name.removesuffix(".weight"))
             merged = weight if layer is None else _delta(layer).to(weight.dtype).add_(weight)
             del weight  # or two weights would be whole while the next one is gathered
@@ -45,7 +45,8 @@ class AdaptedPolicy(Policy):
 
     def base_weights(self) -> Iterator[tuple[str, Tensor]]:
         """Every weight by the name that its checkpoint gives it, as if there were no adapters."""
-        yield from self._base()
+        for name, weight in self._base_shares():
+            yield name, gathered(weight)
 
     def adapter_tensors(self) -> dict[str, Tensor]:
         """The adapters, by the names that PEFT's folders give them."""
@@ -72,10 +73,6 @@ class AdaptedPolicy(Policy):
         for name, module in self.model.named_modules():
             if hasattr(module, "lora_A"):
                 yield name, module
-
-    def _base(self) -> Iterator[tuple[str, Tensor]]:
-        for name, weight in self._base_shares():
-            yield name, gathered(weight)
 
     def _base_shares(self) -> Iterator[tuple[str, Tensor]]:
         """Every weight beside the adapters, by the name that its checkpoint gives it, as this rank has it."""

@@ -12,10 +12,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
-from transformers import (
-    PretrainedConfig,
-    PreTrainedModel,
-)
+from transformers import PreTrainedModel
 
 from gigpo_lightning.policy_view import AdaptedWeights
 from gigpo_lightning.token_batch import Layout, TokenBatch
@@ -62,7 +59,8 @@ class Policy(nn.Module):
         if attention.startswith("flash"):
             return "packed"
         kinds = getattr(config, "layer_types", None)
-        everything = all(kind == "full_attention" for kind in kinds) if kinds else not _has_window(config)
+        has_window = bool(getattr(config, "sliding_window", None)) and getattr(config, "use_sliding_window", True)
+        everything = all(kind == "full_attention" for kind in kinds) if kinds else not has_window
         return "shared" if attention == "sdpa" and everything else "rows"
 
     def forward(
@@ -161,10 +159,6 @@ class Policy(nn.Module):
 def gathered(weight: Tensor) -> Tensor:
     """A weight as it is where nothing is sharded; all ranks have to ask for it together."""
     return weight.full_tensor() if isinstance(weight, DTensor) else weight
-
-
-def _has_window(config: PretrainedConfig) -> bool:
-    return bool(getattr(config, "sliding_window", None)) and getattr(config, "use_sliding_window", True)
 
 
 def _spread(values: Float[Tensor, " A"], action_mask: Bool[Tensor, "S R"]) -> Float[Tensor, "S R"]:

@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import nn
 
-from callbacks.lightning_internals import settings_within_epochs
+from callbacks.lightning_internals import settings_within_epochs, validation_interval
 from gigpo_lightning.algorithm import CreditEstimator
 from gigpo_lightning.algorithm.advantages import ComparesTasks
 from gigpo_lightning.errors import ShapeUnknownError
@@ -65,11 +65,7 @@ def check_trainer(trainer: Any, credit: CreditEstimator) -> None:
 
 
 def _check_that_epochs_are_whole(trainer: Any) -> None:
-    """Refuse settings that would break an epoch off: an iteration plays once and learns from all that it has played.
-
-    Raises:
-        ValueError: If there is one; the message names it and what to set instead.
-    """
+    """Refuse settings that would break an epoch off: an iteration plays once and learns from all that it has played."""
     whole = "an epoch is one iteration, which learns from every step that it has played"
     made_by_lightning = trainer.fast_dev_run or trainer.overfit_batches
     all_batches = trainer.limit_train_batches == 1.0 and isinstance(trainer.limit_train_batches, float)
@@ -82,7 +78,7 @@ def _check_that_epochs_are_whole(trainer: Any) -> None:
         raise ValueError(
             f"trainer.max_steps must be left out, got {trainer.max_steps}: {whole}; use trainer.max_epochs"
         )
-    interval = getattr(trainer, "_val_check_time_interval", None) or getattr(trainer, "val_check_interval", None)
+    interval = validation_interval(trainer)
     if not (isinstance(interval, float) and interval == 1.0):
         raise ValueError(
             f"trainer.val_check_interval must be left out, got {interval}: {whole}; use trainer.check_val_every_n_epoch"
@@ -136,12 +132,7 @@ def rehearse_optimization(
 ) -> None:
     """Make the optimizer of a policy, take a step with it, and step the scheduler through the whole run.
 
-    Args:
-        policy: Without its weights; None leaves out what only its shape could show.
-        make_optimizer: Makes the optimizer.
-        make_lr_scheduler: Makes the scheduler; it is stepped as often as a run has epochs.
-        max_epochs: Of the run; -1 or None is a run without an end.
-        lr_interval: What the scheduler counts in the run.
+    A policy of None leaves out what only its shape could show; with ``max_epochs`` -1 or None the run has no end.
 
     Raises:
         ValueError: If one of them cannot train here; the message begins with ``optimizer`` or ``lr_scheduler``.

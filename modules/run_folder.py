@@ -9,7 +9,9 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+
+from callbacks.lightning_internals import choose_version, has_chosen_version
 
 # What is written before a run begins.
 _FIRST_FILES = ("config.yaml", "hparams.yaml", "manifest.json", "events.out.tfevents.*")
@@ -37,7 +39,7 @@ def claim(trainer: Trainer) -> tuple[Claim, ...]:
     """
     if not trainer.is_global_zero:
         return ()
-    return tuple(_claim(logger) for logger in _numbered(trainer) if logger._version is None)
+    return tuple(_claim(logger) for logger in _numbered(trainer) if not has_chosen_version(logger))
 
 
 def follow(trainer: Trainer) -> None:
@@ -45,7 +47,7 @@ def follow(trainer: Trainer) -> None:
     loggers = _numbered(trainer)
     versions = trainer.strategy.broadcast([logger.version if trainer.is_global_zero else None for logger in loggers])
     for logger, version in zip(loggers, versions, strict=True):
-        logger._version = version
+        choose_version(logger, version)
 
 
 def hold(folders: Iterable[Path]) -> None:
@@ -120,20 +122,15 @@ def claimed(trainer: Trainer) -> Iterator[tuple[Claim, ...]]:
 def chosen_folder(trainer: Trainer) -> Path | None:
     """The run's folder, or nothing as long as its number is not chosen."""
     first = trainer.loggers[0] if trainer.loggers else None
-    if isinstance(first, TensorBoardLogger | CSVLogger) and first._version is None:
+    if isinstance(first, TensorBoardLogger | CSVLogger) and not has_chosen_version(first):
         return None
     return Path(trainer.log_dir or trainer.default_root_dir)
 
 
 def _numbered(trainer: Trainer) -> list[TensorBoardLogger | CSVLogger]:
     """The loggers that may choose a folder by number, in the Trainer's order."""
-    return [
-        logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger | CSVLogger) and _is_local(logger)
-    ]
-
-
-def _is_local(logger: Logger) -> bool:
-    return "://" not in str(logger.save_dir)
+    own = [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger | CSVLogger)]
+    return [logger for logger in own if "://" not in str(logger.save_dir)]
 
 
 def _claim(logger: TensorBoardLogger | CSVLogger) -> Claim:
@@ -147,7 +144,7 @@ def _claim(logger: TensorBoardLogger | CSVLogger) -> Claim:
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
             if _is_new(folder):
-                logger._version = number
+                choose_version(logger, number)
                 return Claim(folder=folder, made=made)
             number += 1
         except FileNotFoundError:  # another run has withdrawn, and with it a folder above

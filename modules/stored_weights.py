@@ -33,7 +33,10 @@ def stored_weights(checkpoint: str, model: nn.Module) -> StoredWeights | None:
         SafetensorError: If a file is damaged.
     """
     files = _files(checkpoint)
-    where = {name: file for file in files for name in _names(file)}
+    where: dict[str, str] = {}
+    for file in files:
+        with safe_open(file, framework="pt") as stored:
+            where |= dict.fromkeys(stored.keys(), file)
     tied: dict[int, list[str]] = {}
     for name, tensor in model.state_dict(keep_vars=True).items():
         tied.setdefault(id(tensor), []).append(name)
@@ -54,11 +57,6 @@ def _files(checkpoint: str) -> list[str]:
     if index is None:
         return []
     return list(get_checkpoint_shard_files(checkpoint, index)[0])
-
-
-def _names(file: str) -> list[str]:
-    with safe_open(file, framework="pt") as tensors:
-        return list(tensors.keys())
 
 
 def _read(files: dict[str, str]) -> StoredWeights:

@@ -1,27 +1,24 @@
 """How a Trainer's strategy carries an update out."""
 
 from contextlib import AbstractContextManager
-from typing import Any, cast
+from typing import cast
 
 import torch
-from lightning.pytorch import LightningModule
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor
 from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.distributed.tensor import DTensor
 
+from modules.policy_module import PolicyModule
+
 
 class StrategyExecution:
     """Carries an update out as the Trainer's strategy and precision want it."""
 
-    def __init__(self, module: LightningModule) -> None:
+    def __init__(self, module: PolicyModule) -> None:
         self._module = module
         self._trainer = module.trainer
-
-    @property
-    def device(self) -> torch.device:
-        """Where the strategy computes."""
-        return self._module.device
+        self.device = module.device
 
     def accumulate(self, last: bool) -> AbstractContextManager[None]:
         """Have the last micro-batch alone share the gradients out."""
@@ -36,7 +33,7 @@ class StrategyExecution:
         model = self._trainer.strategy.model
         if isinstance(model, FullyShardedDataParallel):
             return model.clip_grad_norm_(max_norm)
-        norm = torch.nn.utils.clip_grad_norm_(cast("Any", self._module).policy.parameters(), max_norm)
+        norm = torch.nn.utils.clip_grad_norm_(self._module.policy.parameters(), max_norm)
         return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
     def sum(self, values: Tensor) -> Tensor:

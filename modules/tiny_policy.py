@@ -6,11 +6,7 @@ import torch
 from tokenizers import Tokenizer as WordTokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
-from transformers import (
-    PreTrainedTokenizerFast,
-    Qwen2Config,
-    Qwen2ForCausalLM,
-)
+from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
 from gigpo_lightning.errors import check_count, check_seed
 from modules.policy import Policy

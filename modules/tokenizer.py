@@ -29,15 +29,11 @@ class TransformersTokenizer:
                 f"the tokenizer {tokenizer.name_or_path!r} must have an eos_token, which ends a reply; it has none"
             )
         self.end_token_id = end
-        self._stop_token_ids = tuple(sorted({end, *stop_token_ids}))
+        self.stop_token_ids = tuple(sorted({end, *stop_token_ids}))
+        """Token ids that end a reply."""
         pad = cast("int | None", tokenizer.pad_token_id)
         self.pad_token_id = end if pad is None else pad
         self._backend: Any = getattr(tokenizer, "backend_tokenizer", None)
-
-    @property
-    def stop_token_ids(self) -> tuple[int, ...]:
-        """Token ids that end a reply."""
-        return self._stop_token_ids
 
     def encode(self, text: str) -> list[int]:
         """Token ids of plain text, without special tokens added; half a surrogate pair becomes a question mark."""

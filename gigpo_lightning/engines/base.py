@@ -109,7 +109,7 @@ class RolloutEngine(Scorer, Protocol):
     """Writes replies with a copy of the policy.
 
     What an engine may do beyond this is in other protocols: ``ShowsWeights``, ``WaitsForServers``,
-    ``Interruptible``, ``Cancels``, ``Replicated``, ``TellsDetails`` and ``LoadsAdapters``.
+    ``Interruptible``, ``Cancellable``, ``Replicated``, ``TellsDetails`` and ``LoadsAdapters``.
     """
 
     @property
@@ -164,7 +164,7 @@ class Interruptible(Protocol):
 
 
 @runtime_checkable
-class Cancels(Protocol):
+class Cancellable(Protocol):
     """An engine that can drop what is under way, so that the next rollout finds it idle."""
 
     def cancel(self) -> None:
@@ -189,7 +189,7 @@ class TellsDetails(Protocol):
 
 
 class EngineBase:
-    """What the engines here share: the version of their weights, and the refusal of requests that are too long."""
+    """What the engines here share: the version of their weights, and what they refuse."""
 
     _version = -1
 
@@ -201,6 +201,18 @@ class EngineBase:
     def poll(self: Interruptible) -> list[Completion]:
         """Return what has finished, blocking until at least one has; empty only if nothing is under way."""
         return self.poll_unless(lambda: False)
+
+    def sleep(self) -> None:
+        """Nothing to free."""
+
+    def wake(self) -> None:
+        """Nothing to take back."""
+
+    def _begin_load(self, what: str, is_busy: bool) -> None:
+        """Refuse other weights while requests are under way; from now on there are neither the old nor the new ones."""
+        if is_busy:
+            raise RuntimeError(f"{what} needs an idle engine, but requests are under way")
+        self._version = -1
 
     def _check_length(self, request: GenerationRequest, longest: int) -> None:
         request.check_extras()

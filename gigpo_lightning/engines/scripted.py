@@ -56,12 +56,6 @@ class ScriptedEngine(EngineBase):
         """Zeros: a script is certain."""
         return [[0.0] * len(completion) for _, completion in pairs]
 
-    def sleep(self) -> None:
-        """Nothing to free."""
-
-    def wake(self) -> None:
-        """Nothing to take back."""
-
     def close(self) -> None:
         """Nothing to end."""
 

@@ -114,10 +114,7 @@ class TransformersEngine(EngineBase):
 
         config = AutoConfig.from_pretrained(model_folder, trust_remote_code=self._trust_remote_code)
         model = AutoModelForCausalLM.from_config(
-            config,
-            dtype=self._dtype,
-            attn_implementation=self._attention,
-            trust_remote_code=self._trust_remote_code,
+            config, dtype=self._dtype, attn_implementation=self._attention, trust_remote_code=self._trust_remote_code
         )
         self._model = model.to(self._device).eval().requires_grad_(False)
 
@@ -157,9 +154,8 @@ class TransformersEngine(EngineBase):
         Raises:
             RuntimeError: If requests are under way, or a tensor is missing, unknown or of another shape.
         """
-        self._check_idle("load_weights")
+        self._begin_load("load_weights", bool(self._waiting or self._cohorts))
         self._forget_adapter()
-        self._version = -1
         ours = self._started().state_dict()
         missing = set(ours)
         for name, tensor in named_tensors:  # one by one: each may be gathered just for this
@@ -178,7 +174,7 @@ class TransformersEngine(EngineBase):
         Raises:
             RuntimeError: If requests are under way, or the adapter does not fit the model.
         """
-        self._check_idle("load_adapter")
+        self._begin_load("load_adapter", bool(self._waiting or self._cohorts))
         self._forget_adapter()
         model = self._started()
         with tempfile.TemporaryDirectory(prefix="gigpo-adapter-") as folder:
@@ -219,11 +215,6 @@ class TransformersEngine(EngineBase):
     def close(self) -> None:
         """End for good; a second call does nothing."""
         self._model, self._waiting, self._cohorts = None, [], []
-
-    def _check_idle(self, what: str) -> None:
-        if self._waiting or self._cohorts:
-            raise RuntimeError(f"{what} needs an idle engine, but requests are under way")
-        self._version = -1  # the old weights go, the new ones are not whole yet
 
     def _forget_adapter(self) -> None:
         if self._has_adapter:
@@ -268,7 +259,17 @@ class TransformersEngine(EngineBase):
         for reply, row in zip(cohort.replies, logits.float().cpu(), strict=True):
             _draw(reply, row)
         going = [row for row, reply in enumerate(cohort.replies) if not reply.finish_reason]
-        finished = [self._completion(reply) for reply in cohort.replies if reply.finish_reason]
+        finished = [
+            Completion(
+                request_id=reply.request.request_id,
+                token_ids=tuple(reply.token_ids),
+                logprobs=tuple(reply.logprobs),
+                finish_reason=reply.finish_reason,
+                policy_version=self._version,
+            )
+            for reply in cohort.replies
+            if reply.finish_reason
+        ]
         if finished and going:
             rows = torch.tensor(going, device=self._device)
             cohort.cache.batch_select_indices(rows)
@@ -279,15 +280,6 @@ class TransformersEngine(EngineBase):
             ones = torch.ones_like(cohort.attention_mask[:, :1])
             cohort.attention_mask = torch.cat([cohort.attention_mask, ones], dim=1)
         return finished
-
-    def _completion(self, reply: _Reply) -> Completion:
-        return Completion(
-            request_id=reply.request.request_id,
-            token_ids=tuple(reply.token_ids),
-            logprobs=tuple(reply.logprobs),
-            finish_reason=reply.finish_reason,
-            policy_version=self._version,
-        )
 
 
 def _saved_name(name: str) -> str:

@@ -4,7 +4,7 @@ import logging
 import math
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -12,13 +12,14 @@ import torch._dynamo
 
 from gigpo_lightning.engines.adapter import Adapter
 from gigpo_lightning.engines.base import Completion, EngineBase, GenerationRequest
-from gigpo_lightning.engines.vllm_device import alone, check_one_device, on_this_device
-from gigpo_lightning.engines.vllm_runner import model_runner
+from gigpo_lightning.engines.vllm_device import check_one_device, on_this_device
+from gigpo_lightning.engines.vllm_server.messages import SCORING, reply_sampling
 from gigpo_lightning.engines.vllm_weights import show_weights
 from gigpo_lightning.engines.weight_proof import Checksums, Shapes
 from gigpo_lightning.errors import RunError, check_count, check_range
 from gigpo_lightning.memory.engine import EngineSettings
 from gigpo_lightning.memory.update import GIB
+from gigpo_lightning.ranks import place
 
 _ENVIRONMENT = {
     # The engine shares this process, so that weights are handed over and not copied through a pipe.
@@ -139,9 +140,8 @@ class VLLMEngine(EngineBase):
         if self._llm is not None:
             return
         self._vllm = _import_vllm()
-        on_cpu = bool(self._vllm.platforms.current_platform.is_cpu())
         device_options: dict[str, Any] = {"enable_sleep_mode": True} if self._allow_sleep else {}
-        if on_cpu:
+        if self._on_cpu():
             # vLLM compiles small functions such as the gathering of logprobs anew for every shape: minutes of a CPU.
             torch._dynamo.config.disable = True
             device_options = {
@@ -167,8 +167,16 @@ class VLLMEngine(EngineBase):
             )
 
     def details(self) -> dict[str, str]:
-        """Which of vLLM's model runners computes, ``"V1"`` or ``"V2"``, and its class; empty before the start."""
-        return {} if self._llm is None else model_runner(self._llm)
+        """Which of vLLM's model runners computes, ``"V1"`` or ``"V2"``, and its class; empty before the start.
+
+        On GPUs and on CPUs vLLM samples, loads and sleeps by other code.
+        """
+        if self._llm is None:
+            return {}
+        (runner,) = self._llm.collective_rpc(lambda worker: type(worker.model_runner))
+        # vllm.v1.worker.gpu_model_runner and vllm.v1.worker.gpu.model_runner, and the same for CPUs
+        version = "V2" if runner.__module__.endswith(".model_runner") else "V1"
+        return {"model_runner": version, "model_runner_class": f"{runner.__module__}.{runner.__name__}"}
 
     def submit(self, request: GenerationRequest) -> None:
         """Queue a request; returns at once.
@@ -178,16 +186,7 @@ class VLLMEngine(EngineBase):
         """
         self._started()
         self._check_length(request, self.max_model_len)
-        sampling = self._vllm.SamplingParams(
-            temperature=request.sampling.temperature,
-            max_tokens=request.sampling.max_tokens,
-            seed=request.seed if request.sampling.temperature > 0 else None,
-            stop_token_ids=list(request.stop_token_ids),
-            logprobs=0,  # of the sampled token alone
-            detokenize=False,
-            output_kind=self._vllm.sampling_params.RequestOutputKind.FINAL_ONLY,
-        )
-        self._add(request.request_id, request.prompt_ids, sampling)
+        self._add(request.request_id, request.prompt_ids, reply_sampling(request))
 
     def cancel(self) -> None:
         """Drop every request that is under way."""
@@ -256,15 +255,8 @@ class VLLMEngine(EngineBase):
 
     def score(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[list[float]]:
         """Log-probability, at temperature 1, of each token of each completion after its prompt."""
-        sampling = self._vllm.SamplingParams(
-            temperature=0.0,
-            max_tokens=1,
-            prompt_logprobs=0,
-            detokenize=False,
-            output_kind=self._vllm.sampling_params.RequestOutputKind.FINAL_ONLY,
-        )
         for index, (prompt, completion) in enumerate(pairs):
-            self._add(f"score-{index}", (*prompt, *completion), sampling)
+            self._add(f"score-{index}", (*prompt, *completion), SCORING)
         scores: dict[str, list[float]] = {}
         while len(scores) < len(pairs):
             for output in self._step_until_finished():
@@ -316,9 +308,7 @@ class VLLMEngine(EngineBase):
     def _idle(self, what: str) -> Any:
         """The engine, which from now on has neither the old weights nor yet the new ones."""
         llm = self._started()
-        if llm.llm_engine.has_unfinished_requests():
-            raise RuntimeError(f"{what} needs an idle engine, but requests are under way")
-        self._version = -1
+        self._begin_load(what, llm.llm_engine.has_unfinished_requests())
         return llm
 
     def _forget_adapter(self) -> None:
@@ -332,9 +322,11 @@ class VLLMEngine(EngineBase):
     def _on_cpu(self) -> bool:
         return bool(self._vllm.platforms.current_platform.is_cpu())
 
-    def _add(self, request_id: str, prompt_ids: Sequence[int], sampling: Any) -> None:
+    def _add(self, request_id: str, prompt_ids: Sequence[int], sampling: Mapping[str, Any]) -> None:
         tokens = self._vllm.inputs.engine.tokens_input(list(prompt_ids))
-        self._started().llm_engine.add_request(request_id, tokens, sampling, lora_request=self._adapter)
+        final = self._vllm.sampling_params.RequestOutputKind.FINAL_ONLY
+        parameters = self._vllm.SamplingParams(**sampling, output_kind=final)
+        self._started().llm_engine.add_request(request_id, tokens, parameters, lora_request=self._adapter)
         self._under_way.add(request_id)
 
     def _step_until_finished(self, ready: Callable[[], bool] = lambda: False) -> list[Any]:
@@ -360,9 +352,10 @@ class VLLMEngine(EngineBase):
 
 def _among_ranks() -> dict[str, Any]:
     """What an engine must be told where every rank of a job has one."""
-    if alone():
+    rank, ranks = place()
+    if ranks == 1:  # also in vLLM's own group, of an engine before this one
         return {}
-    os.environ["RANK"] = str(torch.distributed.get_rank())
+    os.environ["RANK"] = str(rank)
     os.environ.setdefault("LOCAL_RANK", "0")
     return {"distributed_executor_backend": "external_launcher"}
 

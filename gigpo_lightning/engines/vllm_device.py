@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-import torch.distributed
 
 from gigpo_lightning.errors import RunError
+from gigpo_lightning.ranks import place
 
 _SPREADING = ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size")
 
@@ -28,13 +28,6 @@ def check_one_device(options: Mapping[str, Any]) -> None:
             )
 
 
-def alone() -> bool:
-    """Whether no other process has an engine of this job."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return True
-    return torch.distributed.get_world_size() == 1  # it may be vLLM's own group, of an engine before this one
-
-
 @contextlib.contextmanager
 def on_this_device() -> Iterator[None]:
     """Have an engine that is made meanwhile take this process's GPU, which vLLM finds by ``LOCAL_RANK``.
@@ -48,11 +41,12 @@ def on_this_device() -> Iterator[None]:
         yield
         return
     device = torch.cuda.current_device()
-    if alone():
+    if place()[1] == 1:
         if device != 0:
+            known = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
             raise RunError(
                 f"VLLMEngine runs on device 0 where one process trains, but trainer.devices chose device {device}: set "
-                f"CUDA_VISIBLE_DEVICES={_visible(device)} and --trainer.devices 1"
+                f"CUDA_VISIBLE_DEVICES={known[device] if device < len(known) else device} and --trainer.devices 1"
             )
         yield
         return
@@ -65,9 +59,3 @@ def on_this_device() -> Iterator[None]:
             del os.environ["LOCAL_RANK"]
         else:
             os.environ["LOCAL_RANK"] = before
-
-
-def _visible(device: int) -> str:
-    """The name of a device in ``CUDA_VISIBLE_DEVICES``, which may be set already."""
-    names = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
-    return names[device] if device < len(names) else str(device)

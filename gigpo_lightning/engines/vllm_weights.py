@@ -79,12 +79,7 @@ class _Place:
 
 
 class _Layers:
-    """A model's layers, and which checkpoint tensors are in them.
-
-    Args:
-        model: vLLM's.
-        seed: Chooses the columns of packed weights.
-    """
+    """Layers of vLLM's model, and which checkpoint tensors are in them; ``seed`` chooses the columns of packed ones."""
 
     def __init__(self, model: torch.nn.Module, seed: int) -> None:
         self._modules = dict(model.named_modules(remove_duplicate=False))

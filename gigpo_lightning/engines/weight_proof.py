@@ -152,10 +152,8 @@ class WeightProof:
         sums = dict(zip(self._expected, _numbers(list(self._expected.values())), strict=True))
         wrong = {piece.name for piece, number in found if sums.get(piece) != number}
         shown = {piece for piece, _ in found}
-        return sorted(wrong | {piece.name for piece in sums if piece not in shown} | self._never_sent())
-
-    def _never_sent(self) -> set[str]:
-        return {piece.name for pieces in self._pieces.values() for piece in pieces if piece not in self._expected}
+        every = [piece for pieces in self._pieces.values() for piece in pieces]
+        return sorted(wrong | {piece.name for piece in every if piece not in shown or piece not in sums})
 
     def _as_held(self, weight: Tensor, piece: Piece) -> Tensor:
         """What a weight should have become where the engine keeps it."""

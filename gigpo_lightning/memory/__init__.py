@@ -1,22 +1,19 @@
 """How much memory a run takes, summed up from shapes: no weights, no device, no network."""
 
-from gigpo_lightning.memory.device import GPU_80_GIB, ROOM, Setup
-from gigpo_lightning.memory.engine import EngineMemory, EngineSettings, engine_memory
+from gigpo_lightning.memory.device import GPU_80_GIB, Setup
+from gigpo_lightning.memory.engine import EngineSettings, engine_memory
 from gigpo_lightning.memory.model_shape import ModelShape, known_shapes, shape_of
 from gigpo_lightning.memory.reading import MemoryUnknownError, setup_of
 from gigpo_lightning.memory.report import MemoryReport, report, unknown
-from gigpo_lightning.memory.update import GIB, Moment, Training, moments, states, update_memory
+from gigpo_lightning.memory.update import GIB, Training, moments, states, update_memory
 
 __all__ = [
     "GIB",
     "GPU_80_GIB",
-    "ROOM",
-    "EngineMemory",
     "EngineSettings",
     "MemoryReport",
     "MemoryUnknownError",
     "ModelShape",
-    "Moment",
     "Setup",
     "Training",
     "engine_memory",

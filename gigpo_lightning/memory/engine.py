@@ -68,11 +68,6 @@ class EngineMemory:
         return self.weights + self.cache + self.workspace + self.graphs
 
     @property
-    def wanted(self) -> float:
-        """All of it with the cache that is wanted."""
-        return self.total - self.cache + self.wanted_cache
-
-    @property
     def starts(self) -> bool:
         """Whether there is room for one reply."""
         return self.cache >= self.least_cache

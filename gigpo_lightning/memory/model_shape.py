@@ -111,14 +111,11 @@ def known_shapes() -> dict[str, ModelShape]:
 
 
 def shape_of(model: str) -> ModelShape | None:
-    """The shape of a model, without its weights and without a network.
+    """The shape of a model, without its weights and without a network; None if it is not known here.
 
     Args:
         model: A folder with a ``config.json``, or a name on the hub: of a model that comes with the project, or whose
             ``config.json`` is in the hub's cache on this disk.
-
-    Returns:
-        Its shape; None if it is not known here.
 
     Raises:
         ValueError: If its ``config.json`` is not that of such a decoder.

@@ -63,7 +63,8 @@ def setup_of(
     )
     if training.weight_type not in TYPE_BYTES:
         raise MemoryUnknownError(f"weights of type {training.weight_type} are not known here")
-    if _layout(base, policy) == "shared":
+    guessed = "shared" if getattr(base, "attention", "sdpa") == "sdpa" else "packed"
+    if (guessed if policy is None else policy.layout) == "shared":
         # A row with a prompt and several replies may be twice as long; few are.
         longest = longest_reply(shape, engine) if engine is not None else _LONGEST
         training = replace(training, mask_length=min(longest, training.micro_batch_tokens))
@@ -103,11 +104,7 @@ def _shape(source: Any, policy: Any) -> ModelShape:
 
 
 def _strategy(given: Any, ranks: int) -> Strategy:
-    """Its name, whether it was named or made.
-
-    Raises:
-        MemoryUnknownError: If it is another.
-    """
+    """Its name, whether it was named or made."""
     name = "auto" if given is None else given if isinstance(given, str) else type(given).__name__
     name = name.removesuffix("Strategy").lower()
     if name in ("auto", "singledevice"):
@@ -117,12 +114,6 @@ def _strategy(given: Any, ranks: int) -> Strategy:
         if name == each or name.startswith(f"{each}_"):
             return each
     raise MemoryUnknownError(f"strategy {name} is not known here")
-
-
-def _layout(source: Any, policy: Any) -> str:
-    if policy is not None:
-        return str(policy.layout)
-    return "shared" if getattr(source, "attention", "sdpa") == "sdpa" else "packed"
 
 
 def _of_optimizer(make: Any) -> tuple[float, float]:

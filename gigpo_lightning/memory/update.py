@@ -101,10 +101,6 @@ def states(shape: ModelShape, training: Training) -> dict[str, float]:
 
     Gradients stay between updates: they are freed when the next begins. ``ddp`` keeps them twice, as each parameter's
     and in the buckets that it sends.
-
-    Args:
-        shape: Of the model.
-        training: How it is trained.
     """
     adapters = shape.adapters(training.lora_rank) if training.lora_rank else 0
     trained = adapters or shape.num_parameters
@@ -120,10 +116,6 @@ def states(shape: ModelShape, training: Training) -> dict[str, float]:
 def update_memory(shape: ModelShape, training: Training) -> dict[str, float]:
     """GiB of each part on each device at the largest moment of an update; together what torch has allocated then.
 
-    Args:
-        shape: Of the model.
-        training: How it is trained.
-
     Returns:
         ``weights``, ``gradients``, ``optimizer``, ``reference``, and of what lives only during the step ``activations``
         (with what autocast has cast, and gradients on their way) and ``gathered`` (by FSDP).
@@ -133,12 +125,7 @@ def update_memory(shape: ModelShape, training: Training) -> dict[str, float]:
 
 
 def moments(shape: ModelShape, training: Training) -> Sequence[Moment]:
-    """The moments of a step that may be its largest.
-
-    Args:
-        shape: Of the model.
-        training: How it is trained.
-    """
+    """The moments of a step that may be its largest."""
     tokens, layers = training.micro_batch_tokens, shape.num_hidden_layers
     weight = training.weight_bytes
     stream = tokens * shape.hidden_size * (weight if training.autocast else training.compute_bytes)
@@ -182,10 +169,7 @@ def played(shape: ModelShape, training: Training, scored: bool = False) -> float
     Weights are gathered one at a time, the largest whole and cast; by Lightning's ``fsdp`` all at once, the reference's
     with them. What FSDP has gathered of the reference outside its blocks stays.
 
-    Args:
-        shape: Of the model.
-        training: How it is trained.
-        scored: Whether the trainer scores every step itself before it learns from it (``importance_correction``).
+    ``scored`` says whether the trainer scores every step itself before it learns from it (``importance_correction``).
     """
     rest, whole = 0, shape.embedding * 2
     if training.sharded:

@@ -8,7 +8,7 @@ from typing import Protocol, runtime_checkable
 
 from gigpo_lightning.environments.base import Environment, Task
 from gigpo_lightning.errors import check_count
-from gigpo_lightning.pool.slots import EnvironmentEvent, EnvironmentSlots
+from gigpo_lightning.pool.copies import EnvironmentCopies, EnvironmentEvent
 from gigpo_lightning.pool.workers import Deadlines, WorkerPool
 
 
@@ -54,16 +54,11 @@ class InProcessPool:
     """
 
     def __init__(self, environment: Environment, num_slots: int) -> None:
-        self._slots = EnvironmentSlots(environment)
-        self._num_slots = num_slots
+        self._copies = EnvironmentCopies(environment)
+        self.num_slots = num_slots
         self._free = list(range(num_slots))[::-1]
         self._commands: deque[tuple[int, Task | str]] = deque()
         self._directory = ""  # the environments'; empty: where the run is
-
-    @property
-    def num_slots(self) -> int:
-        """How many episodes can run at once."""
-        return self._num_slots
 
     def take_slot(self, task: Task) -> int | None:
         """Reserve any slot."""
@@ -85,12 +80,12 @@ class InProcessPool:
         """Carry out every queued command."""
         commands, self._commands = self._commands, deque()
         with self._in_their_directory():
-            return [self._slots.carry_out(slot, command) for slot, command in commands]
+            return [self._copies.carry_out(slot, command) for slot, command in commands]
 
     def close(self) -> None:
         """Close every environment."""
         with self._in_their_directory():
-            self._slots.close()
+            self._copies.close()
 
     @contextlib.contextmanager
     def _in_their_directory(self) -> Iterator[None]:

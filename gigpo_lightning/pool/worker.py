@@ -16,7 +16,7 @@ from multiprocessing.connection import Connection
 
 from gigpo_lightning.environments.base import Environment, Task, Waits, WarmsUp
 from gigpo_lightning.errors import RunError
-from gigpo_lightning.pool.slots import EnvironmentSlots, in_one_process
+from gigpo_lightning.pool.copies import EnvironmentCopies, in_one_process
 
 READY = "ready"
 """What a worker says first."""
@@ -32,20 +32,20 @@ def serve(connection: Connection, environment: Environment, folder: str) -> None
     os.environ["TMPDIR"], tempfile.tempdir = folder, None
     _be_deaf_to_the_parents_signals()
     _lead_a_group()
-    slots = EnvironmentSlots(environment, keyboard=False)
+    copies = EnvironmentCopies(environment, keyboard=False)
     try:
         connection.send(_warm_up(environment) or READY)
         if waits(environment):
-            _serve_in_threads(connection, slots)
+            _serve_in_threads(connection, copies)
         else:
             while (message := connection.recv()) is not None:
-                connection.send(slots.carry_out(*message))
+                connection.send(copies.carry_out(*message))
     except (EOFError, ConnectionError):
         _logger.debug("the parent process has gone")
     except OSError as error:
         _logger.warning("the environment's process has lost its connection to the trainer: %s", error)
     finally:
-        slots.close()
+        copies.close()
         with contextlib.suppress(OSError):
             connection.close()
 
@@ -91,12 +91,12 @@ def waits(environment: Environment) -> bool:
     return isinstance(environment, Waits) and environment.waits
 
 
-def _serve_in_threads(connection: Connection, slots: EnvironmentSlots) -> None:
+def _serve_in_threads(connection: Connection, copies: EnvironmentCopies) -> None:
     """Carry out commands of different slots side by side, and answer each when it ends."""
     sending = threading.Lock()
 
     def carry_out(slot: int, command: Task | str) -> None:
-        event = slots.carry_out(slot, command)
+        event = copies.carry_out(slot, command)
         with sending, contextlib.suppress(ConnectionError):  # the parent may have gone
             connection.send(event)
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from gigpo_lightning.environments.base import Environment, Task
 from gigpo_lightning.errors import RunError
-from gigpo_lightning.pool.slots import EnvironmentEvent
+from gigpo_lightning.pool.copies import EnvironmentEvent
 from gigpo_lightning.pool.worker import READY, serve, waits
 
 _GLANCE = 0.2  # seconds between two looks at the processes: a dead one's pipe may be held open by its children
@@ -70,10 +70,6 @@ class _Worker:
         else:
             self.commands = deque(command for command in self.commands if command[0] != slot)
 
-    def episodes_of(self, task_id: str) -> int:
-        """How many of its slots play a task."""
-        return sum(each == task_id for each in self.taken.values())
-
 
 class WorkerPool:
     """Steps environments in spawned worker processes.
@@ -98,17 +94,13 @@ class WorkerPool:
     """
 
     def __init__(
-        self,
-        environment: Environment,
-        num_slots: int,
-        workers: int,
-        deadlines: Deadlines = Deadlines(),
+        self, environment: Environment, num_slots: int, workers: int, deadlines: Deadlines = Deadlines()
     ) -> None:
         self._context = multiprocessing.get_context("spawn")
         self._environment = environment
         self._deadlines = deadlines
         self._one_by_one = not waits(environment)
-        self._num_slots = num_slots
+        self.num_slots = num_slots
         self._lost: list[EnvironmentEvent] = []
         self._looked = 0.0
         self._workers: list[_Worker] = []
@@ -116,11 +108,6 @@ class WorkerPool:
             worker = _Worker(index=index, free=list(range(index, num_slots, workers))[::-1])
             self._start(worker)
             self._workers.append(worker)
-
-    @property
-    def num_slots(self) -> int:
-        """How many episodes can run at once."""
-        return self._num_slots
 
     @property
     def processes(self) -> list[Any]:
@@ -132,7 +119,9 @@ class WorkerPool:
         room = [worker for worker in self._workers if worker.free]
         if not room:
             return None
-        worker = max(room, key=lambda each: (each.episodes_of(task.task_id), len(each.free), -each.index))
+        worker = max(
+            room, key=lambda each: (list(each.taken.values()).count(task.task_id), len(each.free), -each.index)
+        )
         slot = worker.free.pop()
         worker.taken[slot] = task.task_id
         return slot
@@ -282,11 +271,7 @@ class WorkerPool:
         return f"the environment worker {worker.index} died, exit code {worker.process.exitcode}"
 
     def _replace(self, worker: _Worker, reason: str) -> None:
-        """Put a new process in a worker's place, and tell every episode that lived in the old one.
-
-        Raises:
-            RunError: If it never was ready.
-        """
+        """Put a new process in a worker's place, and tell every episode that lived in the old one."""
         _end(worker)
         if not worker.ready:
             raise RunError(f"{reason}, before it had started")

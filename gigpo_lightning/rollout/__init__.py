@@ -1,13 +1,7 @@
 """Playing episodes. Engines and pools live in packages beside this one, and can be named by this one as well."""
 
 from gigpo_lightning.engines.adapter import Adapter, LoadsAdapters
-from gigpo_lightning.engines.base import (
-    Completion,
-    GenerationRequest,
-    RolloutEngine,
-    SamplingParameters,
-    ShowsWeights,
-)
+from gigpo_lightning.engines.base import Completion, GenerationRequest, RolloutEngine, SamplingParameters, ShowsWeights
 from gigpo_lightning.engines.scripted import ScriptedEngine
 from gigpo_lightning.engines.transformers import TransformersEngine
 from gigpo_lightning.engines.vllm import VLLMEngine

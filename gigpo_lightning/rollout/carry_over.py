@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from gigpo_lightning.environments.base import Task
+from gigpo_lightning.errors import check_count
 from gigpo_lightning.rollout.episode import Episode, Group
 
 GroupKey = tuple[str, object]
@@ -28,8 +29,7 @@ class CarryOver:
 
     def __post_init__(self) -> None:
         for name in ("extra_groups", "max_staleness"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"carry_over.{name} must be >= 1, got {getattr(self, name)}")
+            check_count(f"carry_over.{name}", getattr(self, name))
 
 
 @dataclass(slots=True, kw_only=True)

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from gigpo_lightning.engines.base import (
-    Cancels,
+    Cancellable,
     Completion,
     Interruptible,
     Replicated,
@@ -13,10 +13,10 @@ from gigpo_lightning.engines.base import (
     SamplingParameters,
 )
 from gigpo_lightning.environments.base import Task
-from gigpo_lightning.errors import NothingPlayedError, Preempted, RunError
+from gigpo_lightning.errors import NothingPlayedError, Preempted, RunError, check_count
 from gigpo_lightning.interruption import never
 from gigpo_lightning.pool.base import EnvironmentPool
-from gigpo_lightning.pool.slots import EnvironmentEvent
+from gigpo_lightning.pool.copies import EnvironmentEvent
 from gigpo_lightning.prompts.base import Prompt, Tokenizer
 from gigpo_lightning.rollout.carry_over import CarriedEpisodes
 from gigpo_lightning.rollout.episode import Episode, EpisodePlayer, Group
@@ -73,8 +73,7 @@ class Collector:
         display: ProgressDisplay | None = None,
         interrupted: Callable[[], bool] = never,
     ) -> None:
-        if max_retries < 0:
-            raise ValueError(f"max_retries must be >= 0, got {max_retries}")
+        check_count("max_retries", max_retries, 0)
         self.engine = engine
         self.pool = pool
         self.player = EpisodePlayer(
@@ -129,7 +128,7 @@ class Collector:
             with self.display.showing(progress):
                 _Rollout(self, state, group_size, len(state.groups) if wanted is None else wanted, progress).play()
         except BaseException:
-            if isinstance(self.engine, Cancels):
+            if isinstance(self.engine, Cancellable):
                 self.engine.cancel()
             raise
         dropped = [group for group in state.groups if group.dropped]
@@ -141,8 +140,7 @@ class Collector:
             )
         return [
             TrajectoryGroup(
-                task_id=group.task.task_id,
-                trajectories=tuple(group.finished[index] for index in range(group_size)),
+                task_id=group.task.task_id, trajectories=tuple(group.finished[index] for index in range(group_size))
             )
             for group in complete
         ], progress
@@ -157,12 +155,7 @@ class _Rollout:
     """
 
     def __init__(
-        self,
-        collector: Collector,
-        state: CarriedEpisodes,
-        group_size: int,
-        wanted: int,
-        progress: RolloutProgress,
+        self, collector: Collector, state: CarriedEpisodes, group_size: int, wanted: int, progress: RolloutProgress
     ) -> None:
         self.collector = collector
         self.pool = collector.pool
@@ -264,13 +257,10 @@ class _Rollout:
         if failures > self.collector.max_retries:
             self._drop(episode.group, event.failure)
             return
-        self._begin_again(episode, failures, event.failure.strip().splitlines()[-1])
-
-    def _begin_again(self, episode: Episode, failures: int, why: str) -> None:
         self.progress.retried += 1
         again = Episode(group=episode.group, index=episode.index, attempt=episode.attempt + 1, failures=failures)
         self.queue.append(again)
-        _logger.info("task %r begins again: %s", episode.task.task_id, why)
+        _logger.info("task %r begins again: %s", episode.task.task_id, event.failure.strip().splitlines()[-1])
 
     def _drop(self, group: Group, failure: str) -> None:
         """Give a group up: its other episodes end where they are, or when their environment has answered."""

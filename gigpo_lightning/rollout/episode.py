@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 
 from gigpo_lightning.engines.base import Completion, GenerationRequest, SamplingParameters
 from gigpo_lightning.environments.base import Task
-from gigpo_lightning.pool.slots import EnvironmentEvent
+from gigpo_lightning.errors import check_count
+from gigpo_lightning.pool.copies import EnvironmentEvent
 from gigpo_lightning.prompts.base import NoRoomError, Prompt, Tokenizer, Turn, TurnView
 from gigpo_lightning.trajectory import Step, StopReason, Trajectory
 
@@ -64,13 +65,7 @@ class Episode:
 class EpisodePlayer:
     """Turns what an environment says into a request, and a reply into an action; knows no engine and no environment.
 
-    Args:
-        prompt: Template and parser.
-        tokenizer: Of the policy.
-        sampling: How replies are drawn.
-        max_steps: Longest episode, in environment steps.
-        context: Longest prompt plus reply of the engine, in tokens.
-        seed: Of the sampling noise, with all that names a reply.
+    ``context`` is the engine's longest prompt plus reply, in tokens; the other arguments are those of ``Collector``.
 
     Raises:
         ValueError: If ``max_steps`` < 1, or the context has no room for a prompt.
@@ -86,8 +81,7 @@ class EpisodePlayer:
         context: int,
         seed: int,
     ) -> None:
-        if max_steps < 1:
-            raise ValueError(f"max_steps must be >= 1, got {max_steps}")
+        check_count("max_steps", max_steps)
         self.max_prompt_tokens = context - sampling.max_tokens
         if self.max_prompt_tokens < 1:
             raise ValueError(

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from gigpo_lightning.environments.base import Task
-from gigpo_lightning.errors import NothingPlayedError
+from gigpo_lightning.errors import NothingPlayedError, check_count
 from gigpo_lightning.rollout.progress import RolloutProgress
 from gigpo_lightning.trajectory import TrajectoryGroup
 
@@ -41,8 +41,7 @@ class DynamicSampling:
     """
 
     def __init__(self, max_rounds: int = 10) -> None:
-        if max_rounds < 1:
-            raise ValueError(f"max_rounds must be >= 1, got {max_rounds}")
+        check_count("max_rounds", max_rounds)
         self.max_rounds = max_rounds
 
     def keep(self, group: TrajectoryGroup) -> bool:
@@ -83,12 +82,7 @@ def play_groups(
     """Play tasks, and as many others as the sampler discards groups, until none is missing or a limit is reached.
 
     Where every group has been discarded, as many as there were tasks are kept all the same: an update needs steps.
-
-    Args:
-        play: Plays one group of each task.
-        tasks: The epoch's.
-        more_tasks: Gives up to so many tasks that are not among those played.
-        sampler: Decides which groups are kept; None keeps all.
+    ``more_tasks`` gives up to so many tasks that are not among those played; a sampler of None keeps all groups.
     """
     kept: list[TrajectoryGroup] = []
     discarded: list[TrajectoryGroup] = []

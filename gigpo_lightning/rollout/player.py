@@ -1,7 +1,7 @@
 """Plays an epoch, or an evaluation, on an engine that is proved to have the policy's weights."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 import gymnasium
@@ -22,7 +22,7 @@ from gigpo_lightning.rollout.group_sampler import GroupSampler, PlayedGroups, pl
 from gigpo_lightning.rollout.progress import RolloutProgress, SuccessWatch
 from gigpo_lightning.rollout.sync import EngineSync, ProvedSync
 from gigpo_lightning.rollout.tasks import check_share, epoch_tasks, more_tasks
-from gigpo_lightning.trajectory import Trajectory, TrajectoryGroup
+from gigpo_lightning.trajectory import TrajectoryGroup
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,12 +43,8 @@ class HeldOutGroups:
     groups: tuple[TrajectoryGroup, ...]
     seconds: float
 
-    def trajectories(self) -> Iterator[Trajectory]:
-        """Every episode, task by task."""
-        for group in self.groups:
-            yield from group.trajectories
 
-
+@dataclass(eq=False, repr=False)
 class RolloutPlayer:
     """Owns the panels, the environments, the engine, and the proof that the engine has the policy's weights.
 
@@ -88,60 +84,38 @@ class RolloutPlayer:
         ValueError: If a number is out of its range.
     """
 
-    def __init__(
-        self,
-        environment: gymnasium.Env,
-        tasks: TaskSource,
-        prompt: Prompt,
-        engine: RolloutEngine,
-        sampling: SamplingParameters = SamplingParameters(),  # noqa: B008  frozen
-        held_out_sampling: SamplingParameters | None = None,
-        tasks_per_epoch: int = 16,
-        group_size: int = 8,
-        max_steps: int = 50,
-        train_split: str = "train",
-        held_out_repeats: int = 1,
-        held_out_tasks: int | None = None,
-        group_sampler: GroupSampler | None = None,
-        carry_over: CarryOver | None = None,
-        num_slots: int | None = None,
-        workers: int = 1,
-        deadlines: Deadlines = Deadlines(),  # noqa: B008  frozen
-        max_retries: int = 2,
-        deterministic: bool = False,
-        seed: int = 0,
-    ) -> None:
-        self.environment = environment
-        self.tasks = tasks
-        self.prompt = prompt
-        self.engine = engine
-        self.sampling = sampling
-        self.held_out_sampling = held_out_sampling or sampling
-        self.tasks_per_epoch = tasks_per_epoch
-        self.group_size = group_size
-        self.max_steps = max_steps
-        self.train_split = train_split
-        self.held_out_repeats = held_out_repeats
-        self.held_out_tasks = held_out_tasks
-        self.group_sampler = group_sampler
-        self.carry_over = carry_over
-        self.num_slots = num_slots
-        self.workers = workers
-        self.deadlines = deadlines
-        self.max_retries = max_retries
-        self.deterministic = deterministic
-        self.seed = seed
-        self._check_arguments()
-        self.panels: dict[str, TaskPanel] = {}
-        self.sync: EngineSync = ProvedSync()
-        self._pools: dict[str, EnvironmentPool] = {}
-        self._carried = CarriedEpisodes()
-        self._begun_with: tuple[int, list[GroupKey]] = (-1, [])  # an epoch, and the groups that it began with
-        self._playing = False
-        self.same_tasks: int | None = None
-        self._success_watch = SuccessWatch()
+    environment: gymnasium.Env
+    tasks: TaskSource
+    prompt: Prompt
+    engine: RolloutEngine
+    sampling: SamplingParameters = SamplingParameters()  # noqa: RUF009  frozen
+    held_out_sampling: SamplingParameters | None = None
+    tasks_per_epoch: int = 16
+    group_size: int = 8
+    max_steps: int = 50
+    train_split: str = "train"
+    held_out_repeats: int = 1
+    held_out_tasks: int | None = None
+    group_sampler: GroupSampler | None = None
+    carry_over: CarryOver | None = None
+    num_slots: int | None = None
+    workers: int = 1
+    deadlines: Deadlines = Deadlines()  # noqa: RUF009  frozen
+    max_retries: int = 2
+    deterministic: bool = False
+    seed: int = 0
 
-    def _check_arguments(self) -> None:
+    panels: dict[str, TaskPanel] = field(init=False, default_factory=dict)
+    sync: EngineSync = field(init=False, default_factory=ProvedSync)
+    same_tasks: int | None = field(init=False, default=None)
+    _pools: dict[str, EnvironmentPool] = field(init=False, default_factory=dict)
+    _carried: CarriedEpisodes = field(init=False, default_factory=CarriedEpisodes)
+    # an epoch, and the groups that it began with
+    _begun_with: tuple[int, list[GroupKey]] = field(init=False, default_factory=lambda: (-1, []))
+    _playing: bool = field(init=False, default=False)
+    _success_watch: SuccessWatch = field(init=False, default_factory=SuccessWatch)
+
+    def __post_init__(self) -> None:
         check_count("group_size", self.group_size, 2, why="a group of one has nothing to be compared with")
         least = dict.fromkeys(("tasks_per_epoch", "max_steps", "held_out_repeats", "held_out_tasks", "num_slots"), 1)
         for name, number in (least | {"workers": 0, "max_retries": 0}).items():
@@ -156,11 +130,7 @@ class RolloutPlayer:
             )
 
     def read_panels(self, splits: Iterable[str], training: bool = True) -> None:
-        """Read the tasks of some splits, unless that has been done.
-
-        Args:
-            splits: Their names.
-            training: Whether epochs are to be played.
+        """Read the tasks of some splits, unless that has been done; ``training`` says whether epochs are to be played.
 
         Raises:
             ValueError: If the source does not know a split, or an epoch wants more tasks than the training split has,
@@ -218,7 +188,8 @@ class RolloutPlayer:
         shard: Sequence[Task] = self.panels[split].tasks[: self.held_out_tasks][rank::ranks]
         # Carried episodes keep their slots: an evaluation has environments of its own beside them.
         pool = "rollout" if self.carry_over is None else "evaluation"
-        collector = self._collector(policy, self.held_out_sampling, pool, should_stop)
+        sampling = self.held_out_sampling or self.sampling
+        collector = self._collector(policy, sampling, pool, should_stop)
         groups, progress = collector.play(shard, self.held_out_repeats, noise_key=f"held-out/{split}", name=split)
         self._success_watch.look_at(progress)
         if progress.dropped:
@@ -229,7 +200,7 @@ class RolloutPlayer:
         return HeldOutGroups(
             split=split,
             policy_version=policy.policy_version,
-            temperature=self.held_out_sampling.temperature,
+            temperature=sampling.temperature,
             groups=tuple(groups),
             seconds=progress.seconds,
         )
@@ -281,12 +252,7 @@ class RolloutPlayer:
         should_stop: Callable[[], bool],
         interrupted: Callable[[], bool] = never,
     ) -> Collector:
-        """A collector on an engine that is proved to have the policy's weights.
-
-        Raises:
-            RunError: If the engine's weights are not the policy's.
-            ValueError: If the policy's tokenizer does not know the prompt's markers.
-        """
+        """A collector on an engine that is proved to have the policy's weights."""
         check_markers(self.prompt, policy.tokenizer.is_unknown)  # before an engine takes its time to start
         self.sync.sync(policy, self.engine, should_stop)
         if self.engine.policy_version != policy.policy_version:

@@ -13,6 +13,7 @@ from gigpo_lightning.algorithm import Credit
 from gigpo_lightning.disk import whole_file
 from gigpo_lightning.rollout.seal import check_seal, seal
 from gigpo_lightning.rollout.stored_rows import OF_STEP, OF_TRAJECTORY, SCHEMA, PolicyLimits, StoredRows
+from gigpo_lightning.text import well_formed
 from gigpo_lightning.trajectory import Step, StopReason, Trajectory, TrajectoryGroup
 
 _TEMPERATURE = b"gigpo.temperature"
@@ -43,7 +44,9 @@ def write_trajectories(
         for name in ("advantage", "episode_advantage", "step_advantage", "step_group_id"):
             table = table.append_column(name, pa.array(getattr(credit, name)))
     if prompt_text is not None:
-        prompts = [_text(prompt_text(step.prompt_ids)) for g in groups for t in g.trajectories for step in t.steps]
+        prompts = [
+            well_formed(prompt_text(step.prompt_ids)) for g in groups for t in g.trajectories for step in t.steps
+        ]
         table = table.append_column("prompt", pa.array(prompts))
     with whole_file(path) as partial:
         pq.write_table(table, partial, compression="zstd", write_page_checksum=True)
@@ -63,7 +66,7 @@ def _rows(groups: Sequence[TrajectoryGroup], temperature: float) -> Iterator[dic
                     "step_index": index,
                     **{name: _stored(trajectory, name) for name in OF_TRAJECTORY},
                     **{name: _stored(step, name) for name in OF_STEP},
-                    "final_observation": _text(trajectory.final_observation) if index == last else None,
+                    "final_observation": well_formed(trajectory.final_observation) if index == last else None,
                     "metrics": list(trajectory.metrics.items()),
                     "num_steps": len(trajectory.steps),
                     "num_trajectories": len(group.trajectories),
@@ -74,14 +77,9 @@ def _rows(groups: Sequence[TrajectoryGroup], temperature: float) -> Iterator[dic
 
 
 def _stored(noun: Step | Trajectory, name: str) -> object:
-    """A field as its column holds it."""
+    """A field as its column holds it; a lone surrogate, which UTF-8 cannot write, must not cost an epoch's record."""
     value = getattr(noun, name)
-    return _text(str(value)) if SCHEMA.field(name).type == pa.string() else value
-
-
-def _text(text: str) -> str:
-    """The text with ``?`` for lone surrogates, which UTF-8 cannot write: they must not cost an epoch's record."""
-    return text.encode("utf-8", "replace").decode("utf-8")
+    return well_formed(str(value)) if SCHEMA.field(name).type == pa.string() else value
 
 
 def read_trajectories(path: Path) -> tuple[list[TrajectoryGroup], float]:
@@ -118,11 +116,7 @@ def check_trajectories(path: Path, limits: PolicyLimits) -> None:
 
 
 def _checked(path: Path) -> tuple[StoredRows, float]:
-    """The file's rows and their temperature.
-
-    Raises:
-        ValueError: If the file cannot be read, or breaks a rule.
-    """
+    """The file's rows and their temperature."""
     try:
         check_seal(path)
         table = pq.ParquetFile(path, page_checksum_verification=True).read()
@@ -134,11 +128,7 @@ def _checked(path: Path) -> tuple[StoredRows, float]:
 
 
 def _noted_temperature(table: pa.Table, path: Path) -> float:
-    """The temperature in the metadata of files of earlier versions.
-
-    Raises:
-        ValueError: If there is none, or it is no finite number of at least 0.
-    """
+    """The temperature in the metadata of files of earlier versions."""
     noted = (table.schema.metadata or {}).get(_TEMPERATURE)
     if noted is None:
         raise ValueError(f"{path} must say the temperature of its replies, but has no column 'temperature'")

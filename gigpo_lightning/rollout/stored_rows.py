@@ -138,8 +138,8 @@ class StoredRows:
         self._refuse("logprobs", lengths != wanted, lengths, "must be as long as completion_ids", wanted)
         lengths = self._lengths("prompt_ids")
         self._refuse("prompt_ids", lengths < 1, lengths, "must hold at least one token")
-        reasons = self._column("stop_reason")
-        self._refuse("stop_reason", ~np.isin(reasons, list(StopReason)), reasons, f"must be one of {_LISTED}")
+        reasons, listed = self._column("stop_reason"), ", ".join(StopReason)
+        self._refuse("stop_reason", ~np.isin(reasons, list(StopReason)), reasons, f"must be one of {listed}")
         if self._has("temperature"):
             given = self._column("temperature")
             self._refuse("temperature", ~(np.isfinite(given) & (given >= 0)), given, "must be a finite number >= 0")
@@ -248,9 +248,6 @@ class StoredRows:
 
     def _error(self, name: str, row: int, rule: str, value: Any) -> ValueError:
         return ValueError(f"{self._path}, row {row}, column {name}: {rule}, got {_shown(value)}")
-
-
-_LISTED = ", ".join(StopReason)
 
 
 def _shown(value: Any) -> str:

@@ -65,12 +65,7 @@ class ProvedSync:
         self._proved = True  # until a sync begins
 
     def sync(self, policy: PolicyView, engine: RolloutEngine, should_stop: Callable[[], bool] = never) -> None:
-        """Bring the engine to the policy's version, unless it is there.
-
-        Args:
-            policy: Has the weights.
-            engine: Gets them.
-            should_stop: Asked while the engine waits for its servers.
+        """Bring the engine to the policy's version, unless it is there; a wait for its servers asks ``should_stop``.
 
         Raises:
             Preempted: If a process of the job was asked to stop meanwhile.
@@ -178,11 +173,7 @@ def _send(
 
 
 def _check(proof: WeightProof, engine: RolloutEngine, version: int) -> None:
-    """Compare what was sent with what every copy holds; all ranks have to ask together.
-
-    Raises:
-        RunError: If they differ, on every rank.
-    """
+    """Compare what was sent with what every copy holds; all ranks have to ask together."""
     copies = _copies(engine)
     wrong = sorted({name for copy in copies for name in proof.differences(copy.show_weights(proof.shapes, proof.seed))})
     found = [names for names in gather(wrong[:3]) if names]
@@ -196,11 +187,11 @@ def _check(proof: WeightProof, engine: RolloutEngine, version: int) -> None:
 
 
 def probe_errors(policy: PolicyView, engine: Scorer, probes: list[list[int]]) -> torch.Tensor:
-    """Differences between policy and engine over the probes' tokens, in nats; NaN counts as infinite.
+    """Differences between a policy and an engine, or a replica, over the probes' tokens, in nats; NaN is infinite.
 
     Args:
         policy: Has the trainer's weights.
-        engine: The engine, or one of its replicas.
+        engine: Has what it was sent of them.
         probes: Token ids, all of one length; the first token is the prompt.
 
     Returns:

@@ -4,14 +4,22 @@ import signal
 
 import pytest
 from lightning.pytorch import Callback
-from lightning.pytorch.callbacks import RichProgressBar, TQDMProgressBar
+from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar, TQDMProgressBar
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from callbacks.lightning_internals import (
+    TypedTrainer,
     begin_epoch_again,
+    choose_version,
     epochs_done,
+    has_chosen_version,
+    last_saved,
     metrics_to_be_logged,
     show_length,
     take_over_sigterm,
+    trainer_of,
+    typed,
+    validation_interval,
 )
 from tests.scripted_run import ScriptedSync, quiet_trainer, random_walk, tiny_module, walking_data
 
@@ -100,3 +108,41 @@ def test_the_progress_bar_knows_how_many_updates_an_epoch_has(tmp_path, bar):
 
 def test_without_a_progress_bar_there_is_nothing_to_tell(tmp_path):
     show_length(quiet_trainer(tmp_path), 3)
+
+
+def test_a_trainer_has_the_attributes_that_its_class_does_not_declare(tmp_path):
+    callback = Watch(epochs_done)
+    trainer = quiet_trainer(tmp_path, callback, overfit_batches=3)
+    assert isinstance(trainer, TypedTrainer)
+    assert callback in typed(trainer).callbacks
+    assert typed(trainer).overfit_batches == 3
+
+
+def test_a_module_knows_its_trainer_and_can_be_asked_without_one(tmp_path):
+    module = tiny_module()
+    assert trainer_of(module) is None
+    module.trainer = quiet_trainer(tmp_path)
+    assert trainer_of(module) is module.trainer
+
+
+@pytest.mark.parametrize(("given", "interval"), [(None, 1.0), (4, 4), ("00:00:01:30", 90.0)])
+def test_an_interval_of_evaluations_is_a_share_a_number_or_a_time(tmp_path, given, interval):
+    assert validation_interval(quiet_trainer(tmp_path, val_check_interval=given)) == interval
+
+
+def test_the_path_of_the_last_checkpoint_is_known_once_it_is_written(tmp_path):
+    checkpoint = ModelCheckpoint(tmp_path / "kept", save_last="link")
+    assert last_saved(checkpoint) == ""
+    fit(tmp_path, checkpoint, max_epochs=1, enable_checkpointing=True)
+    (written,) = (tmp_path / "kept").glob("epoch*.ckpt")
+    assert last_saved(checkpoint) == str(written)
+
+
+@pytest.mark.parametrize("kind", [CSVLogger, TensorBoardLogger])
+def test_a_logger_chooses_its_number_when_it_is_asked_or_told(tmp_path, kind):
+    asked, told = kind(tmp_path), kind(tmp_path)
+    assert not has_chosen_version(asked)
+    assert asked.version == 0
+    assert has_chosen_version(asked)
+    choose_version(told, 7)
+    assert told.version == 7

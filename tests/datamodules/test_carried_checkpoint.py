@@ -98,6 +98,23 @@ def test_saving_disturbs_nothing(tmp_path):
     assert saving.epochs == plain.epochs
 
 
+def test_the_carried_groups_of_an_older_version_are_begun_anew_and_the_log_says_so(tmp_path, caplog):
+    trainer, _ = run(tmp_path, epochs=2)
+    trainer.save_checkpoint(tmp_path / "kept.ckpt")
+    kept = torch.load(tmp_path / "kept.ckpt", weights_only=True)
+    kept["RolloutDataModule"] = {"format": 1, "group_size": 4, "ranks": [{"begun": 2, "groups": [], "queue": []}]}
+    torch.save(kept, tmp_path / "older.ckpt")
+    rest = Keeper()
+    run(tmp_path, rest, epochs=3, ckpt_path=tmp_path / "older.ckpt")
+    (said,) = [record.message for record in caplog.records if "carried groups" in record.message]
+    assert said.endswith("the next epoch begins new groups, of its own tasks, in their place")
+    ((epoch, _, (total, *_), _),) = rest.epochs
+    assert (epoch, total) == (2, 24)  # 4 groups and 2 beside them, all of them new
+    caplog.clear()
+    run(tmp_path, epochs=3, ckpt_path=tmp_path / "kept.ckpt")
+    assert "carried groups" not in caplog.text
+
+
 class Interrupted(Exception):
     """Somebody else needs the machine."""
 

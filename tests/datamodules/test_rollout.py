@@ -257,7 +257,8 @@ def test_evaluations_beside_carried_episodes_are_whole_and_the_same_as_without(t
 
         class Watch(Callback):
             def on_validation_batch_end(self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0):
-                seen.append([[step.action for step in episode.steps] for episode in batch.trajectories()])
+                episodes = [episode for group in batch.groups for episode in group.trajectories]
+                seen.append([[step.action for step in episode.steps] for episode in episodes])
 
         trainer = quiet_trainer(tmp_path, ScriptedSync(), Watch(), max_epochs=3)
         trainer.fit(module, walking_data(engine, **(CARRY | data)))

@@ -11,7 +11,7 @@ import torch
 from gigpo_lightning.demonstrations import demonstrate
 from gigpo_lightning.environments.answers import AnswerError, read_reset, read_step
 from gigpo_lightning.environments.base import Task, check_environment
-from gigpo_lightning.pool.slots import EnvironmentSlots
+from gigpo_lightning.pool.copies import EnvironmentCopies
 
 TASK = Task(task_id="a", kind="k")
 OUTCOME = ("seen", 1.0, False, False, {})
@@ -98,9 +98,9 @@ def test_a_broken_rule_is_named_with_the_call_and_the_value(answer: object, rule
 
 @pytest.mark.parametrize("name", WRONG)
 def test_rollouts_demonstrations_and_the_check_say_the_same(name: str) -> None:
-    rule, slots = WRONG[name][1], EnvironmentSlots(Says(name))
-    slots.carry_out(0, TASK)
-    assert rule in slots.carry_out(0, "go").failure
+    rule, copies = WRONG[name][1], EnvironmentCopies(Says(name))
+    copies.carry_out(0, TASK)
+    assert rule in copies.carry_out(0, "go").failure
     with pytest.raises(ValueError) as told:  # noqa: PT011  the rule may hold what a pattern may not
         list(demonstrate(Says(name), [TASK], Walker(), detour_probability=0.0, max_steps=2, seed=0))
     assert rule in str(told.value)
@@ -110,9 +110,9 @@ def test_rollouts_demonstrations_and_the_check_say_the_same(name: str) -> None:
 
 
 def test_a_failure_by_a_broken_rule_names_the_class_and_shows_no_traceback() -> None:
-    slots = EnvironmentSlots(Says("one"))
-    slots.carry_out(0, TASK)
-    failure = slots.carry_out(0, "go").failure
+    copies = EnvironmentCopies(Says("one"))
+    copies.carry_out(0, TASK)
+    failure = copies.carry_out(0, "go").failure
     assert failure == f"{Says.__module__}.Says: info['success'] must be True or False, but step('go') gave 1"
 
 

@@ -5,7 +5,7 @@ import io
 import pytest
 import torch
 
-from modules.archive import damage
+from modules.checkpoint_io import damage
 
 CONTENT = {"weight": torch.arange(30.0), "short": torch.ones(3, dtype=torch.bfloat16), "epoch": 3, "name": "text"}
 

@@ -19,7 +19,7 @@ import torch
 from gigpo_lightning.engines.adapter import Adapter
 from gigpo_lightning.engines.base import Completion, EngineBase, GenerationRequest
 from gigpo_lightning.engines.vllm_server.client import ServerClient, ServerError, ServerTimeouts
-from gigpo_lightning.engines.vllm_server.messages import GENERATE, completion, distrust, generation
+from gigpo_lightning.engines.vllm_server.messages import GENERATE, completion, generation, reason_to_refuse
 from gigpo_lightning.engines.vllm_server.plugin import PREFIX
 from gigpo_lightning.engines.vllm_server.replica import VLLMServer
 from gigpo_lightning.engines.vllm_server.waiting import checked_info, wait_for_servers
@@ -84,16 +84,12 @@ class VLLMServerEngine(EngineBase):
         self._transfer: WeightTransfer | None = None
         self._asked_length = max_model_len
         self._model: dict[str, Any] = {}
-        self._max_model_len = 0
+        self.max_model_len = 0
+        """Longest prompt plus reply, in tokens; 0 before the start."""
         self._max_lora_rank = 0
         self._adapter = ""
         self._requests: dict[str, GenerationRequest] = {}
         self._answers: queue.SimpleQueue[tuple[GenerationRequest, VLLMServer, Any]] = queue.SimpleQueue()
-
-    @property
-    def max_model_len(self) -> int:
-        """Longest prompt plus reply, in tokens; 0 before the start."""
-        return self._max_model_len
 
     @property
     def replicas(self) -> tuple[VLLMServer, ...]:
@@ -101,11 +97,7 @@ class VLLMServerEngine(EngineBase):
         return tuple(server for server in self._servers if not server.lost)
 
     def start(self, model_folder: str) -> None:
-        """Wait for the servers, and check that each can do what training needs; a second call does nothing.
-
-        Raises:
-            RunError: As ``start_unless``.
-        """
+        """Wait for the servers, and check that each can do what training needs; a second call does nothing."""
         self.start_unless(model_folder, never)
 
     def start_unless(self, model_folder: str, should_stop: Callable[[], bool]) -> None:
@@ -133,7 +125,7 @@ class VLLMServerEngine(EngineBase):
             ValueError: If prompt and reply together are longer than the servers' context.
         """
         self._started()
-        self._check_length(request, self._max_model_len)
+        self._check_length(request, self.max_model_len)
         self._requests[request.request_id] = request
         self._send(request)
 
@@ -215,26 +207,15 @@ class VLLMServerEngine(EngineBase):
         self._adapter = name
 
     def _idle(self, what: str, take_back: bool = True) -> tuple[ServerClient, list[str]]:
-        """The servers that take part; from now on the version is -1, until the new weights are whole.
-
-        Raises:
-            RuntimeError: If requests are under way.
-            RunError: If no server is left.
-        """
+        """The servers that take part; from now on the version is -1, until the new weights are whole."""
         client = self._started()
-        if self._requests:
-            raise RuntimeError(f"{what} needs an idle engine, but requests are under way")
-        self._version = -1
+        self._begin_load(what, bool(self._requests))
         if take_back:
             self._take_back_servers(client)
         return client, [server.url for server in self._left()]
 
     def _left(self) -> tuple[VLLMServer, ...]:
-        """The servers that take part.
-
-        Raises:
-            RunError: If there is none.
-        """
+        """The servers that take part, of which there must be one."""
         if not self.replicas:
             raise RunError(f"no vLLM server is left: {'; '.join(server.lost for server in self._servers)}")
         return self.replicas
@@ -242,12 +223,6 @@ class VLLMServerEngine(EngineBase):
     def score(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[list[float]]:
         """Log-probability, at temperature 1, of each token of each completion after its prompt, by the first server."""
         return self.replicas[0].score(pairs)
-
-    def sleep(self) -> None:
-        """Nothing: the servers' devices are not the trainer's."""
-
-    def wake(self) -> None:
-        """Nothing, as for ``sleep``."""
 
     def close(self) -> None:
         """End for good; the servers go on. A second call does nothing."""
@@ -276,7 +251,7 @@ class VLLMServerEngine(EngineBase):
         self._transfer = self._make_transfer(client, backends.pop(), [info["world_size"] for info in infos])
         self._model = model
         shortest = min(info["max_model_len"] for info in infos)
-        self._max_model_len = shortest if self._asked_length is None else min(shortest, self._asked_length)
+        self.max_model_len = shortest if self._asked_length is None else min(shortest, self._asked_length)
         self._max_lora_rank = min(info["max_lora_rank"] for info in infos)
 
     def _make_transfer(self, client: ServerClient, backend: str, world_sizes: Sequence[int]) -> WeightTransfer:
@@ -299,15 +274,11 @@ class VLLMServerEngine(EngineBase):
                 except RunError as error:
                     _logger.debug("%s", error)
                     continue
-                if info["max_model_len"] >= self._max_model_len and info["max_lora_rank"] >= self._max_lora_rank:
+                if info["max_model_len"] >= self.max_model_len and info["max_lora_rank"] >= self._max_lora_rank:
                     server.lost = ""
 
     def _send(self, request: GenerationRequest) -> None:
-        """Give a request to the server with the fewest.
-
-        Raises:
-            RunError: If no server is left.
-        """
+        """Give a request to the server with the fewest."""
         server = min(self._left(), key=lambda each: len(each.running))
         payload = generation(request, f"{self._run}/{next(self._asked)}/{request.request_id}", self._adapter)
         client = self._started()
@@ -320,11 +291,7 @@ class VLLMServerEngine(EngineBase):
             self._answers.put((request, server, answer.exception() or answer.result()))
 
     def _take(self, request: GenerationRequest, server: VLLMServer, answer: Any) -> Completion | None:
-        """The completion that a server's answer holds; None if its request was given to another server.
-
-        Raises:
-            RunError: If the server refuses the request, or no other is left.
-        """
+        """The completion that a server's answer holds; None if its request was given to another server."""
         if self._requests.get(request.request_id) is not request or request.request_id not in server.running:
             return None  # from a broken-off rollout or a lost server
         del server.running[request.request_id]
@@ -335,8 +302,7 @@ class VLLMServerEngine(EngineBase):
         if isinstance(answer, ServerError):
             lost = str(answer)
         else:
-            reason = distrust(answer, self._label(self._version))
-            lost = f"the vLLM server {server.url} {reason}" if reason else ""
+            lost = reason_to_refuse(answer, server.url, self._label(self._version))
         if lost:
             _logger.warning("%s; its requests go to the other servers", lost)
             server.lost = lost
@@ -347,11 +313,7 @@ class VLLMServerEngine(EngineBase):
         return completion(answer, request, self._version)
 
     def _ask(self, url: str, path: str, payload: Callable[[str], Any]) -> Any:
-        """Ask one server something that depends on the adapter's name.
-
-        Raises:
-            RunError: If it does not answer.
-        """
+        """Ask one server something that depends on the adapter's name."""
         client = self._started()
         try:
             return client.post(url, path, payload(self._adapter), seconds=self._timeouts.reply)

@@ -1,4 +1,4 @@
-"""What vLLM's token-in, token-out route is asked, and how its answers are read."""
+"""What vLLM is asked for replies and scores, and how the answers of a server's token-in, token-out route are read."""
 
 import math
 from collections.abc import Sequence
@@ -7,6 +7,20 @@ from typing import Any
 from gigpo_lightning.engines.base import Completion, GenerationRequest
 
 GENERATE = "/inference/v1/generate"
+SCORING = {"temperature": 0.0, "max_tokens": 1, "prompt_logprobs": 0, "detokenize": False}
+"""How a sequence is scored, by the names of vLLM's ``SamplingParams``."""
+
+
+def reply_sampling(request: GenerationRequest) -> dict[str, Any]:
+    """How a reply is drawn, by the names of vLLM's ``SamplingParams``."""
+    return {
+        "temperature": request.sampling.temperature,
+        "max_tokens": request.sampling.max_tokens,
+        "seed": request.seed if request.sampling.temperature > 0 else None,
+        "stop_token_ids": list(request.stop_token_ids),
+        "logprobs": 0,  # of the sampled token alone
+        "detokenize": False,
+    }
 
 
 def generation(request: GenerationRequest, name: str, adapter: str) -> dict[str, Any]:
@@ -15,14 +29,7 @@ def generation(request: GenerationRequest, name: str, adapter: str) -> dict[str,
         "request_id": name,
         "model": adapter or None,
         "token_ids": list(request.prompt_ids),
-        "sampling_params": {
-            "temperature": request.sampling.temperature,
-            "max_tokens": request.sampling.max_tokens,
-            "seed": request.seed if request.sampling.temperature > 0 else None,
-            "stop_token_ids": list(request.stop_token_ids),
-            "logprobs": 0,  # of the sampled token alone
-            "detokenize": False,
-        },
+        "sampling_params": reply_sampling(request),
     }
 
 
@@ -38,24 +45,23 @@ def completion(answer: dict[str, Any], request: GenerationRequest, policy_versio
     )
 
 
-def distrust(answer: dict[str, Any], label: str) -> str:
-    """Why a reply cannot be used, as the rest of a sentence about its server; empty if it can."""
+def reason_to_refuse(answer: dict[str, Any], url: str, label: str) -> str:
+    """Why a server's reply cannot be used; empty if it can."""
     choice = answer["choices"][0]
     if choice["finish_reason"] not in ("stop", "length"):
-        return f"ended a reply with {choice['finish_reason']!r}"
+        return f"the vLLM server {url} ended a reply with {choice['finish_reason']!r}"
     versions = sorted({span["version"] for span in choice["weight_versions"] or ()})
     if versions != [label]:
         return (
-            f"must answer with the weights {label!r} that it was sent, got {versions}: it was started anew, or "
-            "something else trains with it"
+            f"the vLLM server {url} must answer with the weights {label!r} that it was sent, got {versions}: it was "
+            "started anew, or something else trains with it"
         )
     return ""
 
 
 def scoring(ids: Sequence[int], adapter: str) -> dict[str, Any]:
     """The question for the log-probabilities of a sequence."""
-    sampling = {"temperature": 0.0, "max_tokens": 1, "prompt_logprobs": 0, "detokenize": False}
-    return {"model": adapter or None, "token_ids": list(ids), "sampling_params": sampling}
+    return {"model": adapter or None, "token_ids": list(ids), "sampling_params": SCORING}
 
 
 def scores(answer: dict[str, Any], ids: Sequence[int]) -> list[float]:

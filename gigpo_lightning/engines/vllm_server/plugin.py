@@ -189,11 +189,7 @@ async def _show_weights(request: Any) -> Any:
 
 
 def _wanted_weights(body: bytes) -> tuple[dict[str, list[int]], int | None, str]:
-    """Read whose checksums are wanted: shapes by names, a seed or none, and the adapter's name or none.
-
-    Raises:
-        ValueError: If the body has another form.
-    """
+    """Read whose checksums are wanted: shapes by names, a seed or none, and the adapter's name or none."""
     wanted = _json_object(body)
     shapes, seed, name = (wanted.get(key) for key in ("shapes", "seed", "adapter"))
     if not isinstance(shapes, dict) or not all(
@@ -206,11 +202,7 @@ def _wanted_weights(body: bytes) -> tuple[dict[str, list[int]], int | None, str]
 
 
 async def _small_body(request: Any, longest: int = _LONGEST_BODY) -> bytes:
-    """A request's body.
-
-    Raises:
-        ValueError: If it is longer than what is asked for can be.
-    """
+    """A request's body."""
     body = b""
     async for part in request.stream():
         body += part
@@ -223,9 +215,6 @@ def _wanted_adapter(body: bytes) -> tuple[str, str]:
     """Read which adapter is wanted: its name and its folder.
 
     vLLM would look for a folder that is not there on the hub, and would unpickle weights in another format.
-
-    Raises:
-        ValueError: If the body has another form, or the folder has no adapter in safetensors.
     """
     wanted = _json_object(body)
     if not all(isinstance(wanted.get(key), str) for key in ("name", "folder")):
@@ -238,11 +227,7 @@ def _wanted_adapter(body: bytes) -> tuple[str, str]:
 
 
 def _json_object(body: bytes) -> dict[str, Any]:
-    """Read a body; what is no object has no entries.
-
-    Raises:
-        ValueError: If it is not JSON.
-    """
+    """Read a body; what is no object has no entries."""
     try:
         wanted = json.loads(body)
     except (ValueError, RecursionError) as error:
@@ -251,11 +236,7 @@ def _json_object(body: bytes) -> dict[str, Any]:
 
 
 def _check_file(folder: str, file: str, name: str) -> None:
-    """Refuse a path that is relative or has not the file in it.
-
-    Raises:
-        ValueError: If so; the message says what is wrong.
-    """
+    """Refuse a path that is relative or has not the file in it."""
     if "\0" in folder or not os.path.isabs(folder) or not os.path.isfile(os.path.join(folder, file)):
         raise ValueError(f"{name!r} must be an absolute path of this machine with {file} in it, got {folder[:200]!r}")
 

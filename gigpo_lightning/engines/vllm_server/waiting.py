@@ -53,7 +53,7 @@ def wait_for_servers(
                 raise Preempted(f"asked to stop while waiting for the vLLM servers {', '.join(asked)}")
             for url in [url for url, call in asked.items() if call.done()]:
                 try:
-                    infos[url] = check_info(asked[url].result(), url, wanted)
+                    infos[url] = _checked(asked[url].result(), url, wanted)
                     del asked[url]
                 except ServerError as error:
                     causes[url] = _passing(error)
@@ -72,10 +72,7 @@ def wait_for_servers(
 
 
 def checked_info(client: ServerClient, url: str, wanted: Mapping[str, Any]) -> dict[str, Any]:
-    """Ask a server, once, what it is.
-
-    Returns:
-        What the route ``info`` of ``vllm_plugin`` says.
+    """Ask a server, once, what it is: what its route ``info`` says.
 
     Raises:
         RunError: If it is not there, or not fit for this run; the message says what to do.
@@ -84,18 +81,11 @@ def checked_info(client: ServerClient, url: str, wanted: Mapping[str, Any]) -> d
         answer = client.get(url, _INFO, seconds=client.timeouts.connect)
     except ServerError as error:
         raise RunError(str(_passing(error))) from error
-    return check_info(answer, url, wanted)
+    return _checked(answer, url, wanted)
 
 
-def check_info(info: Any, url: str, wanted: Mapping[str, Any]) -> dict[str, Any]:
-    """Refuse a server that is not fit for this run.
-
-    Returns:
-        What it says.
-
-    Raises:
-        RunError: If it is another kind of server, or serves something else.
-    """
+def _checked(info: Any, url: str, wanted: Mapping[str, Any]) -> dict[str, Any]:
+    """What a server says, if it is fit for this run: no other kind of server, and serving what is wanted."""
     if not isinstance(info, dict) or "protocol" not in info:
         raise RunError(
             f"the vLLM server {url} must be one that this version's gigpo-server started, but answered GET {_INFO} "
@@ -122,11 +112,7 @@ def _ask(client: ServerClient, url: str, after: float = 0.0) -> "Future[Any]":
 
 
 def _passing(error: ServerError) -> ServerError:
-    """The error itself, if the server may only not be there yet.
-
-    Raises:
-        RunError: If it is there, and wants another key or is no server of ours.
-    """
+    """The error itself, if the server may only not be there yet."""
     if error.status in (401, 403):
         raise RunError(f"{error}; set VLLM_API_KEY to the secret that it was started with") from error
     if error.stranger or error.status not in _NOT_YET:

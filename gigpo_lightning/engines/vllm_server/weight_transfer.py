@@ -8,7 +8,7 @@ import tempfile
 import weakref
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, TypeAlias
 
 import torch
 from safetensors.torch import save_file
@@ -18,27 +18,6 @@ from gigpo_lightning.engines.vllm_server.client import ServerClient, ServerError
 from gigpo_lightning.engines.vllm_server.plugin import GIVE_UP, PREFIX
 from gigpo_lightning.engines.vllm_server.weight_source import weight_source
 from gigpo_lightning.engines.weight_stream import NamedTensors, WeightStream
-
-
-@runtime_checkable
-class WeightTransfer(Protocol):
-    """Brings weights to every server of a run.
-
-    Attributes:
-        takes_back: Whether a server that was lost can take part again.
-    """
-
-    takes_back: bool
-
-    def send(self, urls: Sequence[str], named_tensors: NamedTensors, label: str) -> None:
-        """Replace the servers' weights by these, which their replies then name by the label.
-
-        Raises:
-            ServerError: If a server fails.
-        """
-
-    def close(self) -> None:
-        """End for good."""
 
 
 class FolderTransfer:
@@ -53,6 +32,7 @@ class FolderTransfer:
     """
 
     takes_back = True
+    """Whether a server that was lost can take part again."""
 
     def __init__(self, client: ServerClient, folder: str | None = None, part_bytes: int = 1 << 30) -> None:
         self._client = client
@@ -66,7 +46,7 @@ class FolderTransfer:
         self._parts = 0
 
     def send(self, urls: Sequence[str], named_tensors: NamedTensors, label: str) -> None:
-        """Replace the servers' weights.
+        """Replace the servers' weights by these, which their replies then name by the label.
 
         Raises:
             ServerError: If a server fails.
@@ -122,7 +102,7 @@ class NCCLTransfer:
         self._source: Any = None
 
     def send(self, urls: Sequence[str], named_tensors: NamedTensors, label: str) -> None:
-        """Replace the servers' weights.
+        """Replace the servers' weights by these, which their replies then name by the label.
 
         Raises:
             ServerError: If a server fails, or one is missing: the group of GPUs is what it was at the start.
@@ -167,6 +147,9 @@ class NCCLTransfer:
         )
 
 
+WeightTransfer: TypeAlias = FolderTransfer | NCCLTransfer
+
+
 class _Control:
     """The steps of a transfer, told to every server at once: what vLLM calls a ``VLLMWeightSyncClient``."""
 
@@ -185,11 +168,9 @@ class _Control:
         self._tell("init_weight_transfer_engine", [{"init_info": info} for info in infos])
 
     def start_weight_update(self) -> None:
-        """Make the servers ready."""
         self._tell("start_weight_update")
 
     def update_weights(self, update_info: Any) -> None:
-        """Bring one part."""
         self._tell("update_weights", {"update_info": update_info})
 
     def finish_weight_update(self, weight_version: str | None = None) -> None:

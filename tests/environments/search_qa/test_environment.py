@@ -12,7 +12,7 @@ import pytest
 from gigpo_lightning.environments.base import Task, check_environment
 from gigpo_lightning.environments.search_qa import SearchQAEnvironment
 from gigpo_lightning.errors import RunError
-from gigpo_lightning.pool.slots import EnvironmentSlots
+from gigpo_lightning.pool.copies import EnvironmentCopies
 from tests.environments.search_qa.retrievers import ScriptedRetriever, passage
 
 QUESTION = "where was the author of the silver lantern born?"
@@ -277,12 +277,12 @@ class TestTheRetriever:
         assert environment.step(SEARCH)[4]["metrics"]["retriever_calls"] == 1
         assert twin.step(SEARCH)[3] is True
 
-    def test_the_slots_of_a_process_share_it(self) -> None:
+    def test_the_copies_of_a_process_share_it(self) -> None:
         retriever = ScriptedRetriever([FOUND])
-        slots = EnvironmentSlots(SearchQAEnvironment(retriever))
+        copies = EnvironmentCopies(SearchQAEnvironment(retriever))
         for slot in (0, 1):
-            slots.carry_out(slot, TASK)
-            slots.carry_out(slot, SEARCH)
+            copies.carry_out(slot, TASK)
+            copies.carry_out(slot, SEARCH)
         assert len(retriever.asked) == 2
 
     def test_another_process_gets_one_of_its_own(self) -> None:

@@ -15,7 +15,7 @@ from gigpo_lightning.environments.search_qa import (
     generate_world,
     search_qa_panel,
 )
-from gigpo_lightning.pool.slots import EnvironmentSlots
+from gigpo_lightning.pool.copies import EnvironmentCopies
 
 WORLD = World(people=60, works=60, train=40, dev=8, test=30)
 
@@ -55,12 +55,12 @@ def test_with_it_the_environment_keeps_the_rules(data_dir: Path) -> None:
 @pytest.mark.parametrize("information_format", ["verl_agent", "search_r1"])
 def test_an_expert_wins_every_question_in_either_form(data_dir: Path, information_format: str) -> None:
     environment = SearchQAEnvironment(WorldRetriever(str(data_dir)), information_format=information_format)  # type: ignore[arg-type]
-    slots = EnvironmentSlots(environment)
+    copies = EnvironmentCopies(environment)
     expert = ReadingExpert()
     for task in search_qa_panel(data_dir / "world" / "test.jsonl").tasks:
-        event = slots.carry_out(0, task)
+        event = copies.carry_out(0, task)
         expert.reset(event.instruction, event.observation)
         while not (event.terminated or event.truncated or event.failure):
-            event = slots.carry_out(0, expert.act(event.observation, ()))
+            event = copies.carry_out(0, expert.act(event.observation, ()))
         assert event.success, (task, event)
         assert event.metrics["retriever_calls"] == {"one_hop": 1, "two_hop": 2}[task.kind]

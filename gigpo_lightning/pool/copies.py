@@ -1,4 +1,4 @@
-"""What lives in a slot: copies of a prototype environment, and what they say.
+"""Copies of a prototype environment, one for each slot of a pool, and what they say.
 
 A worker process imports this file and the environment's, and so neither torch nor an engine.
 """
@@ -44,7 +44,7 @@ class EnvironmentEvent(Answer):
     bystander: bool = False
 
 
-class EnvironmentSlots:
+class EnvironmentCopies:
     """Copies of a prototype, made when first used; one that failed is thrown away, and the next episode gets a new one.
 
     Args:
