@@ -24,11 +24,14 @@ def knock(path, method="GET", authorization=(), kind="http", keys=KEYS, extensio
     async def send(message):
         sent.append(message)
 
+    async def receive():
+        raise AssertionError("the door asks for no message")
+
     app = SimpleNamespace(state=SimpleNamespace(args=arguments(keys)))
     headers = [(b"authorization", value) for value in authorization]
     scope = {"type": kind, "path": path, "method": method, "headers": headers, "app": app} | scope
     scope["extensions"] = {name: {} for name in extensions}
-    asyncio.run(RequireKey(application)(scope, None, send))
+    asyncio.run(RequireKey(application)(scope, receive, send))
     return sent
 
 
