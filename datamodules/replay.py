@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader
 
 from callbacks.lightning_internals import typed
 from datamodules.stream import ExperienceDataModule
+from gigpo_lightning.algorithm.token_credit import TokenCredit
 from gigpo_lightning.batch import Minibatch
 from gigpo_lightning.experience import Batching, Experience, StepScorer
 from gigpo_lightning.ranks import place
@@ -41,6 +42,7 @@ class ReplayDataModule(ExperienceDataModule):
         micro_batch_tokens: Longest micro-batch, rows times longest row, in tokens.
         seed: Of the minibatches.
         scorers: Give every step numbers before credit is assigned; there is nobody to ask for log-probabilities.
+        token_credit: Spreads the advantage of a step over its tokens; default: each token has its step's.
 
     Raises:
         ValueError: If a number is out of its range, or the folder holds no epoch, or lacks the file of a rank.
@@ -53,8 +55,14 @@ class ReplayDataModule(ExperienceDataModule):
         micro_batch_tokens: int = 16384,
         seed: int = 0,
         scorers: list[StepScorer] | None = None,
+        token_credit: TokenCredit | None = None,
     ) -> None:
-        batching = Batching(minibatch_size=minibatch_size, micro_batch_tokens=micro_batch_tokens, seed=seed)
+        batching = Batching(
+            minibatch_size=minibatch_size,
+            micro_batch_tokens=micro_batch_tokens,
+            seed=seed,
+            token_credit=token_credit,
+        )
         super().__init__(batching, scorers)
         self.folder = Path(folder)
         if not self.files:

@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader
 
 from callbacks.lightning_internals import typed
 from datamodules.stream import ExperienceDataModule, stream
+from gigpo_lightning.algorithm.token_credit import TokenCredit
 from gigpo_lightning.engines.base import RolloutEngine
 from gigpo_lightning.environments.base import TaskSource
 from gigpo_lightning.environments.splits import check_apart, check_split_names, with_training_panel
@@ -41,6 +42,8 @@ class RolloutDataModule(ExperienceDataModule):
         predict_split: Split that ``predict`` plays.
         allow_shared_tasks: Let held-out and test splits share tasks with each other and with the training split.
         scorers: Give every step numbers before credit is assigned, such as ``gigpo_lightning.scorers.SampledEntropy``.
+        token_credit: Spreads the advantage of a step over its tokens, as ``gigpo_lightning.algorithm.ForkingTokens``
+            does; default: each token has its step's.
         **player: The other arguments of ``RolloutPlayer``.
 
     Raises:
@@ -60,11 +63,17 @@ class RolloutDataModule(ExperienceDataModule):
         predict_split: str = "valid_unseen",
         allow_shared_tasks: bool = False,
         scorers: list[StepScorer] | None = None,
+        token_credit: TokenCredit | None = None,
         **player: Any,
     ) -> None:
         self.player = RolloutPlayer(environment, tasks, prompt, engine, **player)
         seed = self.player.seed
-        batching = Batching(minibatch_size=minibatch_size, micro_batch_tokens=micro_batch_tokens, seed=seed)
+        batching = Batching(
+            minibatch_size=minibatch_size,
+            micro_batch_tokens=micro_batch_tokens,
+            seed=seed,
+            token_credit=token_credit,
+        )
         super().__init__(batching, scorers)
         self.held_out_splits, self.test_splits = tuple(held_out_splits), tuple(test_splits)
         self.predict_split = predict_split

@@ -43,7 +43,7 @@ class ExperienceDataModule(LightningDataModule):
         current = module.iteration, module.policy_version
         if self.experience is None or self._made != current:
             self.experience, self._made = self.make_experience(module.iteration), current
-            self._minibatches = self.experience.minibatches(module, self.batching)
+            self._minibatches = self.experience.minibatches(module, self.batching, module.progress)
             for callback in self._callbacks():
                 if isinstance(callback, WatchesExperience):
                     callback.on_experience(self.experience)

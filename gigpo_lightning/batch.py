@@ -3,6 +3,7 @@
 Shape letters: S = steps of a micro-batch, R = tokens of its longest reply; ``token_batch`` has those of its rows.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from gigpo_lightning.algorithm.advantages import Credit
 from gigpo_lightning.algorithm.losses import BatchCounts
+from gigpo_lightning.algorithm.token_credit import TokenCredit, TokenFacts
 from gigpo_lightning.policy_view import PolicyView
 from gigpo_lightning.ranks import gather, interleave
 from gigpo_lightning.token_batch import Layout, TokenBatch, make_token_batch, plan_micro_batches
@@ -29,7 +31,7 @@ class StepBatch:
         old_logprobs: The log-probabilities that ratios are taken to, 0 off the mask, ``(S, R)``: the engine's, unless
             the trainer has computed its own.
         engine_logprobs: The engine's log-probabilities of those tokens, 0 elsewhere, ``(S, R)``.
-        advantage: Of each written token, 0 elsewhere, ``(S, R)``; as it is made, the advantage of its step.
+        advantage: Of each written token, 0 elsewhere, ``(S, R)``: its step's, unless a ``TokenCredit`` spreads it.
         trajectory_share: One over the number of steps of its trajectory, ``(S,)``.
         row_weight: 1, or 0 for a step that only fills up, ``(S,)``.
         row: The step's row in the rollout's table, -1 for one that only fills up, ``(S,)``.
@@ -124,13 +126,61 @@ def make_minibatches(
     return minibatches
 
 
-def with_old_logprobs(minibatch: Minibatch, policy: PolicyView) -> Minibatch:
-    """The same minibatch, with ratios taken to the policy's own log-probabilities instead of the engine's."""
-    micro_batches = []
-    for part in minibatch.micro_batches:
-        logprobs, _ = policy.score(part.tokens, minibatch.temperature)
-        micro_batches.append(replace(part, old_logprobs=logprobs.float().cpu()))
-    return replace(minibatch, micro_batches=tuple(micro_batches))
+def prepare(
+    minibatches: Sequence[Minibatch],
+    policy: PolicyView,
+    token_credit: TokenCredit | None = None,
+    progress: float = math.nan,
+) -> list[Minibatch]:
+    """Add what the policy says of its replies before the update changes it.
+
+    Ratios are taken to the policy's own log-probabilities where it ``rescores``, and a token credit, if there is one,
+    spreads the advantages over tokens.
+
+    Raises:
+        ValueError: If the token credit does not give one finite number for every token.
+    """
+    if token_credit is None and not policy.rescores:
+        return list(minibatches)
+    needs = token_credit.needs if token_credit else frozenset()
+    prepared, facts = [], []
+    for minibatch in minibatches:
+        parts, known = [], []
+        for part in minibatch.micro_batches:
+            scores: dict[str, Tensor] = {}
+            if policy.rescores or needs:
+                scored = policy.score(part.tokens, minibatch.temperature)
+                scores = {name: each.float().cpu() for name, each in zip(("logprobs", "entropy"), scored, strict=True)}
+            parts.append(replace(part, old_logprobs=scores["logprobs"]) if policy.rescores else part)
+            written = part.tokens.action_mask & (part.row_weight > 0).unsqueeze(1)
+            needed = {name: scores[name] for name in scores.keys() & needs}
+            known.append(TokenFacts(advantage=part.advantage, action_mask=written, **needed))
+        prepared.append(replace(minibatch, micro_batches=tuple(parts)))
+        facts.append(known)
+    if token_credit is None:
+        return prepared
+    spread = token_credit.spread(facts, progress)
+    name = type(token_credit).__name__
+    return [
+        replace(
+            minibatch,
+            micro_batches=tuple(
+                replace(part, advantage=_of_tokens(advantage, known, name))
+                for part, advantage, known in zip(minibatch.micro_batches, advantages, of_parts, strict=True)
+            ),
+        )
+        for minibatch, advantages, of_parts in zip(prepared, spread, facts, strict=True)
+    ]
+
+
+def _of_tokens(advantage: Tensor, known: TokenFacts, name: str) -> Tensor:
+    """A token credit's advantages, 0 off the mask."""
+    if advantage.shape != known.advantage.shape or not advantage[known.action_mask].isfinite().all():
+        raise ValueError(
+            f"{name}.spread must give a finite number for each token, {tuple(known.advantage.shape)}, got "
+            f"{tuple(advantage.shape)}"
+        )
+    return torch.where(known.action_mask, advantage, 0.0).float()
 
 
 def _places(lengths: Sequence[Sequence[int]], rank: int) -> tuple[dict[int, int], int]:

@@ -3,6 +3,7 @@
 groups ─▶ StepTable (with scores of scorers) ─▶ CreditEstimator ─▶ Credit ─▶ minibatches
 """
 
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,8 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 
 from gigpo_lightning.algorithm import Credit, CreditEstimator
-from gigpo_lightning.batch import Minibatch, make_minibatches, with_old_logprobs
+from gigpo_lightning.algorithm.token_credit import TokenCredit
+from gigpo_lightning.batch import Minibatch, make_minibatches, prepare
 from gigpo_lightning.engines.base import Scorer
 from gigpo_lightning.errors import check_count, check_seed
 from gigpo_lightning.policy_view import PolicyView
@@ -50,11 +52,13 @@ class Batching:
         minibatch_size: Steps of one optimizer step, of all ranks; None takes all steps of the epoch.
         micro_batch_tokens: Longest micro-batch, rows times longest row, in tokens.
         seed: Of the shuffle.
+        token_credit: Spreads the advantage of a step over its tokens; default: each token has its step's.
     """
 
     minibatch_size: int | None = None
     micro_batch_tokens: int = 16384
     seed: int = 0
+    token_credit: TokenCredit | None = None
 
     def __post_init__(self) -> None:
         if self.minibatch_size is not None:
@@ -121,11 +125,11 @@ class Experience:
             temperature=temperature,
         )
 
-    def minibatches(self, policy: PolicyView, batching: Batching) -> list[Minibatch]:
-        """Cut the steps of all ranks into minibatches; all ranks have to ask together.
+    def minibatches(self, policy: PolicyView, batching: Batching, progress: float = math.nan) -> list[Minibatch]:
+        """Cut the steps of all ranks into minibatches; all ranks have to ask together, before an update.
 
-        Each holds the log-probabilities that ratios are taken to: the policy's own where it ``rescores``, so that this
-        has to be asked before an update changes the policy.
+        Each holds what the policy says of its replies before an update changes it: ``gigpo_lightning.batch.prepare``.
+        ``progress`` is the share of the run that is done, for a token credit that has a schedule.
         """
         minibatches = make_minibatches(
             self.played.groups,
@@ -138,7 +142,7 @@ class Experience:
             layout=policy.layout,
             rank=place()[0],
         )
-        return [with_old_logprobs(each, policy) for each in minibatches] if policy.rescores else minibatches
+        return prepare(minibatches, policy, batching.token_credit, progress)
 
     def trajectories(self) -> Iterator[Trajectory]:
         """Every episode that is trained on, in the table's order."""

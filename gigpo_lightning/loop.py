@@ -48,9 +48,9 @@ def train(
                 scorers=scorers,
                 policy=player.engine,
             )
-            metrics = experience.metrics()
-            for minibatch in experience.minibatches(policy, batching):
-                losses = learner.update(minibatch, progress=epoch / max(1, epochs - 1))
+            metrics, progress = experience.metrics(), epoch / max(1, epochs - 1)
+            for minibatch in experience.minibatches(policy, batching, progress):
+                losses = learner.update(minibatch, progress)
                 metrics |= {f"loss/{name}": value for name, value in losses.items()}  # of the last one
             learner.end_epoch()
             yield metrics, [player.evaluate(split, policy) for split in held_out_splits]

@@ -20,6 +20,7 @@ from gigpo_lightning.algorithm.reinforce_plus_plus import ReinforcePlusPlus
 from gigpo_lightning.algorithm.returns import discounted_returns
 from gigpo_lightning.algorithm.rewardflow import RewardFlow
 from gigpo_lightning.algorithm.rloo import RLOO
+from gigpo_lightning.algorithm.token_credit import ForkingTokens, TokenCredit, TokenFacts
 
 __all__ = [
     "GRPO",
@@ -29,6 +30,7 @@ __all__ = [
     "CreditEstimator",
     "DrGRPO",
     "ExactGrouping",
+    "ForkingTokens",
     "GiGPO",
     "GraphGPO",
     "Grouping",
@@ -43,6 +45,8 @@ __all__ = [
     "RewardFlow",
     "SequenceRatio",
     "SimilarityGrouping",
+    "TokenCredit",
+    "TokenFacts",
     "TokenRatio",
     "TruncatedCorrection",
     "check_estimator",
