@@ -27,18 +27,6 @@ class _Policy(Protocol):
         """Write the folder."""
 
 
-@runtime_checkable
-class _HasPolicy(Protocol):
-    """A module that trains such a policy, and can refuse weights that are not finite."""
-
-    @property
-    def policy(self) -> _Policy:
-        """The policy."""
-
-    def check_finite_weights(self) -> None:
-        """Refuse them."""
-
-
 class Export(Callback):
     """Writes the policy every n epochs and at the end, as a folder that ``transformers`` loads and vLLM serves.
 
@@ -84,11 +72,11 @@ class Export(Callback):
 
     def _export(self, trainer: Trainer, pl_module: LightningModule, epoch: int) -> None:
         """Collect the weights, which every rank takes part in; one writes."""
-        module = cast("_HasPolicy", pl_module)
+        module, policy = cast("PolicyView", pl_module), cast("_Policy", pl_module.policy)
         module.check_finite_weights()
         folder = Path(trainer.log_dir or trainer.default_root_dir) / self.folder  # asking for log_dir takes every rank
         weights: dict[str, Tensor] = {}
-        source = module if isinstance(module, PolicyView) else module.policy  # the module knows how it is sharded
+        source = module if isinstance(module, PolicyView) else policy  # the module knows how it is sharded
         for name, tensor in source.named_weights():
             if trainer.is_global_zero:
                 weights[name] = tensor.detach().cpu()
@@ -97,7 +85,7 @@ class Export(Callback):
             return
         path = folder / f"epoch_{epoch}"  # there may be one of a run before this one
         with whole_folder(path) as unfinished:
-            module.policy.save_pretrained(unfinished, weights)
+            policy.save_pretrained(unfinished, weights)
         _logger.info("policy written to %s", path)
         self._written = [*(each for each in self._written if each != path), path]
         while self.keep is not None and len(self._written) > self.keep:

@@ -42,8 +42,7 @@ class RolloutDataModule(ExperienceDataModule):
         predict_split: Split that ``predict`` plays.
         allow_shared_tasks: Let held-out and test splits share tasks with each other and with the training split.
         scorers: Give every step numbers before credit is assigned, such as ``gigpo_lightning.scorers.SampledEntropy``.
-        token_credit: Spreads the advantage of a step over its tokens, as ``gigpo_lightning.algorithm.ForkingTokens``
-            does; default: each token has its step's.
+        token_credit: Spreads the advantage of a step over its tokens; default: each token has its step's.
         **player: The other arguments of ``RolloutPlayer``.
 
     Raises:

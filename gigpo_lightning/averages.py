@@ -3,6 +3,8 @@
 from collections import defaultdict
 from collections.abc import Sequence
 
+from gigpo_lightning.errors import check_count
+
 
 def batch_means(kinds: Sequence[str], values: Sequence[float], batch_size: int) -> dict[str, list[float]]:
     """Each kind's mean in every batch that has any of it, kinds and batches in the order in which they come.
@@ -13,15 +15,11 @@ def batch_means(kinds: Sequence[str], values: Sequence[float], batch_size: int) 
 
     Values are in the order in which they were evaluated; the last batch may have fewer.
 
-    Raises:
-        ValueError: If ``batch_size`` < 1.
-
     Example:
         >>> batch_means(["nq", "nq", "nq", "popqa"], [1.0, 1.0, 0.0, 1.0], 2)
         {'nq': [1.0, 0.0], 'popqa': [1.0]}
     """
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be >= 1, got {batch_size}")
+    check_count("batch_size", batch_size)
     means: dict[str, list[float]] = defaultdict(list)
     for start in range(0, len(values), batch_size):
         batch = slice(start, start + batch_size)

@@ -160,12 +160,11 @@ def prepare(
     if token_credit is None:
         return prepared
     spread = token_credit.spread(facts, progress)
-    name = type(token_credit).__name__
     return [
         replace(
             minibatch,
             micro_batches=tuple(
-                replace(part, advantage=_of_tokens(advantage, known, name))
+                replace(part, advantage=_of_tokens(advantage, known, token_credit))
                 for part, advantage, known in zip(minibatch.micro_batches, advantages, of_parts, strict=True)
             ),
         )
@@ -173,12 +172,12 @@ def prepare(
     ]
 
 
-def _of_tokens(advantage: Tensor, known: TokenFacts, name: str) -> Tensor:
+def _of_tokens(advantage: Tensor, known: TokenFacts, source: TokenCredit) -> Tensor:
     """A token credit's advantages, 0 off the mask."""
     if advantage.shape != known.advantage.shape or not advantage[known.action_mask].isfinite().all():
         raise ValueError(
-            f"{name}.spread must give a finite number for each token, {tuple(known.advantage.shape)}, got "
-            f"{tuple(advantage.shape)}"
+            f"{type(source).__name__}.spread must give a finite number for each token, {tuple(known.advantage.shape)}, "
+            f"got {tuple(advantage.shape)}"
         )
     return torch.where(known.action_mask, advantage, 0.0).float()
 

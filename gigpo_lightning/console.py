@@ -1,10 +1,11 @@
 """The console scripts: ``gigpo`` and ``gigpo-sweep``, whatever a user's own packages are called."""
 
-import importlib.abc
-import importlib.machinery
-import importlib.util
+import importlib
 import sys
 from collections.abc import Sequence
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
+from importlib.util import spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 
@@ -12,7 +13,7 @@ _ROOT = Path(__file__).resolve().parent.parent
 _OURS = ("callbacks", "datamodules", "modules")
 
 
-class OwnPackages(importlib.abc.MetaPathFinder):
+class OwnPackages(MetaPathFinder):
     """Finds our packages with general names here, though a user's project has packages of these names.
 
     Submodules that ours have not are found in the user's: ``callbacks.mine`` is a class path of theirs as before.
@@ -20,28 +21,25 @@ class OwnPackages(importlib.abc.MetaPathFinder):
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> importlib.machinery.ModuleSpec | None:
+    ) -> ModuleSpec | None:
         """Where one of ours is; nothing for any other."""
         if fullname not in _OURS:
             return None
-        folders = [_ROOT, *(Path(folder) for folder in sys.path)]
-        found = [str(folder / fullname) for folder in folders if (folder / fullname / "__init__.py").is_file()]
-        file = _ROOT / fullname / "__init__.py"
-        places = list(dict.fromkeys(found))
-        return importlib.util.spec_from_file_location(fullname, file, submodule_search_locations=places)
+        packages = dict.fromkeys(Path(folder) / fullname for folder in (str(_ROOT), *sys.path))
+        found = [str(each) for each in packages if (each / "__init__.py").is_file()]
+        return spec_from_file_location(fullname, f"{found[0]}/__init__.py", submodule_search_locations=found)
 
 
 def gigpo() -> None:
     """``gigpo fit | validate | test | predict``."""
-    sys.meta_path.insert(0, OwnPackages())
-    from gigpo_lightning.cli import main
-
-    main()
+    _main("gigpo_lightning.cli")
 
 
 def sweep() -> None:
     """``gigpo-sweep``."""
-    sys.meta_path.insert(0, OwnPackages())
-    from gigpo_lightning.sweep import main
+    _main("gigpo_lightning.sweep.command")
 
-    main()
+
+def _main(module: str) -> None:
+    sys.meta_path.insert(0, OwnPackages())
+    importlib.import_module(module).main()

@@ -55,6 +55,5 @@ def _restore(states: dict[str, Any]) -> None:
     name, keys, *rest = states["numpy"]
     np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
     torch.set_rng_state(states["torch"])
-    present = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    for device, state in enumerate(states["cuda"][:present]):
+    for device, state in enumerate(states["cuda"][: torch.cuda.device_count()]):
         torch.cuda.set_rng_state(state, device)

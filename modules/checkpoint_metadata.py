@@ -6,6 +6,7 @@ class that may be in it is first an inert record of what the file says; real obj
 
 import pickle
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any, cast
 
@@ -57,11 +58,7 @@ _MAKERS: dict[tuple[str, str], Callable[[_Record], Any]] = {
     ("torch", "Size"): lambda record: torch.Size(*record.arguments),
     ("torch.serialization", "_get_layout"): lambda record: {str(torch.strided): torch.strided}[record.arguments[0]],
     # Where a checkpoint once lay: not needed, and the only path in it.
-    **{
-        (module, f"{kind}Path"): lambda record: None
-        for module in ("pathlib", "pathlib._local")
-        for kind in ("Posix", "Windows")
-    },
+    **dict.fromkeys(product(("pathlib", "pathlib._local"), ("PosixPath", "WindowsPath")), lambda record: None),
 }
 
 

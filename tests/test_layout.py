@@ -55,8 +55,8 @@ def test_no_module_has_a_name_that_says_nothing(repository_root: Path) -> None:
 
 def test_the_console_scripts_open_the_one_door_and_the_one_before_it() -> None:
     scripts = distribution("gigpo-lightning").entry_points.select(group="console_scripts")
-    assert scripts["gigpo"].value == "gigpo_lightning.cli:main"
-    assert scripts["gigpo-sweep"].value == "gigpo_lightning.sweep:main"
+    assert scripts["gigpo"].value == "gigpo_lightning.console:gigpo"
+    assert scripts["gigpo-sweep"].value == "gigpo_lightning.console:sweep"
 
 
 def test_no_file_is_longer_than_it_is_read(repository_root: Path) -> None:

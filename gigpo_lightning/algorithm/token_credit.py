@@ -30,12 +30,10 @@ class TokenFacts:
 
 @runtime_checkable
 class TokenCredit(Protocol):
-    """Spreads each step's advantage over its tokens; chosen by ``class_path``.
-
-    ``needs`` names the optional fields of ``TokenFacts`` that it reads, which cost a forward pass.
-    """
+    """Spreads each step's advantage over its tokens; chosen by ``class_path``."""
 
     needs: frozenset[str]
+    """The optional fields of ``TokenFacts`` that it reads, which cost a forward pass."""
 
     def spread(self, minibatches: Sequence[Sequence[TokenFacts]], progress: float) -> list[list[Tensor]]:
         """The advantage of every token of this rank, ``(S, R)`` of each micro-batch; what is off the mask is ignored.
@@ -67,13 +65,10 @@ class ForkingTokens:
         """A·1[H ≥ τ], where τ is the quantile 1 - share of the entropies H of a minibatch."""
         spread = []
         for minibatch in minibatches:
-            written = torch.cat([_entropy(facts)[facts.action_mask] for facts in minibatch])
+            entropies = [facts.entropy for facts in minibatch if facts.entropy is not None]  # all: it is needed
+            written = torch.cat([each[facts.action_mask] for each, facts in zip(entropies, minibatch, strict=True)])
             num_kept = round(self.share * len(written))
             threshold = written.topk(num_kept).values[-1].item() if num_kept else torch.inf
-            spread.append([facts.advantage * (_entropy(facts) >= threshold) for facts in minibatch])
+            both = zip(entropies, minibatch, strict=True)
+            spread.append([facts.advantage * (each >= threshold) for each, facts in both])
         return spread
-
-
-def _entropy(facts: TokenFacts) -> Tensor:
-    assert facts.entropy is not None
-    return facts.entropy

@@ -69,7 +69,8 @@ class CarriedEpisodes:
         unfinished = [group for group in self.groups if not group.dropped and len(group.finished) < group_size]
         if not unfinished:
             return not self.running  # of dropped groups, whose environments have not answered yet
-        if any(self._is_too_old(group) for group in unfinished):
+        begun = [group.noise_key for group in unfinished if isinstance(group.noise_key, int)]
+        if self.oldest is not None and begun and min(begun) < self.oldest:
             return False
         return sum(not group.dropped for group in self.groups) - len(unfinished) >= wanted
 
@@ -83,6 +84,3 @@ class CarriedEpisodes:
     def keys(self) -> list[GroupKey]:
         """What it takes to begin its groups again."""
         return [(group.task.task_id, group.noise_key) for group in self.groups if not group.dropped]
-
-    def _is_too_old(self, group: Group) -> bool:
-        return self.oldest is not None and isinstance(group.noise_key, int) and group.noise_key < self.oldest
