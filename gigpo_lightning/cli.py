@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import sys
 import warnings
 from argparse import ArgumentError
 from collections.abc import Sequence
@@ -66,7 +67,14 @@ class GigpoCLI(StrictCLI):
 
     _claims: tuple[Claim, ...] = ()
 
+    def __init__(self, args: Any = None, **kwargs: Any) -> None:
+        words = sys.argv[1:] if args is None else args
+        self._asked = words[0] if isinstance(words, list) and words and words[0] in self.subcommands() else None
+        super().__init__(args=args, **kwargs)
+
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
+        if self._asked not in (None, subcommand):
+            return self.init_parser(**kwargs)  # of one that nobody asks for the name is enough
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
         # Written out by argparse, the usage is a screen of options that the help lists again.
         parser.usage = f"gigpo {subcommand} --config CONFIG [--KEY VALUE ...]"
@@ -277,8 +285,8 @@ def build_cli(args: Any = None, run: bool = True) -> GigpoCLI:
     """
     with no_exit():
         return GigpoCLI(
-            LightningModule,
-            LightningDataModule,
+            model_class=LightningModule,
+            datamodule_class=LightningDataModule,
             subclass_mode_model=True,
             subclass_mode_data=True,
             seed_everything_default=0,
@@ -314,8 +322,7 @@ def main() -> None:
     """Run the command line; what a user can mend ends with one line, not a traceback."""
     rank = getattr(rank_zero_only, "rank", 0)
     # What every rank would say, the first says; what went wrong, each.
-    default, form = ("WARNING", f"rank {rank}: %(message)s") if rank else ("INFO", "%(message)s")
-    log_to_stderr(default, form)
+    log_to_stderr(*(("WARNING", f"rank {rank}: %(message)s") if rank else ()))
     for message in _KNOWN_WARNINGS:
         warnings.filterwarnings("ignore", message=message)
     share_the_machine()

@@ -10,7 +10,6 @@ from pathlib import Path
 from types import ModuleType
 
 _ROOT = Path(__file__).resolve().parent.parent
-_OURS = ("callbacks", "datamodules", "modules")
 
 
 class OwnPackages(MetaPathFinder):
@@ -23,7 +22,7 @@ class OwnPackages(MetaPathFinder):
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         """Where one of ours is; nothing for any other."""
-        if fullname not in _OURS:
+        if fullname not in ("callbacks", "datamodules", "modules"):
             return None
         packages = dict.fromkeys(Path(folder) / fullname for folder in (str(_ROOT), *sys.path))
         found = [str(each) for each in packages if (each / "__init__.py").is_file()]

@@ -5,13 +5,12 @@ import os
 import sys
 
 _logger = logging.getLogger(__name__)
-_NOISY = ("httpx", "fsspec", "urllib3", "py4j", "hydra", "hydra_plugins")
 
 
 def log_to_stderr(level: str = "INFO", form: str = "%(message)s") -> None:
     """Say what happens, from a level on that ``GIGPO_LOG_LEVEL`` can change; of some libraries only warnings."""
     logging.basicConfig(level=os.environ.get("GIGPO_LOG_LEVEL", level), format=form, stream=sys.stderr)
-    for name in _NOISY:
+    for name in ("httpx", "fsspec", "urllib3", "py4j", "hydra", "hydra_plugins"):
         logging.getLogger(name).setLevel(logging.WARNING)
 
 

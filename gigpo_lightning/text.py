@@ -5,8 +5,6 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 
-_LONGEST_NAME = 140
-
 
 def well_formed(text: str) -> str:
     """The text without lone surrogates, which no tokenizer or pipe would take later on."""
@@ -34,7 +32,7 @@ def folder_name(overrides: Mapping[str, str]) -> str:
     short = dict(zip(overrides, short_keys(list(overrides)), strict=True))
     pairs = sorted(f"{short[key]}={value}".replace("/", "-") for key, value in overrides.items())
     said = [re.sub(r"[^\w.=+@-]+", "-", pair, flags=re.ASCII) for pair in pairs]
-    while len(",".join(said)) > _LONGEST_NAME:
+    while len(",".join(said)) > 140:  # leaves room for what is written beside it
         said.remove(max(said, key=len))
     if said != pairs:
         said.append(hashlib.sha256(json.dumps(dict(overrides), sort_keys=True).encode()).hexdigest()[:8])

@@ -1,5 +1,6 @@
 """Fixtures that every test may ask for."""
 
+import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -51,3 +52,15 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"needs real data in {folder}; set GIGPO_TEST_DATA to where it is")
     return folder
+
+
+def pytest_collection_finish() -> None:
+    """Have the garbage collector leave out what is there for good, and look at the rest less often."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(100_000, 50, 100)
+
+
+def pytest_sessionfinish() -> None:
+    """Let it collect all: extension modules complain of what is left at the end."""
+    gc.unfreeze()

@@ -20,7 +20,7 @@ from gigpo_lightning.algorithm.reinforce_plus_plus import ReinforcePlusPlus
 from gigpo_lightning.algorithm.returns import discounted_returns
 from gigpo_lightning.algorithm.rewardflow import RewardFlow
 from gigpo_lightning.algorithm.rloo import RLOO
-from gigpo_lightning.algorithm.token_credit import ForkingTokens, TokenCredit, TokenFacts
+from gigpo_lightning.algorithm.token_credit import ForkingTokens, TokenCredit
 
 __all__ = [
     "GRPO",
@@ -46,7 +46,6 @@ __all__ = [
     "SequenceRatio",
     "SimilarityGrouping",
     "TokenCredit",
-    "TokenFacts",
     "TokenRatio",
     "TruncatedCorrection",
     "check_estimator",

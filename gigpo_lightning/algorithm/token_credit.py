@@ -18,8 +18,7 @@ class TokenFacts:
     Attributes:
         advantage: Of each token that the policy wrote, its step's, 0 elsewhere, ``(S, R)``.
         action_mask: True on these tokens, ``(S, R)``.
-        logprobs: Of the policy before the update, in nats, ``(S, R)``; None unless it is needed.
-        entropy: The same.
+        logprobs, entropy: Of the policy before the update, in nats, ``(S, R)``; None unless needed.
     """
 
     advantage: Float32[Tensor, "S R"]
@@ -67,8 +66,8 @@ class ForkingTokens:
         for minibatch in minibatches:
             entropies = [facts.entropy for facts in minibatch if facts.entropy is not None]  # all: it is needed
             written = torch.cat([each[facts.action_mask] for each, facts in zip(entropies, minibatch, strict=True)])
-            num_kept = round(self.share * len(written))
-            threshold = written.topk(num_kept).values[-1].item() if num_kept else torch.inf
-            both = zip(entropies, minibatch, strict=True)
-            spread.append([facts.advantage * (each >= threshold) for each, facts in both])
+            kept = written.topk(round(self.share * len(written))).values
+            threshold = kept.min() if len(kept) else torch.inf
+            learnt = (each >= threshold for each in entropies)
+            spread.append([facts.advantage * each for facts, each in zip(minibatch, learnt, strict=True)])
         return spread

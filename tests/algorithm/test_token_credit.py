@@ -7,7 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gigpo_lightning.algorithm import ForkingTokens, GiGPO, TokenFacts
+from gigpo_lightning.algorithm import ForkingTokens, GiGPO
+from gigpo_lightning.algorithm.token_credit import TokenFacts
 from gigpo_lightning.batch import prepare
 from gigpo_lightning.experience import Batching, Experience
 from gigpo_lightning.rollout.group_sampler import PlayedGroups
