@@ -80,6 +80,7 @@ def one_of_two(rank: int, port: int, results) -> None:
     torch.distributed.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_what_one_process_is_asked_to_drop_is_dropped_by_all():
     context = get_context("spawn")
     with socket.socket() as free:

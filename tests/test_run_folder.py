@@ -134,6 +134,7 @@ sys.stdin.read()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [["--trainer.logger", "false"], ["--trainer.logger.version", "7"]])
 def test_where_a_run_is_at_work_in_a_folder_without_a_choice_no_other_begins(tmp_path, options):
     if "false" not in options:

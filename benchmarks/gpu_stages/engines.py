@@ -115,7 +115,7 @@ class Unseeded(VLLMEngine):
 
     def _add(self, request_id: str, prompt_ids: Sequence[int], sampling: Any) -> None:
         if not self.seeded:
-            sampling.seed = None
+            sampling = sampling | {"seed": None}
         super()._add(request_id, prompt_ids, sampling)
 
 

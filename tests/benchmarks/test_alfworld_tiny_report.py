@@ -60,6 +60,7 @@ def test_the_published_rows_follow_from_the_published_games():
                 assert float(row[f"success_{name}"]) == pytest.approx(mean, abs=1e-4), (row["run"], name)
 
 
+@pytest.mark.slow
 def test_the_published_tables_follow_from_the_published_games(tmp_path: Path):
     report = script("report")
     for path in FOLDER.glob("*.csv*"):

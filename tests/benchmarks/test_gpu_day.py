@@ -61,6 +61,7 @@ def rehearse(out: Path, monkeypatch: pytest.MonkeyPatch):
     return run
 
 
+@pytest.mark.slow
 def test_a_check_in_a_process_of_its_own_names_what_can_run(tmp_path: Path):
     script = [sys.executable, str(BENCHMARKS / "gpu_day.py"), "check", "report", "--shape", "tiny"]
     elsewhere = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
@@ -87,6 +88,7 @@ def test_the_check_knows_by_which_name_each_dependency_is_imported():
     assert {"torch", "hydra", "jsonargparse", "gymnasium"} <= set(dependencies())
 
 
+@pytest.mark.slow
 def test_a_sharded_run_goes_on_from_its_checkpoint_and_is_validated(rehearse):
     was_there = torch.distributed.is_initialized()
     fit, resumed, validated = (rehearse("sharded", part)[0] for part in STAGES["sharded"].parts)
@@ -238,6 +240,7 @@ class TestWithVLLM:
         assert [line["engine"] for line in rehearse("end_to_end")] == ["VLLMEngine", "VLLMEngine"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("stage", "part"), [("tests", "tokens"), ("engine_tests", "engines")])
 def test_the_project_s_own_tests_are_counted(out: Path, stage: str, part: str):
     """In a process: pytest is running here."""
@@ -286,6 +289,7 @@ def has_ended(number: int) -> bool:
     return waited_for(ended)
 
 
+@pytest.mark.slow
 def test_a_stage_beyond_its_limit_ends_with_all_its_processes_and_keeps_what_it_said(after_trouble: Path):
     said, ended = read_file(after_trouble / "endless.all.jsonl")
     assert ended["outcome"] == "limit"

@@ -93,6 +93,7 @@ def test_the_written_folder_holds_the_trained_policy(tmp_path: Path, tie_embeddi
     assert torch.equal(logprobs(loaded, prompt, "down"), logprobs(module.policy, prompt, "down"))
 
 
+@pytest.mark.slow
 def test_weights_are_written_as_safetensors(fitted: tuple[Path, BehaviourCloningModule, Trainer]) -> None:
     assert (fitted[0] / "policy" / "model.safetensors").is_file()
 

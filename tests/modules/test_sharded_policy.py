@@ -195,6 +195,7 @@ class Elsewhere:
         return tiny().build()
 
 
+@pytest.mark.slow
 def test_a_weight_that_is_not_finite_is_named(tmp_path, become_a_rank):
     source = checkpoint(tmp_path)
     become_a_rank()

@@ -145,6 +145,7 @@ def test_where_everything_fails_the_carried_groups_do_not_hide_it():
         play(player, state, countdown(3, 3), 0, wanted=1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 def test_deterministic_rollouts_carry_the_same_episodes_every_time(workers):
     def run():

@@ -44,6 +44,7 @@ class TestConfiguration:
         assert not any(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_one_run_that_fails_does_not_take_the_others_along_and_is_all_that_is_done_again(tmp_path, capsys, caplog):
     words = ["-m", f"seed_everything={FAILS},{FINISHES}", f"hydra.sweep.dir={tmp_path}"]
     caplog.set_level("INFO")
