@@ -162,10 +162,7 @@ class Experience:
         totals = {name: sum(counts[name] for _, counts, _ in by_rank) for name in counted}
         slowest = {name: max(values[name] for _, _, values in by_rank) for name in measured}
         tokens, seconds = totals.pop("tokens"), slowest["time/rollout"]
-        speeds = {
-            "rollout/tokens_per_second": tokens / seconds,
-            "rollout/episodes_per_second": len(episodes) / seconds,
-        }
+        speeds = {"rollout/tokens_per_second": tokens / seconds, "rollout/episodes_per_second": len(episodes) / seconds}
         return means | totals | slowest | speeds | self._scores()
 
     def _scores(self) -> dict[str, float]:

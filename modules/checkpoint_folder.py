@@ -14,9 +14,11 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
 from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
 from torch.distributed.checkpoint.metadata import Metadata, MetadataIndex, StorageMeta, TensorStorageMetadata
-from torch.distributed.checkpoint.planner import ReadItem
+from torch.distributed.checkpoint.planner import ReadItem, SavePlan, SavePlanner
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
+from torch.distributed.checkpoint.storage import WriteResult
+from torch.futures import Future
 
 from gigpo_lightning.disk import flush, put, room_for
 from gigpo_lightning.ranks import gather, place, together
@@ -75,9 +77,19 @@ def write_folder(path: Path, state: dict[str, Any], rest: dict[str, Any]) -> Non
         raise
 
 
+class _Writer(FileSystemWriter):
+    """Says the system's reason in its message: on their way to other ranks errors lose their causes."""
+
+    def write_data(self, plan: SavePlan, planner: SavePlanner) -> Future[list[WriteResult]]:
+        try:
+            return super().write_data(plan, planner)
+        except RuntimeError as error:
+            raise OSError(f"{error} ({error.__context__})") from error
+
+
 def _write(state: dict[str, Any], folder: Path) -> None:
     try:
-        save(state, storage_writer=FileSystemWriter(folder))
+        save(state, storage_writer=_Writer(folder))
     except CheckpointException as error:  # not an Exception, to PyTorch
         _, (first, _) = min(error.failures.items())
         raise OSError(f"{folder} cannot be written: {first}") from error

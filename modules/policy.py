@@ -84,11 +84,7 @@ class Policy(nn.Module):
         # order threads arrive; this one's order is fixed, and it is quicker.
         states = nn.functional.embedding(before, hidden.flatten(0, 1))
         logprobs, entropy = token_logprobs(
-            states,
-            head.weight,
-            tokens.reply_ids[tokens.action_mask],
-            bias=head.bias,
-            temperature=temperature,
+            states, head.weight, tokens.reply_ids[tokens.action_mask], bias=head.bias, temperature=temperature
         )
         return _spread(logprobs, tokens.action_mask), _spread(entropy, tokens.action_mask)
 

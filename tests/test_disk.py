@@ -4,6 +4,7 @@ import contextlib
 import errno
 import resource
 import signal
+import tempfile
 
 import pytest
 import torch
@@ -39,6 +40,15 @@ def folder_of_ranks(path):
     write_folder(path, {"state_dict": {"weight": torch.zeros(100_000)}}, {"pytorch-lightning_version": "2.6.0"})
 
 
+def folder_of_a_job(path):
+    """Where ranks tell each other what went wrong, errors are pickled, and lose their causes."""
+    with tempfile.TemporaryDirectory() as meeting, contextlib.ExitStack() as group:
+        if not torch.distributed.is_initialized():  # a test before this one may have left its own
+            torch.distributed.init_process_group("gloo", init_method=f"file://{meeting}/at", rank=0, world_size=1)
+            group.callback(torch.distributed.destroy_process_group)
+        folder_of_ranks(path)
+
+
 def trajectories(path):
     write_trajectories(path, GROUPS * 2000)
 
@@ -71,6 +81,7 @@ def tree(folder):
     [
         ("last.ckpt", checkpoint),
         ("last.ckpts", folder_of_ranks),
+        ("last.ckpts", folder_of_a_job),
         ("epoch_0.parquet", trajectories),
         ("evaluations.jsonl", lines),
         ("policy.folder", exported),

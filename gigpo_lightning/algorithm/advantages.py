@@ -247,9 +247,7 @@ def step_returns(
     return discounted_returns(rewards, table.trajectory_id, table.step_index, discount=discount)
 
 
-def trajectories(
-    table: StepTable,
-) -> tuple[Int64[ndarray, " N"], Int64[ndarray, " S"], Int64[ndarray, " N"]]:
+def trajectories(table: StepTable) -> tuple[Int64[ndarray, " N"], Int64[ndarray, " S"], Int64[ndarray, " N"]]:
     """Find the table's trajectories.
 
     Returns:

@@ -8,12 +8,7 @@ from pathlib import Path
 
 
 def make_once(
-    folder: Path,
-    manifest: str,
-    settings: Mapping[str, object],
-    what: str,
-    argument: str,
-    write: Callable[[Path], None],
+    folder: Path, manifest: str, settings: Mapping[str, object], what: str, argument: str, write: Callable[[Path], None]
 ) -> None:
     """Make a folder unless it is there, whoever else is making it at the same time; if that fails, nothing is left.
 

@@ -35,10 +35,7 @@ class AlfworldEnvironment(gymnasium.Env[str, str]):
     """
 
     def __init__(
-        self,
-        fast: bool = True,
-        anchor: Literal["observation", "state"] = "observation",
-        success_reward: float = 10.0,
+        self, fast: bool = True, anchor: Literal["observation", "state"] = "observation", success_reward: float = 10.0
     ) -> None:
         if anchor not in ("observation", "state"):
             raise ValueError(f"anchor must be 'observation' or 'state', got {anchor!r}")

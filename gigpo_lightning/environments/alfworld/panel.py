@@ -76,11 +76,7 @@ class AlfworldTasks:
     """
 
     def __init__(
-        self,
-        data_dir: str,
-        kinds: list[str] | None = None,
-        skip_corrupt: bool = False,
-        scenes: Scenes | None = None,
+        self, data_dir: str, kinds: list[str] | None = None, skip_corrupt: bool = False, scenes: Scenes | None = None
     ) -> None:
         self.data_dir = data_dir
         self.kinds = kinds
