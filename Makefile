@@ -7,7 +7,7 @@ EXTRA ?=
 ARGS ?=
 BIN := .venv/bin
 # Two processes of one thread each are faster than one of two.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 # vLLM for CPUs sets the upper bound.
 SUITABLE := import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 15))
 

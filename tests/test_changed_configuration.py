@@ -161,6 +161,7 @@ def test_the_flag_counts_too_where_the_checkpoint_lies_in_a_store(root):
     assert used(cli) == 1e-9
 
 
+@pytest.mark.slow
 def test_without_the_configuration_the_optimizer_says_what_differs(root, tmp_path, caplog):
     caplog.set_level(logging.INFO)
     held = torch.load(first(root)[1], weights_only=True)

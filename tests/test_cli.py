@@ -60,6 +60,7 @@ def test_every_config_is_parsed(config: str, capsys: pytest.CaptureFixture[str])
 
 
 @pytest.mark.parametrize("config", ON_TOP)
+@pytest.mark.slow
 def test_a_credit_preset_goes_on_top_of_a_run_s_config(config: str, capsys: pytest.CaptureFixture[str]):
     below = printed_config(capsys, "configs/alfworld/tiny_cpu.yaml")
     printed = printed_config(capsys, "configs/alfworld/tiny_cpu.yaml", config)
@@ -359,6 +360,7 @@ def test_one_seed_reaches_the_tasks_order_and_the_sampling_noise():
     assert cli.datamodule.player.seed == 3
 
 
+@pytest.mark.slow
 def test_a_dry_run_plans_for_machines_that_are_not_there(tmp_path: Path):
     options = ["--trainer.num_nodes", "4", "--trainer.devices", "2", "--trainer.strategy", "fsdp2", "--dry_run"]
     result = gigpo(tmp_path, "fit", "--config", "configs/gridworld_cpu.yaml", *options)

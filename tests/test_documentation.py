@@ -139,6 +139,7 @@ def printed(*words: str, capsys: pytest.CaptureFixture[str]) -> Any:
 
 
 @every_document
+@pytest.mark.slow
 def test_every_command_of_a_document_is_understood(
     document: Path, desk: Desk, capsys: pytest.CaptureFixture[str]
 ) -> None:

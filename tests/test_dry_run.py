@@ -43,6 +43,7 @@ def planned(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -
 
 
 @pytest.mark.parametrize("config", ON_GPUS, ids=lambda path: f"{path.parent.name}-{path.stem}")
+@pytest.mark.slow
 def test_every_configuration_for_gpus_of_80_gb_leaves_8_percent_of_them(config: Path, planned) -> None:
     plan = planned(config)
     assert plan.numbers["device_gib"] == 79.2
@@ -58,6 +59,7 @@ def test_there_are_six_of_them() -> None:
     assert len(ON_GPUS) == 6
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_is_warned_of_with_what_to_change(planned) -> None:
     plan = planned(SMALL, ENGINE + "gpu_memory_utilization", "0.5")
     assert plan.numbers["predicted_gib"] == pytest.approx(93.5, rel=0.1)
@@ -70,6 +72,7 @@ def test_what_does_not_fit_is_warned_of_with_what_to_change(planned) -> None:
     assert f"{again.numbers['predicted_gib']:.1f} GiB" in plan.warnings[1]
 
 
+@pytest.mark.slow
 def test_sleep_takes_both_the_engine_s_leave_and_the_callback_s(planned) -> None:
     asleep = planned(LARGE)
     awake = planned(LARGE, ENGINE + "allow_sleep", "false")
@@ -86,6 +89,7 @@ def test_a_policy_with_adapters_has_no_reference_and_hardly_any_gradients(planne
     assert 0 < update["gradients"] < 0.05 * update["weights"]
 
 
+@pytest.mark.slow
 def test_an_optimizer_is_asked_what_it_keeps(planned) -> None:
     with_sgd = planned(SMALL, "--model.init_args.optimizer", "torch.optim.SGD").numbers["update"]
     assert with_sgd["optimizer"] == 0
@@ -94,6 +98,7 @@ def test_an_optimizer_is_asked_what_it_keeps(planned) -> None:
     assert update["optimizer"] == update["weights"]
 
 
+@pytest.mark.slow
 def test_a_model_in_a_folder_is_summed_by_its_config_alone(planned, tmp_path: Path) -> None:
     sizes = {"vocab_size": 151936, "hidden_size": 1536, "intermediate_size": 8960, "num_hidden_layers": 28}
     heads = {"num_attention_heads": 12, "num_key_value_heads": 2, "tie_word_embeddings": True, "model_type": "qwen2"}

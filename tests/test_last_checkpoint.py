@@ -189,6 +189,7 @@ def test_one_with_a_flipped_byte_is_passed_over_though_it_can_be_read(taken, tmp
     assert f"ckpt_path 'last' passes over a checkpoint: {flipped} is damaged" in caplog.text
 
 
+@pytest.mark.slow
 def test_a_logger_and_checkpoints_elsewhere_are_searched_too(taken, tmp_path):
     logger = ["--trainer.logger", "CSVLogger", "--trainer.logger.save_dir", str(tmp_path / "logs")]
     path = write(tmp_path / "logs/lightning_logs/version_4/checkpoints/last.ckpt", 3)

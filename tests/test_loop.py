@@ -65,6 +65,7 @@ def by_the_loop(loss: LossSettings) -> tuple[Policy, list]:
     ],
     ids=["plain", "with everything"],
 )
+@pytest.mark.slow
 def test_the_loop_and_a_lightning_run_end_with_the_same_weights(tmp_path, loss):
     policy, _ = by_the_loop(loss)
     module = by_lightning(tmp_path, loss)

@@ -207,6 +207,7 @@ def test_a_callback_that_is_named_is_the_only_one_of_its_kind(tmp_path):
     assert not any(name.startswith(("anchors/", "held_out/")) for name in trainer.callback_metrics)
 
 
+@pytest.mark.slow
 def test_what_the_command_line_adds_stands_in_the_configuration():
     cli = build_cli(["fit", "--config", GRIDWORLD, "--dry_run"])
     added = [each.class_path for each in cli.config.fit.trainer.callbacks]
@@ -216,6 +217,7 @@ def test_what_the_command_line_adds_stands_in_the_configuration():
     assert len(added) == len(set(added))
 
 
+@pytest.mark.slow
 def test_a_configuration_that_was_written_is_one_to_begin_from(tmp_path):
     cli = build_cli(["fit", "--config", GRIDWORLD, "--dry_run"])
     written = tmp_path / "config.yaml"

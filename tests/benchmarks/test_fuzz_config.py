@@ -63,6 +63,7 @@ def test_of_a_file_that_was_changed_the_name_has_to_be_said(fuzz, case):
     assert fuzz.classify(replace(case, names=()), outcome) == "refused without the key"
 
 
+@pytest.mark.slow
 def test_a_seed_makes_the_same_mutants_again(fuzz):
     texts = fuzz.corpus()
     cases = fuzz.make_cases(3, 200, texts)
@@ -71,6 +72,7 @@ def test_a_seed_makes_the_same_mutants_again(fuzz):
     assert len({each.kind for each in cases}) > 20
 
 
+@pytest.mark.slow
 def test_a_mutant_of_a_key_differs_from_its_source_there_alone(fuzz):
     texts = fuzz.corpus()
     for case in fuzz.make_cases(5, 300, texts):

@@ -108,6 +108,7 @@ def test_every_size_of_a_micro_batch_has_its_memory_beside_the_prediction(rehear
 
 
 @pytest.mark.parametrize("strategy", STAGES["update"].parts)
+@pytest.mark.slow
 def test_an_update_is_timed_and_looked_into(rehearse, strategy):
     was_there = torch.distributed.is_initialized()
     timed, profiled = rehearse("update", strategy)
@@ -118,6 +119,7 @@ def test_an_update_is_timed_and_looked_into(rehearse, strategy):
     assert {"aten::mm"} <= {each["name"] for each in profiled["longest"]}
 
 
+@pytest.mark.slow
 def test_every_layout_says_the_same_and_what_needs_a_gpu_says_so(rehearse):
     lines = {(line["way"], line["length"]): line for line in rehearse("attention")}
     for length in WORK["tiny"].lengths:
@@ -140,6 +142,7 @@ def side_by_side(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, window_
     return torch.cat(parts)
 
 
+@pytest.mark.slow
 def test_sequences_side_by_side_are_kept_apart_on_a_gpu(monkeypatch):
     attention = importlib.import_module("gpu_stages.attention")
     monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", side_by_side)
@@ -185,6 +188,7 @@ def test_without_the_model_the_real_run_says_so_and_ends_well(rehearse, tmp_path
 
 
 @pytest.mark.parametrize("part", ["imitation", "training"])
+@pytest.mark.slow
 def test_the_real_run_s_configurations_can_be_planned(part, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(BENCHMARKS)
     real_run = importlib.import_module("gpu_stages.real_run")

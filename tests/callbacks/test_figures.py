@@ -114,6 +114,7 @@ def test_the_outcomes_of_every_evaluation_are_drawn(shown):
     assert first.width < last.width  # the first has nothing to be compared with
 
 
+@pytest.mark.slow
 def test_histograms_may_come_less_often_or_never(tmp_path):
     for number, every in enumerate((2, 0)):
         logger = TensorBoardLogger(tmp_path, version=number)
@@ -152,12 +153,14 @@ def test_without_a_logger_of_figures_the_log_has_the_outcomes(tmp_path, caplog):
     assert sum(map(int, near[1:])) == sum(map(int, near_again[1:]))
 
 
+@pytest.mark.slow
 def test_with_a_logger_of_figures_the_log_stays_short(tmp_path, caplog):
     caplog.set_level("INFO")
     run(tmp_path, TensorBoardLogger(tmp_path), HeldOutEvaluation())
     assert [line for line in caplog.messages if "step limit" in line] == []
 
 
+@pytest.mark.slow
 def test_what_is_shown_changes_nothing_in_what_is_learnt(tmp_path):
     weights = []
     for callbacks in ((), (RolloutMetrics(),)):

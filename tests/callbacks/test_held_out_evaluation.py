@@ -51,6 +51,7 @@ def test_the_logged_success_is_that_of_the_record(folder):
         assert logged == pytest.approx(sum(won) / len(won))
 
 
+@pytest.mark.slow
 def test_repeats_of_a_game_are_one_pair_of_the_comparison(folder):
     _, data, evaluation, lines = run(folder, held_out_repeats=3)
     games = len(data.player.panels["valid_seen"].tasks)
@@ -79,6 +80,7 @@ def test_a_single_evaluation_is_not_compared_with_itself(folder, caplog):
     assert line.endswith("at version 2; no other to compare with")
 
 
+@pytest.mark.slow
 def test_the_first_evaluation_is_remembered_by_a_run_that_goes_on(folder, caplog):
     trainer, _, evaluation, _ = run(folder)
     trainer.save_checkpoint(folder / "two.ckpt")

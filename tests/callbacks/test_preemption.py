@@ -48,6 +48,7 @@ def plain():
 
 
 @pytest.mark.parametrize("make", [episodes, plain])
+@pytest.mark.slow
 def test_the_epoch_is_finished_and_exactly_the_others_are_trained_later(tmp_path, make):
     def fit(*callbacks, **options):
         counter = Epochs()
@@ -77,6 +78,7 @@ def test_the_epoch_is_finished_and_exactly_the_others_are_trained_later(tmp_path
     assert resumed.begun == [3, 4]
 
 
+@pytest.mark.slow
 def test_afterwards_the_signal_is_the_system_s_again(tmp_path):
     before = signal.getsignal(signal.SIGTERM)
     module, data = episodes()

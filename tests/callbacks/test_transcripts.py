@@ -42,6 +42,7 @@ def test_prompts_are_there_as_text_that_gives_their_ids(tmp_path):
         assert encode(prompt) == ids
 
 
+@pytest.mark.slow
 def test_predict_writes_what_training_writes_and_an_estimator_learns_nothing_from_it(tmp_path):
     trainer = run(tmp_path, 1)
     module = trainer.lightning_module

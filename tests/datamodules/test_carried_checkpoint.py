@@ -68,6 +68,7 @@ def carried(checkpoint):
     return torch.load(checkpoint, weights_only=True)["RolloutDataModule"]["carried"]
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_begins_the_carried_groups_again(tmp_path):
     first, rest = Keeper(), Keeper()
     trainer, _ = run(tmp_path, first, epochs=2)
@@ -83,6 +84,7 @@ def test_a_run_that_goes_on_begins_the_carried_groups_again(tmp_path):
     assert len(versions) == 1  # all of it is played anew
 
 
+@pytest.mark.slow
 def test_two_runs_that_go_on_from_one_checkpoint_are_equal(tmp_path):
     saving, one, other = Keeper(tmp_path), Keeper(), Keeper()
     run(tmp_path, saving, epochs=4)
@@ -91,6 +93,7 @@ def test_two_runs_that_go_on_from_one_checkpoint_are_equal(tmp_path):
     assert_equal(*ends)
 
 
+@pytest.mark.slow
 def test_saving_disturbs_nothing(tmp_path):
     plain, saving = Keeper(), Keeper(tmp_path)
     run(tmp_path, plain)
@@ -147,6 +150,7 @@ class SavedWhenInterrupted(Callback):
 
 
 @pytest.mark.parametrize("where", ["rollout", "update"])
+@pytest.mark.slow
 def test_a_run_that_is_interrupted_saves_what_the_epoch_began_with(tmp_path, where):
     saving, kept = Keeper(tmp_path), tmp_path / "interrupted.ckpt"
     with pytest.raises(Interrupted):
@@ -166,6 +170,7 @@ def test_another_split_is_refused_by_the_name_of_a_task(tmp_path):
         run(tmp_path, ckpt_path=tmp_path / "other.ckpt")
 
 
+@pytest.mark.slow
 def test_a_run_that_carries_nothing_saves_nothing_and_takes_any_checkpoint(tmp_path):
     trainer, _ = run(tmp_path, epochs=2)
     trainer.save_checkpoint(tmp_path / "kept.ckpt")

@@ -53,6 +53,7 @@ def replay(folder, source, *callbacks, module=None, **options):
     return trainer, module
 
 
+@pytest.mark.slow
 def test_the_same_settings_give_the_same_weights_to_the_last_bit(played, tmp_path):
     source, expected = played
     _, module = replay(tmp_path, source)

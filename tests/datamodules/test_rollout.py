@@ -95,6 +95,7 @@ def test_no_epoch_repeats_a_task_and_the_next_has_others(tmp_path):
     assert max(Counter(task for epoch in played for task in epoch).values()) == 1
 
 
+@pytest.mark.slow
 def test_the_seed_decides_the_tasks_and_the_noise(tmp_path):
     def requests(seed):
         return [(request.prompt_ids, request.seed) for request in fit(tmp_path, data={"seed": seed})[1].requests]
@@ -235,6 +236,7 @@ def test_without_a_trainer_nothing_is_played():
 CARRY = {"carry_over": CarryOver(extra_groups=2), "max_steps": 12, "held_out_splits": ["valid_seen"]}
 
 
+@pytest.mark.slow
 def test_carried_groups_are_trained_on_once_and_an_epoch_never_has_more_than_its_share(tmp_path):
     _, _, keeper = fit(tmp_path, max_epochs=6, limit_val_batches=1.0, data=dict(CARRY))
     assert [len(rollout.played.groups) for rollout in keeper.rollouts] == [4] * 6
@@ -249,6 +251,7 @@ def test_carried_groups_are_trained_on_once_and_an_epoch_never_has_more_than_its
         assert progress.finished + progress.carried + progress.dropped == progress.total
 
 
+@pytest.mark.slow
 def test_evaluations_beside_carried_episodes_are_whole_and_the_same_as_without(tmp_path):
     def held_out(**data):
         module = tiny_module()
@@ -302,6 +305,7 @@ def test_more_groups_beside_an_epoch_than_it_trains_on_are_refused():
         walking_data(random_walk(tiny_module()), carry_over=CarryOver(extra_groups=5))
 
 
+@pytest.mark.slow
 def test_with_dynamic_sampling_beside_carried_groups_no_group_is_played_twice(tmp_path):
     options = CARRY | {"group_sampler": DynamicSampling(max_rounds=4)}
     _, engine, keeper = fit(tmp_path, max_epochs=4, data=options)

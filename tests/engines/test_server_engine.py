@@ -284,6 +284,7 @@ def test_a_server_may_start_later_than_the_run(serve, engine_for):
     assert engine_for([server]).max_model_len == 512
 
 
+@pytest.mark.slow
 def test_a_server_that_never_answers_is_not_waited_for_for_ever(tmp_path, engine_for, serve):
     (server,) = serve(nothing)
     server.close()

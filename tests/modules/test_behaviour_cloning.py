@@ -86,6 +86,7 @@ def test_a_random_policy_is_far_from_that() -> None:
 
 
 @pytest.mark.parametrize("tie_embeddings", [True, False])
+@pytest.mark.slow
 def test_the_written_folder_holds_the_trained_policy(tmp_path: Path, tie_embeddings: bool) -> None:
     module, _ = fit(tmp_path, tie_embeddings, max_epochs=1)
     loaded = PretrainedPolicy(str(tmp_path / "policy")).build()
@@ -128,6 +129,7 @@ def test_a_number_out_of_its_range_is_refused(arguments: dict[str, Any], message
         BehaviourCloningModule(tiny(), **arguments)
 
 
+@pytest.mark.slow
 def test_training_without_a_warm_up_is_possible(tmp_path: Path) -> None:
     module = BehaviourCloningModule(tiny(), warm_up_steps=0)
     trainer = Trainer(

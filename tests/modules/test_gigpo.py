@@ -105,6 +105,7 @@ def test_what_an_estimator_cannot_keep_is_refused_when_it_is_saved(tmp_path):
         trainer.save_checkpoint(tmp_path / "never.ckpt")
 
 
+@pytest.mark.slow
 def test_what_an_estimator_remembers_goes_through_the_checkpoint(tmp_path):
     def run(estimator, **options):
         module = make_module(estimator)

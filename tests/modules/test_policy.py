@@ -74,6 +74,7 @@ def test_a_prompt_that_is_computed_once_has_the_gradient_of_all_its_replies(grad
     torch.testing.assert_close(packed, rows)
 
 
+@pytest.mark.slow
 def test_gradients_on_two_threads_are_the_same_every_time():
     policy = TinyPolicy([words], hidden_size=256, num_layers=1).build()
     prompt = [3 + place % 9 for place in range(400)]

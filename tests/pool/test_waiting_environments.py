@@ -54,6 +54,7 @@ def test_one_that_waits_is_answered_after_those_that_do_not(pool):
     assert [event.failure for event in events] == [""] * 3
 
 
+@pytest.mark.slow
 def test_one_that_hangs_is_found_however_busy_the_others_are():
     pool = open_pool(step=3.0)
     try:

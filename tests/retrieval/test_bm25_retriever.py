@@ -120,6 +120,7 @@ def test_what_is_pickled_is_its_arguments_alone(corpus_path) -> None:
     assert vars(pickle.loads(pickled)) == {"corpus_path": corpus_path, "k1": 1.5, "b": 0.5}
 
 
+@pytest.mark.slow
 def test_real_answers_are_found_by_their_plain_questions(shared_data) -> None:
     # In a process of its own: the type checks of the tests would make four seconds of indexing twenty.
     done = subprocess.run(

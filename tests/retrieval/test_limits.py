@@ -257,6 +257,7 @@ def test_a_run_is_told_what_it_asked_too_much(server):
     retriever.close()
 
 
+@pytest.mark.slow
 def test_the_command_ends_at_once_under_load_whatever_its_retriever_does(repository_root):
     options = ["--retriever", "tests.retrieval.bounded_server.StuckRetriever"]
     process = subprocess.Popen(

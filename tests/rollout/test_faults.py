@@ -58,6 +58,7 @@ FAULTS += [("dies", "step"), ("no string", "reset"), ("no string", "step"), ("na
 
 
 @pytest.mark.parametrize(("fault", "where"), FAULTS)
+@pytest.mark.slow
 def test_an_episode_is_begun_again_and_nothing_else_is_lost(tmp_path, fault, where):
     groups, progress, _ = play(make_tasks(tmp_path, fault, where))
     peaceful, _, _ = play(make_tasks(tmp_path, times=0), workers=0)
@@ -83,6 +84,7 @@ def test_half_a_character_is_no_harm(tmp_path):
     assert "a ? b" in said
 
 
+@pytest.mark.slow
 def test_a_worker_warms_its_environment_up_before_any_deadline_but_that_of_its_start(tmp_path):
     pool = make_pool(ColdEnvironment(), 2, 1, QUICK)
     (task, *_) = make_tasks(tmp_path, times=0)
@@ -105,6 +107,7 @@ def test_an_environment_that_cannot_be_warmed_up_ends_the_run_with_its_own_words
 
 
 @pytest.mark.parametrize(("fault", "where"), FAULTS)
+@pytest.mark.slow
 def test_after_too_many_attempts_the_group_is_dropped_and_counted(tmp_path, fault, where, caplog):
     groups, progress, _ = play(make_tasks(tmp_path, fault, where, times=100), max_retries=1)
     assert [group.task_id for group in groups] == ["task 0", "task 2", "task 3"]
@@ -115,6 +118,7 @@ def test_after_too_many_attempts_the_group_is_dropped_and_counted(tmp_path, faul
 
 
 @pytest.mark.parametrize("fault", ["dies", "hangs"])
+@pytest.mark.slow
 def test_what_an_episode_does_to_its_worker_is_not_held_against_the_others_in_it(tmp_path, fault):
     tasks = make_tasks(tmp_path, fault, times=100)
     groups, progress, _ = play(
@@ -130,6 +134,7 @@ def test_the_cause_of_a_dropped_group_is_in_the_log(tmp_path, workers, caplog):
     assert "RuntimeError: the bridge fell down" in caplog.text
 
 
+@pytest.mark.slow
 def test_a_worker_that_died_or_hung_is_named_in_the_log(tmp_path, caplog):
     play(make_tasks(tmp_path, "hangs", times=100), max_retries=0)
     assert "hung: no answer to a step within 1 s" in caplog.text
@@ -198,6 +203,7 @@ def test_deterministic_rollouts_do_everything_in_order(tmp_path):
     assert all([r.request_id for r in run] == [r.request_id for r in runs[0]] for run in runs)
 
 
+@pytest.mark.slow
 def test_deterministic_rollouts_do_not_depend_on_the_workers_timing(tmp_path):
     def requests():
         player = make_collector("up", pool=make_pool(Sluggish(), 6, 3), max_steps=5, deterministic=True)

@@ -61,6 +61,7 @@ def test_one_run_that_fails_does_not_take_the_others_along_and_is_all_that_is_do
     assert {path.name for path in tmp_path.iterdir()} == {failed.name, f"seed_everything={FINISHES}", "results.csv"}
 
 
+@pytest.mark.slow
 def test_a_dry_run_says_what_would_be_done_and_does_none_of_it(tmp_path, caplog):
     caplog.set_level("INFO")
     folder = tmp_path / "sweep"

@@ -36,6 +36,7 @@ def outcomes(task: Task, **arguments: Any) -> list[tuple[str, float, bool, bool,
 
 
 @pytest.mark.parametrize("anchor", ["observation", "state"])
+@pytest.mark.slow
 def test_it_keeps_the_rules_of_environments(tasks: dict[str, Task], anchor: str) -> None:
     check_environment(AlfworldEnvironment(anchor=anchor), tasks[HEAT])  # type: ignore[arg-type]
 
@@ -60,6 +61,7 @@ def test_success_is_told_with_the_winning_step(tasks: dict[str, Task]) -> None:
 
 
 @pytest.mark.parametrize("fast", [True, False])
+@pytest.mark.slow
 def test_the_observation_is_the_engines_feedback_without_outer_space(tasks: dict[str, Task], fast: bool) -> None:
     task = tasks[HEAT]
     environment, observation, _ = start(task, fast=fast)

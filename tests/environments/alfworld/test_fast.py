@@ -195,6 +195,7 @@ print(digest.hexdigest())
 """
 
 
+@pytest.mark.slow
 def test_texts_commands_and_state_keys_do_not_depend_on_the_hash_seed(scenes_dir: Path) -> None:
     digests = {
         subprocess.run(

@@ -41,6 +41,7 @@ def all_tasks(folder: Path) -> list[Task]:
     return [task for split in SPLITS for task in alfworld_panel(folder, split).tasks]
 
 
+@pytest.mark.slow
 def test_the_same_settings_give_the_same_files_to_the_byte_however_many_processes(tmp_path: Path) -> None:
     for name, processes in (("a", 1), ("b", 2)):
         generate_scenes(tmp_path / name, TINY, processes)

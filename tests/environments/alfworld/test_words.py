@@ -35,6 +35,7 @@ def words_of(task: Task) -> set[str]:
 
 
 @pytest.mark.parametrize("split", ["train", "valid_unseen"])
+@pytest.mark.slow
 def test_generated_games_say_no_other_word(scenes_dir: Path, split: str) -> None:
     said = set().union(*(words_of(task) for task in alfworld_panel(scenes_dir, split).tasks))
     assert said - set(alfworld_words()) == set()

@@ -95,6 +95,7 @@ def test_products_with_many_goals_can_be_held_back(catalogue):
     assert len(limited) == len({goal.asin for goal in limited}) == len({g.asin for g in goals(catalogue, "train")})
 
 
+@pytest.mark.slow
 def test_goals_that_their_own_product_does_not_meet_can_be_left_out(thousand):
     for scheme, left_out in (("verl_agent", 458), ("by_product", 458)):
         splits = ("train", "valid", "test")[: 2 if scheme == "verl_agent" else 3]
