@@ -48,11 +48,15 @@ def finish(process: ForkServerProcess, limit: float = 1200.0) -> int:
 
 def gigpo(folder: Path, *words: str) -> CompletedProcess[str]:
     """What ``gigpo`` does in the checkout, its runs in a folder of the test's."""
-    command = [*words, "--trainer.default_root_dir", str(folder)]
+    return run("gigpo_lightning.cli", *words, "--trainer.default_root_dir", str(folder))
+
+
+def run(module: str, *words: str) -> CompletedProcess[str]:
+    """What ``main`` of a module does with a command line, and what it says."""
     with tempfile.TemporaryDirectory() as streams:
         out, err = (Path(streams) / name for name in ("out", "err"))
-        code = finish(start("gigpo_lightning.cli", command, out, err, COLUMNS="120"))
-        return CompletedProcess(command, code, out.read_text(), err.read_text())
+        code = finish(start(module, words, out, err, COLUMNS="120"))
+        return CompletedProcess(words, code, out.read_text(), err.read_text())
 
 
 def places(ranks: int) -> list[dict[str, str]]:

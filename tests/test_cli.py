@@ -18,6 +18,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from gigpo_lightning import algorithm
 from gigpo_lightning.cli import build_cli
 from modules import PretrainedPolicy
+from tests import forked
 from tests.forked import gigpo
 from tests.resume_run import assert_same_run, saboteur
 
@@ -132,8 +133,7 @@ class TestARun:
         assert len(events.Scalars("rollout/return")) == 2
 
     def test_the_benchmark_tells_where_the_time_went(self, run_folder: Path):
-        script = [sys.executable, str(ROOT / "benchmarks" / "main_job.py"), str(run_folder), "--skip", "0"]
-        result = subprocess.run(script, capture_output=True, text=True, check=True, timeout=1200)
+        result = forked.run("benchmarks.main_job", str(run_folder), "--skip", "0")
         seconds = {line[:20].strip(): float(line[20:].split()[0]) for line in result.stderr.splitlines()[:8]}
         parts = {"engine", "environment", "rest of the rollout", "credit", "update", "sync", "rest"}
         assert seconds.keys() == {"iteration", *parts}
@@ -143,9 +143,8 @@ class TestARun:
 
     def test_the_benchmark_of_the_update_gets_the_gradient_of_padded_rows(self, run_folder: Path):
         file = run_folder / "trajectories" / "epoch_1.parquet"
-        script = [sys.executable, str(ROOT / "benchmarks" / "update.py"), str(file)]
         options = ["--once", "--rows", "64", "--vocabulary", "500"]
-        result = subprocess.run([*script, *options], capture_output=True, text=True, check=False, timeout=1200)
+        result = forked.run("benchmarks.update", str(file), *options)
         assert result.returncode == 0, result.stderr[-2000:]
         tokens = {line.split()[0]: int(line.split()[1]) for line in result.stdout.splitlines()[2:]}
         assert tokens["padded"] >= tokens["rows"] > tokens["shared"]

@@ -29,6 +29,17 @@ NOT_COMPARED = ("time/", "memory/", "sync/seconds", "rollout/tokens_per_second",
 _COMMAND = "import sys; from gigpo_lightning.cli import main; sys.argv[0] = 'gigpo'; main()"
 
 
+def command(name: str, folder: Path) -> tuple[Path, list[str]]:
+    """The run's folder, ``<name>`` in the given one, and the command line that makes it."""
+    made = folder / name
+    words = ["fit", "--config", str(HERE / f"{name}.yaml"), "--trainer.logger.init_args.save_dir", str(made)]
+    if name == "alfworld":
+        words += ["--data.init_args.tasks.init_args.data_dir", str(folder / "alfworld_scenes")]
+    if name == "replay":
+        words += ["--data.init_args.folder", str(folder / "gridworld" / "lightning_logs/version_0/trajectories")]
+    return made, words
+
+
 def play(name: str, folder: Path, checkout: Path = ROOT, more: Sequence[str] = ()) -> Path:
     """Carry out a golden run by a checkout's own code.
 
@@ -44,15 +55,10 @@ def play(name: str, folder: Path, checkout: Path = ROOT, more: Sequence[str] = (
     Raises:
         RuntimeError: If it fails; the message ends with what it said.
     """
-    made = folder / name
-    words = ["--config", str(HERE / f"{name}.yaml"), "--trainer.logger.init_args.save_dir", str(made)]
-    if name == "alfworld":
-        words += ["--data.init_args.tasks.init_args.data_dir", str(folder / "alfworld_scenes")]
-    if name == "replay":
-        words += ["--data.init_args.folder", str(folder / "gridworld" / "lightning_logs/version_0/trajectories")]
+    made, words = command(name, folder)
     environment = os.environ | {"PYTHONPATH": str(checkout), "OMP_NUM_THREADS": "1"}
     finished = subprocess.run(
-        [sys.executable, "-c", _COMMAND, "fit", *words, *more],
+        [sys.executable, "-c", _COMMAND, *words, *more],
         cwd=checkout,
         env=environment,
         capture_output=True,
