@@ -168,7 +168,8 @@ class Experience:
     def _scores(self) -> dict[str, float]:
         """Means of the scores over the steps of all ranks that have one."""
         by_rank = gather({name: (np.nansum(s), (~np.isnan(s)).sum()) for name, s in self.table.scores.items()})
-        totals = {name: np.sum([of_rank[name] for of_rank in by_rank], axis=0) for name in by_rank[0]}
+        names = dict.fromkeys(name for of_rank in by_rank for name in of_rank)  # an environment's may be on some ranks
+        totals = {name: np.sum([of_rank[name] for of_rank in by_rank if name in of_rank], axis=0) for name in names}
         return {f"scores/{name}": float(total / max(1, number)) for name, (total, number) in totals.items()}
 
     def _of_episodes(self) -> list[dict[str, float]]:

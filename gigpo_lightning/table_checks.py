@@ -14,6 +14,7 @@ _DTYPES: dict[str, type[np.generic]] = {
     "valid_action": np.bool_,
     "success": np.bool_,
     "policy_version": np.int64,
+    "next_anchor_key": np.object_,
 }
 _KINDS: dict[type[np.generic], str] = {np.int64: "iu", np.float64: "iuf", np.bool_: "b"}
 """NumPy's kinds that convert to a column's type without loss."""
@@ -80,6 +81,27 @@ def _check_rows(columns: "dict[str, np.ndarray[Any, np.dtype[Any]]]") -> None:
             raise ValueError(
                 f"column {name} must be one value per trajectory, but trajectory {trajectory[at]} changes it in row "
                 f"{order[at]}"
+            )
+    if "next_anchor_key" in columns:
+        _check_next(columns["next_anchor_key"], columns["anchor_key"], order, trajectory, step)
+
+
+def _check_next(
+    reached: "np.ndarray[Any, np.dtype[Any]]",
+    anchor: "np.ndarray[Any, np.dtype[Any]]",
+    order: "np.ndarray[Any, np.dtype[Any]]",
+    trajectory: "np.ndarray[Any, np.dtype[Any]]",
+    step: "np.ndarray[Any, np.dtype[Any]]",
+) -> None:
+    """A step leads to where the next one of its trajectory begins; ``trajectory`` and ``step`` are in visit order."""
+    follows = np.flatnonzero((np.diff(trajectory) == 0) & (np.diff(step) == 1))
+    before, after = order[follows], order[follows + 1]
+    for at in np.flatnonzero(reached[before] != anchor[after]):
+        found, wanted = reached[before[at]], anchor[after[at]]
+        if found is not wanted:  # a not-a-number is no anchor like itself
+            raise ValueError(
+                f"column next_anchor_key must be the anchor_key of the trajectory's next step, {wanted!r} in row "
+                f"{after[at]}, but is {found!r} in row {before[at]}"
             )
 
 

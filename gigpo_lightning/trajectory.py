@@ -38,6 +38,7 @@ class Step:
         reward: Reward of this step, in the environment's units, without the invalid-action penalty.
         policy_version: Version of the weights that wrote ``completion_ids``.
         prompt_truncated: Whether the template had to shorten the prompt.
+        scores: The environment's own numbers of this step, by name.
     """
 
     observation: str
@@ -51,6 +52,7 @@ class Step:
     reward: float
     policy_version: int
     prompt_truncated: bool = False
+    scores: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +68,8 @@ class Trajectory:
         stop_reason: Why the episode ended.
         final_observation: What the world said after the last action.
         metrics: The environment's own figures of the episode, such as a score.
+        final_anchor: The state after the last action, by its key, also where the episode was cut short; None where an
+            older record does not say.
     """
 
     task_id: str
@@ -76,6 +80,7 @@ class Trajectory:
     stop_reason: StopReason
     final_observation: str = ""
     metrics: Mapping[str, float] = field(default_factory=dict)
+    final_anchor: Hashable = None
 
     @property
     def episode_return(self) -> float:
@@ -111,13 +116,17 @@ class StepTable:
         valid_action: Whether the parser accepted the response, bool ``(S,)``.
         success: Of the whole trajectory, bool ``(S,)``.
         policy_version: Of the weights that acted, int64 ``(S,)``.
-        scores: Numbers of every step by name, float64 ``(S,)`` each, not a number where a step has none: what a
-            ``StepScorer`` says before credit is assigned. Absent by default.
+        next_anchor_key: The state that the action led to, hashable objects ``(S,)``: the anchor of the trajectory's
+            next step, or after its last step the state that it ended in, None where that is not known. The column
+            itself is None where no end is known.
+        scores: Numbers of every step by name, float64 ``(S,)`` each, not a number where a step has none: from the
+            environment's ``info["scores"]``, or from a ``StepScorer`` before credit is assigned. Absent by default.
 
     Raises:
         ValueError: If a column lacks rows or has a value of the wrong type, a reward is not finite, an id or a step is
-            negative, an anchor is not hashable, two rows share a trajectory and a step, or the rows of a trajectory
-            differ in their group or their success; the message names the column and the row.
+            negative, an anchor is not hashable, two rows share a trajectory and a step, the rows of a trajectory
+            differ in their group or their success, or a step leads to another state than the next one has; the message
+            names the column and the row.
     """
 
     episode_group_id: np.ndarray
@@ -128,6 +137,7 @@ class StepTable:
     valid_action: np.ndarray
     success: np.ndarray
     policy_version: np.ndarray
+    next_anchor_key: np.ndarray | None = None
     scores: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -151,8 +161,9 @@ class StepTable:
         return self.take(order), order
 
     def columns(self) -> dict[str, np.ndarray]:
-        """Its columns by name, in their order; scores are none of them."""
-        return {column.name: getattr(self, column.name) for column in fields(self) if column.name != "scores"}
+        """Its columns by name, in their order; scores are none of them, nor is an absent column."""
+        named = {column.name: getattr(self, column.name) for column in fields(self) if column.name != "scores"}
+        return {name: column for name, column in named.items() if column is not None}
 
     def take(self, rows: np.ndarray | Sequence[int]) -> "StepTable":
         """Some of its rows, each at most once; nothing is checked again, because no row is another.
@@ -161,6 +172,7 @@ class StepTable:
             rows: Their numbers, in the order that they are wanted in.
         """
         table = object.__new__(StepTable)
+        object.__setattr__(table, "next_anchor_key", None)
         for name, column in self.columns().items():
             object.__setattr__(table, name, column[rows])
         object.__setattr__(table, "scores", {name: column[rows] for name, column in self.scores.items()})
@@ -174,22 +186,41 @@ class StepTable:
 
         Args:
             groups: Complete groups; their position is their ``episode_group_id``.
-            scores: Numbers of every step by name, in the order of iteration.
+            scores: Numbers of every step by name, in the order of iteration, beside the environment's own.
 
         Returns:
             A table with one row per step, in the order of iteration.
+
+        Raises:
+            ValueError: As the table; and if a score has the name of one of the environment's.
         """
         rows: dict[str, list[object]] = {column.name: [] for column in fields(cls) if column.name != "scores"}
         trajectory_id = 0
         for group_id, group in enumerate(groups):
             for trajectory in group.trajectories:
-                for index, step in enumerate(trajectory.steps):
+                reached = [*(step.anchor_key for step in trajectory.steps[1:]), trajectory.final_anchor]
+                for index, (step, end) in enumerate(zip(trajectory.steps, reached, strict=False)):
                     row = (group_id, trajectory_id, index, step.anchor_key, step.reward, step.valid_action)
-                    for name, value in zip(rows, (*row, trajectory.success, step.policy_version), strict=True):
+                    for name, value in zip(rows, (*row, trajectory.success, step.policy_version, end), strict=True):
                         rows[name].append(value)
                 trajectory_id += 1
-        columns = {name: checked_column(name, values) for name, values in rows.items()}
-        return cls(**columns, scores={name: np.asarray(each) for name, each in (scores or {}).items()})
+        if all(trajectory.final_anchor is None for group in groups for trajectory in group.trajectories):
+            del rows["next_anchor_key"]
+        columns: dict[str, Any] = {name: checked_column(name, values) for name, values in rows.items()}
+        return cls(**columns, scores=_all_scores(groups, scores or {}))
+
+
+def _all_scores(
+    groups: Sequence[TrajectoryGroup], given: Mapping[str, Sequence[float]]
+) -> dict[str, np.ndarray[Any, np.dtype[Any]]]:
+    """The environment's scores and the given ones."""
+    said = [step.scores for group in groups for trajectory in group.trajectories for step in trajectory.steps]
+    names = dict.fromkeys(name for scores in said for name in scores)
+    for name in names:
+        if name in given:
+            raise ValueError(f"scores[{name!r}] must have one source, but info['scores'] of the environment has it too")
+    own = {name: np.array([scores.get(name, math.nan) for scores in said]) for name in names}
+    return own | {name: np.asarray(each) for name, each in given.items()}
 
 
 def visit_order(

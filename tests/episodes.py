@@ -25,7 +25,7 @@ def step(prompt_ids: Sequence[int] = (1, 2), completion_ids: Sequence[int] = (3,
     )
 
 
-def trajectory(*steps: Step, episode_index: int = 0, success: bool = False) -> Trajectory:
+def trajectory(*steps: Step, episode_index: int = 0, success: bool = False, **fields: Any) -> Trajectory:
     """An episode of these steps."""
     return Trajectory(
         task_id="task",
@@ -33,7 +33,7 @@ def trajectory(*steps: Step, episode_index: int = 0, success: bool = False) -> T
         episode_index=episode_index,
         steps=steps,
         success=success,
-        stop_reason=StopReason.TERMINATED,
+        **{"stop_reason": StopReason.TERMINATED, **fields},
     )
 
 

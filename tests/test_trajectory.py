@@ -35,6 +35,42 @@ def test_anchors_stay_the_objects_they_were() -> None:
     assert StepTable.from_groups(GROUPS).anchor_key.tolist() == ["a", "b", "a", ("x", 1), ("x", 2)]
 
 
+ENDING = group(
+    trajectory(step(anchor_key="a"), step(anchor_key="b"), final_anchor=("end", 1)), trajectory(step(anchor_key="b"))
+)
+
+
+def test_each_step_leads_to_the_next_ones_anchor_and_the_last_to_the_final_one() -> None:
+    assert StepTable.from_groups([ENDING]).next_anchor_key.tolist() == ["b", ("end", 1), None]  # type: ignore[union-attr]
+
+
+def test_where_no_end_is_known_the_column_is_absent() -> None:
+    table = StepTable.from_groups(GROUPS)
+    assert table.next_anchor_key is None
+    assert table.take([0]).next_anchor_key is None
+
+
+def test_where_an_action_led_follows_its_row() -> None:
+    backwards = StepTable.from_groups([ENDING]).take([2, 1, 0])
+    assert backwards.next_anchor_key.tolist() == [None, ("end", 1), "b"]  # type: ignore[union-attr]
+    ordered = backwards.in_visit_order()[0]
+    assert ordered.next_anchor_key.tolist() == ["b", ("end", 1), None]  # type: ignore[union-attr]
+
+
+def test_scores_of_the_environment_reach_the_table_with_gaps_where_a_step_has_none() -> None:
+    scored = group(trajectory(step(scores={"progress": 0.5}), step(), step(scores={"progress": 1.0, "praise": 2.0})))
+    scores = StepTable.from_groups([scored], {"judge": [1.0, 2.0, 3.0]}).scores
+    np.testing.assert_array_equal(scores["progress"], [0.5, np.nan, 1.0])
+    np.testing.assert_array_equal(scores["praise"], [np.nan, np.nan, 2.0])
+    np.testing.assert_array_equal(scores["judge"], [1.0, 2.0, 3.0])
+
+
+def test_two_sources_of_one_score_are_refused() -> None:
+    scored = group(trajectory(step(scores={"judge": 0.5})))
+    with pytest.raises(ValueError, match=r"scores\['judge'\] must have one source, but info\['scores'\] of the"):
+        StepTable.from_groups([scored], {"judge": [1.0]})
+
+
 def test_no_groups_make_a_table_without_rows() -> None:
     assert len(StepTable.from_groups([])) == 0
 
@@ -113,6 +149,13 @@ def columns(**changes: Any) -> dict[str, Any]:
         ("valid_action", np.ones(3, bool), "column valid_action must be as long as .*, 4 rows, but has no row 3"),
         ("reward", np.zeros((4, 1)), r"column reward must be one-dimensional, got shape \(4, 1\)"),
         ("anchor_key", np.array(["a", "b", ["c"], "d"], dtype=object), r"must be hashable, got \['c'\] in row 2"),
+        ("next_anchor_key", objects("b", "c", "b", ["d"]), r"next_anchor_key must be hashable, got \['d'\] in row 3"),
+        ("next_anchor_key", objects("b", "c", "b"), "next_anchor_key must be as long as .*, 4 rows, but has no row 3"),
+        (
+            "next_anchor_key",
+            objects("b", "c", "a", "d"),
+            "next_anchor_key must be the anchor_key of the trajectory's next step, 'b' in row 3, but is 'a' in row 2",
+        ),
     ],
 )
 def test_a_malformed_table_is_refused_by_column_and_row(column: str, values: Any, message: str) -> None:
@@ -159,6 +202,7 @@ def test_rows_may_come_in_any_order() -> None:
         ("step_index", np.array([0, 1, 0, 1], dtype=object)),
         ("valid_action", np.array([True, False, True, True], dtype=object)),
         ("anchor_key", objects("a", 1, None, (2, "b"))),
+        ("next_anchor_key", objects("b", None, "b", (2, "b"))),
     ],
 )
 def test_what_converts_without_loss_is_taken(column: str, values: Any) -> None:

@@ -1,8 +1,8 @@
 """What every estimator of credit keeps, to be checked on one's own."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,17 +13,19 @@ from gigpo_lightning.trajectory import StepTable
 _ADVANTAGES = ("advantage", "episode_advantage", "step_advantage")
 
 
-def check_estimator(estimator: Any, num_tables: int = 20, seed: int = 0) -> None:
+def check_estimator(estimator: Any, num_tables: int = 20, seed: int = 0, scores: Sequence[str] = ()) -> None:
     """Check that an estimator keeps the rules that training relies on; run it on your own.
 
-    It estimates small random tables: few tasks, few episodes each that meet in few states, some invalid actions, rows
-    in any order. Its state is put back before each table and at the end. Tasks must not mix, unless it has an attribute
-    ``whole_batch = True``, because it compares all episodes of an epoch.
+    It estimates small random tables: few tasks, few episodes each that meet in few states and end there or elsewhere,
+    some invalid actions, rows in any order. Its state is put back before each table and at the end. Tasks must not mix,
+    unless it has an attribute ``whole_batch = True``, because it compares all episodes of an epoch. Without the state
+    after the last action it may refuse a table, by a ValueError that names the column ``next_anchor_key``.
 
     Args:
         estimator: As a run would get it.
         num_tables: Tables that are tried.
         seed: Of the tables.
+        scores: Names of the ``StepTable.scores`` that it reads; a tenth of the steps have none.
 
     Raises:
         ValueError: At the first rule that is broken; the message names it and what was found.
@@ -37,7 +39,9 @@ def check_estimator(estimator: Any, num_tables: int = 20, seed: int = 0) -> None
     generator = np.random.default_rng(seed)
     try:
         for _ in range(num_tables):
-            _check_on(estimator, state, _draw_table(generator), generator)
+            table = _draw_table(generator, scores)
+            _check_on(estimator, state, table, generator)
+            _check_without_ends(estimator, state, replace(table, next_anchor_key=None))
     finally:
         estimator.load_state_dict(deepcopy(state))
 
@@ -50,9 +54,12 @@ def _check_on(estimator: Any, state: Mapping[str, Any], table: StepTable, genera
     kept = table.take(np.arange(len(table)))
     credit = estimated(table)
     _check_credit(credit, len(table))
-    for column in fields(StepTable):
-        if not np.array_equal(getattr(table, column.name), getattr(kept, column.name)):
-            raise ValueError(f"estimate must leave its table as it was, but changed column {column.name}")
+    for name, column in table.columns().items():
+        if not np.array_equal(column, getattr(kept, name)):
+            raise ValueError(f"estimate must leave its table as it was, but changed column {name}")
+    for name, column in table.scores.items():
+        if not np.array_equal(column, kept.scores[name], equal_nan=True):
+            raise ValueError(f"estimate must leave its table as it was, but changed scores[{name!r}]")
     _check_equal(credit, estimated(table), "the same table after load_state_dict must get the same credit")
 
     order = generator.permutation(len(table))
@@ -75,6 +82,7 @@ def _check_tasks_apart(credit: Credit, estimated: Any, table: StepTable) -> None
         table,
         reward=np.where(elsewhere, table.reward, 7 * table.reward + table.step_index),
         success=np.where(elsewhere, table.success, ~table.success),
+        scores={name: np.where(elsewhere, column, 7 * column + 1) for name, column in table.scores.items()},
     )
     before, after = credit.advantage[elsewhere], estimated(changed).advantage[elsewhere]
     if not np.array_equal(before, after):
@@ -82,6 +90,18 @@ def _check_tasks_apart(credit: Credit, estimated: Any, table: StepTable) -> None
             "what happens in one task must not move the advantage of another's steps, but it did, by up to "
             f"{np.abs(before - after).max():.3g}; an estimator that means to compare tasks has whole_batch = True"
         )
+
+
+def _check_without_ends(estimator: Any, state: Mapping[str, Any], table: StepTable) -> None:
+    """A table need not know where its episodes ended; an estimator may refuse such a one."""
+    estimator.load_state_dict(deepcopy(state))
+    try:
+        credit = estimator.estimate(table)
+    except ValueError as error:
+        if "next_anchor_key" not in str(error):
+            raise
+    else:
+        _check_credit(credit, len(table))
 
 
 def _check_credit(credit: object, num_rows: int) -> None:
@@ -117,8 +137,11 @@ def _check_equal(one: Credit, other: Credit, rule: str) -> None:
             raise ValueError(f"{rule}, to the last bit, but {name} differs")
 
 
-def _draw_table(generator: np.random.Generator) -> StepTable:
-    """Two to four tasks, one to four episodes each, up to six steps long, in four states; rows shuffled."""
+def _draw_table(generator: np.random.Generator, scores: Sequence[str]) -> StepTable:
+    """Two to four tasks, one to four episodes each, up to six steps long, in four states; rows shuffled.
+
+    An episode ends in one of the four, or in a fifth state that no action is chosen in.
+    """
     rows: list[tuple[int, int, int]] = []
     succeeded: list[bool] = []
     for task in range(int(generator.integers(2, 5))):
@@ -126,14 +149,22 @@ def _draw_table(generator: np.random.Generator) -> StepTable:
             rows += [(task, len(succeeded), step) for step in range(int(generator.integers(1, 7)))]
             succeeded.append(bool(generator.integers(2)))
     group, trajectory, step = np.array(rows).T
+    states = np.array(list("abcde"), dtype=object)
+    anchor = states[generator.integers(4, size=len(rows))]
+    optional = generator.spawn(1)[0]  # optional columns do not change what is drawn for the others
+    ends = states[optional.integers(5, size=len(rows))]
     table = StepTable(
         episode_group_id=group,
         trajectory_id=trajectory,
         step_index=step,
-        anchor_key=np.array(list("abcd"), dtype=object)[generator.integers(4, size=len(rows))],
+        anchor_key=anchor,
         reward=generator.choice([-1.0, 0.0, 0.1, 0.5, 1.0, 10.0], size=len(rows)),
         valid_action=generator.random(len(rows)) < 0.8,
         success=np.array(succeeded)[trajectory],
         policy_version=np.zeros(len(rows), dtype=np.int64),
+        next_anchor_key=np.where(np.r_[np.diff(trajectory) == 0, False], np.roll(anchor, -1), ends),
+        scores={
+            name: np.where(optional.random(len(rows)) < 0.9, optional.normal(size=len(rows)), np.nan) for name in scores
+        },
     )
     return table.take(generator.permutation(len(rows)))

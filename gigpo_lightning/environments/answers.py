@@ -29,6 +29,8 @@ class Answer:
         instruction: What is asked for; empty where the info does not say.
         success: Whether the episode has succeeded; None where the info does not say.
         metrics: The environment's own figures of the episode so far.
+        scores: Its own numbers of the step, by name; none of a reset.
+        says_anchor: Whether the info has an anchor.
         reward: Of the step; 0 after a reset.
         terminated: Gymnasium's.
         truncated: Gymnasium's.
@@ -40,6 +42,8 @@ class Answer:
     instruction: str = ""
     success: bool | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
+    scores: Mapping[str, float] = field(default_factory=dict)
+    says_anchor: bool = False
     reward: float = 0.0
     terminated: bool = False
     truncated: bool = False
@@ -95,7 +99,9 @@ def _read(when: str, said: tuple[Any, ...], **outcome: Any) -> Answer:
         admissible_actions=_admissible(when, info.get("admissible_actions")),
         instruction=well_formed(instruction),
         success=bool(success) if "success" in info else None,
-        metrics=_metrics(when, info.get("metrics", {})),
+        metrics=_numbers(when, "metrics", info),
+        scores=_numbers(when, "scores", info),
+        says_anchor="anchor" in info,
         **outcome,
     )
 
@@ -123,14 +129,15 @@ def _admissible(when: str, actions: Any) -> tuple[str, ...] | None:
     return tuple(map(well_formed, actions))
 
 
-def _metrics(when: str, metrics: Any) -> Mapping[str, float]:
-    _check(isinstance(metrics, Mapping), "info['metrics'] must be a dictionary", when, metrics)
-    figures = {name: _number(value) for name, value in metrics.items()}
+def _numbers(when: str, entry: str, info: Mapping[str, Any]) -> Mapping[str, float]:
+    """Read an entry of names and numbers, which may be missing."""
+    given = info.get(entry, {})
+    _check(isinstance(given, Mapping), f"info['{entry}'] must be a dictionary", when, given)
+    figures = {name: _number(value) for name, value in given.items()}
     for name, number in figures.items():
         if not isinstance(name, str) or not math.isfinite(number):
             raise AnswerError(
-                f"info['metrics'] must map names to finite numbers, but {when} gave {shown(name)}: "
-                f"{shown(metrics[name])}"
+                f"info['{entry}'] must map names to finite numbers, but {when} gave {shown(name)}: {shown(given[name])}"
             )
     return {well_formed(name): number for name, number in figures.items()}
 

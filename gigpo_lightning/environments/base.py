@@ -3,12 +3,15 @@
 An environment is a plain ``gymnasium.Env[str, str]``:
 
 * ``reset(options={"task": task})`` starts the episode of ``task``; the same task always gives the same initial state;
-* ``info["anchor"]`` is the anchor state, hashable and picklable, without history (default: the observation);
+* ``info["anchor"]`` is the anchor state, hashable and picklable, without history (default: the observation), also
+  after an episode's last step: it comes with every answer or with none;
 * ``info["admissible_actions"]`` is a list or tuple of the commands that do something (optional);
 * ``info["instruction"]`` says what is asked for, in words (optional, after ``reset`` only);
 * ``info["success"]`` says whether the episode has succeeded, by True or False (default: False);
 * ``info["metrics"]`` maps names to finite numbers of the episode so far (optional): those of its end are logged, as
-  means over episodes, beside the success rate.
+  means over episodes, beside the success rate;
+* ``info["scores"]`` maps names to finite numbers of the step that was taken (optional): an estimator of credit finds
+  them as ``StepTable.scores``.
 
 ``answers.py`` reads what an environment says; an answer that breaks a rule fails its episode. So does an exception,
 ``SystemExit`` too. An environment may start processes: a worker process ends them with itself.
@@ -147,6 +150,7 @@ def check_environment(environment: Environment, task: Task, num_steps: int = 8) 
             raise ValueError(
                 f"the same task and commands must give the same episode, but {when} gave {one}, then {other}"
             )
+    _check_anchors(first, commands)
     if all(answer.success is None for answer in first):
         _logger.warning(
             "task %r: info['success'] did not come in a trial of %d steps. Set it to True or False at the latest in an "
@@ -154,6 +158,17 @@ def check_environment(environment: Environment, task: Task, num_steps: int = 8) 
             task.task_id,
             len(commands),
         )
+
+
+def _check_anchors(answers: list[Answer], commands: list[str]) -> None:
+    """An anchor in some answers alone would be compared with the observations of the others."""
+    for number, answer in enumerate(answers):
+        if answer.says_anchor != answers[0].says_anchor:
+            raise ValueError(
+                "info['anchor'] must come with every answer, the last one too, or with none, but "
+                f"{'reset has none' if answer.says_anchor else 'reset has one'} and step {number} "
+                f"({commands[number - 1]!r}) {'has one' if answer.says_anchor else 'has none'}"
+            )
 
 
 def _play(environment: Environment, task: Task, num_steps: int) -> tuple[list[Answer], list[str]]:

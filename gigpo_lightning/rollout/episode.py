@@ -99,7 +99,7 @@ class EpisodePlayer:
         if episode.steps:
             # dataclasses.replace is several times slower, and this runs once a step.
             fields = {name: getattr(episode.steps[-1], name) for name in Step.__slots__}
-            episode.steps[-1] = Step(**fields | {"reward": event.reward})
+            episode.steps[-1] = Step(**fields | {"reward": event.reward, "scores": event.scores})
             episode.says_success |= event.says_success
         else:
             episode.instruction = event.instruction or event.observation
@@ -116,6 +116,7 @@ class EpisodePlayer:
             stop_reason=reason,
             final_observation=event.observation,
             metrics=event.metrics,
+            final_anchor=event.anchor,
         )
 
     def _stop_reason(self, episode: Episode, event: EnvironmentEvent) -> StopReason | None:

@@ -1,7 +1,7 @@
 """Trajectories on disk: Parquet files that any tool opens, one row a step."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from gigpo_lightning.algorithm import Credit
 from gigpo_lightning.disk import whole_file
 from gigpo_lightning.rollout.seal import check_seal, seal
-from gigpo_lightning.rollout.stored_rows import OF_STEP, OF_TRAJECTORY, SCHEMA, PolicyLimits, StoredRows
+from gigpo_lightning.rollout.stored_rows import OF_END, OF_STEP, OF_TRAJECTORY, SCHEMA, PolicyLimits, StoredRows
 from gigpo_lightning.text import well_formed
 from gigpo_lightning.trajectory import Step, StopReason, Trajectory, TrajectoryGroup
 
@@ -66,8 +66,7 @@ def _rows(groups: Sequence[TrajectoryGroup], temperature: float) -> Iterator[dic
                     "step_index": index,
                     **{name: _stored(trajectory, name) for name in OF_TRAJECTORY},
                     **{name: _stored(step, name) for name in OF_STEP},
-                    "final_observation": well_formed(trajectory.final_observation) if index == last else None,
-                    "metrics": list(trajectory.metrics.items()),
+                    **{name: _stored(trajectory, name) if index == last else None for name in OF_END},
                     "num_steps": len(trajectory.steps),
                     "num_trajectories": len(group.trajectories),
                     "num_groups": len(groups),
@@ -78,8 +77,11 @@ def _rows(groups: Sequence[TrajectoryGroup], temperature: float) -> Iterator[dic
 
 def _stored(noun: Step | Trajectory, name: str) -> object:
     """A field as its column holds it; a lone surrogate, which UTF-8 cannot write, must not cost an epoch's record."""
-    value = getattr(noun, name)
-    return well_formed(str(value)) if SCHEMA.field(name).type == pa.string() else value
+    value, kind = getattr(noun, name), SCHEMA.field(name).type
+    if pa.types.is_map(kind):
+        return list(value.items())
+    unknown = name == "final_anchor" and value is None
+    return well_formed(str(value)) if kind == pa.string() and not unknown else value
 
 
 def read_trajectories(path: Path) -> tuple[list[TrajectoryGroup], float]:
@@ -143,11 +145,18 @@ def _noted_temperature(table: pa.Table, path: Path) -> float:
 
 def _trajectory(rows: Sequence[dict[str, Any]]) -> Trajectory:
     """The episode of some rows."""
-    fields = {name: rows[-1][name] for name in OF_TRAJECTORY}
-    fields |= {"stop_reason": StopReason(fields["stop_reason"]), "metrics": dict(fields["metrics"])}
-    return Trajectory(**fields, steps=tuple(Step(**{name: _read(row[name]) for name in OF_STEP}) for row in rows))
+    fields = _fields(rows[-1], OF_TRAJECTORY)
+    fields["stop_reason"] = StopReason(fields["stop_reason"])
+    return Trajectory(**fields, steps=tuple(Step(**_fields(row, OF_STEP)) for row in rows))
 
 
-def _read(value: Any) -> Any:
-    """A step's field, of what its column holds."""
+def _fields(row: dict[str, Any], kinds: Mapping[str, pa.DataType]) -> dict[str, Any]:
+    """The fields of a step or a trajectory that a row holds."""
+    return {name: _read(row[name], kind) for name, kind in kinds.items() if name in row}
+
+
+def _read(value: Any, kind: pa.DataType) -> Any:
+    """A field, of what its column holds."""
+    if pa.types.is_map(kind):
+        return dict(value)
     return tuple(value) if isinstance(value, list) else value

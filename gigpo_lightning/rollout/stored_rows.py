@@ -38,11 +38,12 @@ SCHEMA = pa.schema(
 )
 """Columns of a file: a step's place, the fields of ``Trajectory`` and ``Step``, and three counts by which a lost row
 shows: ``num_steps`` of a trajectory, ``num_trajectories`` of its group, ``num_groups`` of the file. A trajectory's
-``final_observation`` stands in its last row alone; the others have null."""
-LATER = (*_COUNTS, "temperature")
+``final_observation`` and, if it is known, its ``final_anchor`` stand in its last row alone; the others have null."""
+LATER = (*_COUNTS, "temperature", "final_anchor", "scores")
 """Columns that files of earlier versions lack."""
 _OF_TRAJECTORY = ("episode_group_id", "task_id", "kind", "episode_index", "success", "stop_reason", "num_steps")
 _OF_GROUP = ("task_id", "num_trajectories")
+OF_END = ("final_observation", "final_anchor")
 _OF_FILE = ("num_groups", "temperature")
 
 
@@ -110,7 +111,7 @@ class StoredRows:
         return pa.table(columns)
 
     def _converted_column(self, field: pa.Field, column: pa.ChunkedArray) -> pa.ChunkedArray:
-        if field.name != "final_observation" and column.null_count:
+        if field.name not in OF_END and column.null_count:
             raise self._error(field.name, int(np.flatnonzero(column.is_null())[0]), "must not be null", None)
         problem = f"{self._path}: column {field.name} must be {field.type}, got {column.type}"
         if not _is_alike(column.type, field.type) and not (pa.types.is_null(column.type) and column.null_count):
@@ -125,9 +126,8 @@ class StoredRows:
             self._refuse(name, self._column(name) < 0, self._column(name), "must be >= 0")
         reward = self._column("reward")
         self._refuse("reward", ~(np.abs(reward) <= LARGEST_REWARD), reward, "must be in [-1e30, 1e30]")
-        self._refuse(
-            "metrics", self._has_strange_metrics(), self._column("metrics"), "must map names to finite numbers"
-        )
+        for name in filter(self._has, ("metrics", "scores")):
+            self._refuse(name, self._has_strange(name), self._column(name), "must map names to finite numbers")
         for name in ("prompt_ids", "completion_ids"):
             ids, rows = self._entries(name)
             self._refuse_entries(name, ids < 0, ids, rows, "must hold token ids >= 0")
@@ -144,10 +144,10 @@ class StoredRows:
             given = self._column("temperature")
             self._refuse("temperature", ~(np.isfinite(given) & (given >= 0)), given, "must be a finite number >= 0")
 
-    def _has_strange_metrics(self) -> np.ndarray[Any, np.dtype[Any]]:
+    def _has_strange(self, name: str) -> np.ndarray[Any, np.dtype[Any]]:
         """Which rows have a figure that is null or not finite, ``(S,)``."""
         strange = np.zeros(len(self._table), dtype=bool)
-        figures = self._table["metrics"].combine_chunks()
+        figures = self._table[name].combine_chunks()
         rows = np.repeat(np.arange(len(strange)), np.diff(figures.offsets))
         values = figures.items.slice(figures.offsets[0].as_py(), len(rows)).to_numpy(zero_copy_only=False)
         strange[rows[~np.isfinite(values)]] = True
@@ -173,12 +173,14 @@ class StoredRows:
         self._check_ends(order, trajectory, ~np.r_[follows[1:], False])
 
     def _check_ends(self, order: np.ndarray, trajectory: np.ndarray, is_last: np.ndarray) -> None:
-        """Only a trajectory's last step says what came after it."""
-        ended = np.asarray(self._table["final_observation"].is_valid())[order]
-        for at in np.flatnonzero(ended != is_last)[:1]:
-            how = "not be null: it is the last step" if is_last[at] else "be null: it is not the last step"
-            value = self._column("final_observation")[order[at]]
-            raise self._error("final_observation", int(order[at]), f"must {how} of trajectory {trajectory[at]}", value)
+        """Only a trajectory's last step says what came after it; its anchor may be unknown."""
+        for name in filter(self._has, OF_END):
+            said = np.asarray(self._table[name].is_valid())[order]
+            wrong = said & ~is_last if name == "final_anchor" else said != is_last
+            for at in np.flatnonzero(wrong)[:1]:
+                how = "not be null: it is the last step" if is_last[at] else "be null: it is not the last step"
+                value = self._column(name)[order[at]]
+                raise self._error(name, int(order[at]), f"must {how} of trajectory {trajectory[at]}", value)
 
     def _check_counts(self) -> None:
         """No trajectory and no group is missing."""

@@ -86,6 +86,30 @@ class LogsWords(Broken):
         return _assemble(credit, metrics={"credit/mood": "good"})
 
 
+class WritesIntoTheScores(Broken):
+    def change(self, credit: Credit, table: StepTable) -> Any:
+        table.scores["progress"][:] = 0.0
+        return credit
+
+
+class NeedsEnds(Broken):
+    message = "column next_anchor_key must say where each episode ended, but is absent"
+
+    def change(self, credit: Credit, table: StepTable) -> Any:
+        if table.next_anchor_key is None:
+            raise ValueError(self.message)
+        return credit
+
+
+class RefusesWithoutAReason(NeedsEnds):
+    message = "no"
+
+
+class TrustsScores(Broken):
+    def change(self, credit: Credit, table: StepTable) -> Any:
+        return replace(credit, advantage=credit.advantage * np.nan_to_num(table.scores["progress"]))
+
+
 class Unsaved:
     def estimate(self, table: StepTable) -> Credit:
         return GiGPO().estimate(table)
@@ -125,6 +149,24 @@ def _assemble(credit: Credit, **changes: Any) -> Credit:
 def test_each_broken_rule_is_named(kind: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         check_estimator(kind())
+
+
+def test_scores_that_an_estimator_reads_are_drawn() -> None:
+    check_estimator(TrustsScores(), scores=["progress"])
+
+
+def test_one_that_writes_into_scores_is_named() -> None:
+    with pytest.raises(ValueError, match=r"must leave its table as it was, but changed scores\['progress'\]"):
+        check_estimator(WritesIntoTheScores(), scores=["progress"])
+
+
+def test_one_may_refuse_a_table_that_does_not_know_where_episodes_ended() -> None:
+    check_estimator(NeedsEnds())
+
+
+def test_one_that_refuses_such_a_table_has_to_name_the_column() -> None:
+    with pytest.raises(ValueError, match=r"^no$"):
+        check_estimator(RefusesWithoutAReason())
 
 
 def test_one_that_compares_tasks_may_say_so() -> None:

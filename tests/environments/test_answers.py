@@ -58,6 +58,8 @@ WRONG = {
     "metric's name": (step_with(metrics={1: 2}), "must map names to finite numbers, but step('go') gave 1: 2"),
     "metric's value": (step_with(metrics={"score": "3"}), "finite numbers, but step('go') gave 'score': '3'"),
     "metrics together": (step_with(metrics={"score": np.zeros(2)}), "but step('go') gave 'score': array([0., 0.])"),
+    "scores": (step_with(scores=[0.5]), "info['scores'] must be a dictionary, but step('go') gave [0.5]"),
+    "no score": (step_with(scores={"progress": None}), "info['scores'] must map names to finite numbers, but step("),
     "no metric": (step_with(metrics={"score": np.float32("nan")}), "but step('go') gave 'score': np.float32(nan)"),
 }  # fmt: skip
 every_wrong_answer = pytest.mark.parametrize(("answer", "rule"), WRONG.values(), ids=WRONG)

@@ -129,6 +129,19 @@ class Growing(Faulty):
         return str(self.num_steps), 0.0, False, False, {}
 
 
+class Forgetting(Faulty):
+    """Says where it is, but not where its episode ended."""
+
+    def step(self, action: str) -> tuple[str, float, bool, bool, Info]:
+        return ("the end", 0.0, True, False, {}) if action else super().step(action)
+
+
+def test_an_environment_that_sets_the_anchor_sets_it_at_the_end_too() -> None:
+    message = r"must come with every answer, the last one too, .* but reset has one and step 1 \('wait'\) has none"
+    with pytest.raises(ValueError, match=message):
+        check_environment(Forgetting(), TASK)
+
+
 def test_two_tasks_of_one_id_are_refused() -> None:
     with pytest.raises(ValueError, match="task_id must be unique in a panel, got 'a' twice"):
         TaskPanel.from_tasks([TASK, TASK])

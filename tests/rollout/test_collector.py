@@ -68,6 +68,7 @@ def test_an_episode_is_recorded_turn_by_turn():
     assert [step.action for step in episode.steps] == ["up"] * 3
     assert (episode.success, episode.stop_reason) == (True, StopReason.TERMINATED)
     assert episode.final_observation == "left 0"
+    assert episode.final_anchor == 0
 
 
 def test_the_anchor_is_the_state_that_the_action_was_chosen_in():

@@ -69,6 +69,26 @@ def test_what_was_written_is_read_back(tmp_path):
     assert read_trajectories(tmp_path / "epoch.parquet") == (groups, 0.7)
 
 
+def test_the_state_after_the_last_action_is_in_the_last_row_and_is_read_back_as_text(tmp_path):
+    lost = trajectory(step((1,), (2,)), step((3,), (4,)), final_anchor=("hall", 3))
+    write_trajectories(tmp_path / "epoch.parquet", [group(lost)])
+    assert pq.read_table(tmp_path / "epoch.parquet")["final_anchor"].to_pylist() == [None, "('hall', 3)"]
+    read = read_trajectories(tmp_path / "epoch.parquet")[0]
+    assert StepTable.from_groups(read).next_anchor_key.tolist() == ["a room", "('hall', 3)"]
+
+
+def test_an_end_that_is_not_known_stays_so(tmp_path):
+    groups = [group(trajectory(step((1,), (2,))), trajectory(step((3,), (4,)), final_anchor="None"))]
+    write_trajectories(tmp_path / "epoch.parquet", groups)
+    assert read_trajectories(tmp_path / "epoch.parquet")[0] == groups
+
+
+def test_scores_are_read_back(tmp_path):
+    groups = [group(trajectory(step((1,), (2,), scores={"progress": 0.1 + 0.2}), step((3,), (4,))))]
+    write_trajectories(tmp_path / "epoch.parquet", groups)
+    assert read_trajectories(tmp_path / "epoch.parquet")[0] == groups
+
+
 def test_a_file_without_the_columns_of_a_rollout_is_refused(tmp_path):
     pq.write_table(pa.table({"episode_group_id": [0], "trajectory_id": [0]}), tmp_path / "other.parquet")
     with pytest.raises(ValueError, match=r"other.parquet must hold trajectories, but has no column 'step_index'"):

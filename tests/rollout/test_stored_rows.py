@@ -157,6 +157,8 @@ class TestRefusals:
             (1, "episode_group_id", 1, "must be one value in all rows of trajectory 0, but row 0 has 0, got 1"),
             (3, "task_id", "x", "must be one value in all rows of group 0, but row 2 has 'task', got 'x'"),
             (1, "final_observation", "end", "must be null: it is not the last step of trajectory 0, got 'end'"),
+            (1, "final_anchor", "end", "must be null: it is not the last step of trajectory 0, got 'end'"),
+            (5, "scores", [("progress", math.inf)], "must map names to finite numbers, got [('progress', inf)]"),
         ],
     )
     def test_a_value_that_cannot_be_is_named(
