@@ -149,6 +149,7 @@ class HeldOutEvaluation(Callback):
         for line in lines:
             won = float(line["success"])
             figures = {"success_rate": won, "return": line["return"], "episode_length": float(line["steps"])}
+            figures["invalid_action_rate"] = line["invalid_actions"] / max(1, line["steps"])
             for name, value in (line["metrics"] | figures | {f"{line['kind']}/success_rate": won}).items():
                 self._update(f"{prefix}/{name}", value)
             success[line["task_id"]].append(line["success"])

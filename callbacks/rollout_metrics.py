@@ -8,14 +8,21 @@ import psutil
 from lightning.pytorch import LightningModule, Trainer
 
 from callbacks.watching import ExperienceCallback
+from gigpo_lightning.rollout.diagnosis import Diagnosis
 
 _logger = logging.getLogger(__name__)
 
 
 class RolloutMetrics(ExperienceCallback):
-    """Logs ``rollout/*``, ``time/*`` and ``memory/*`` of each epoch, and says in one line how it went."""
+    """Logs ``rollout/*``, ``time/*`` and ``memory/*`` of each epoch, and says in one line how it went.
+
+    What the figures show of why nothing is learnt is a warning, each reason once in a run.
+    """
 
     _last_end = 0.0
+
+    def __init__(self) -> None:
+        self._diagnosis = Diagnosis()
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock of the first iteration."""
@@ -26,20 +33,25 @@ class RolloutMetrics(ExperienceCallback):
         if self.experience is None:
             return
         now = time.perf_counter()
-        metrics = self.experience.metrics()
+        metrics, replies = self.experience.metrics(), self.experience.replies()
         metrics |= {"time/iteration": now - self._last_end, "memory/resident_gib": resident_gib()}
         self._last_end = now
         pl_module.log_dict(metrics, sync_dist=True)
         pl_module.log("success", metrics["rollout/success_rate"], prog_bar=True, logger=False, sync_dist=True)
         _logger.info(
-            "epoch %d: success %.0f%%, return %.2f, length %.1f, invalid %.1f%%, %.1f s",
+            "epoch %d: success %.0f%%, return %.2f, length %.1f, invalid %.1f%%%s, replies of %.1f tokens, %.1f s",
             self.experience.epoch,
             100 * metrics["rollout/success_rate"],
             metrics["rollout/return"],
             metrics["rollout/episode_length"],
             100 * metrics["rollout/invalid_action_rate"],
+            f" ({replies.commonest_problem[0]})" if replies.problems else "",
+            metrics["rollout/reply_length_mean"],
             metrics["time/iteration"],
         )
+        if trainer.is_global_zero:
+            for reason in self._diagnosis.reasons(replies, metrics):
+                _logger.warning("epoch %d: %s", self.experience.epoch, reason)
 
 
 def resident_gib() -> float:

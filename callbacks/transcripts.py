@@ -55,7 +55,7 @@ class Transcripts(ExperienceCallback):
         if due and log_dir is not None:
             self._write(trainer, log_dir, pl_module, f"epoch_{epoch}", played.groups, credit, experience.temperature)
         if self.text_every_n_epochs and epoch % self.text_every_n_epochs == 0:
-            self._show(trainer, "rollout", played.groups, credit)
+            self._show(trainer, pl_module, "rollout", played.groups, credit)
 
     def on_validation_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *args: Any
@@ -64,7 +64,7 @@ class Transcripts(ExperienceCallback):
         if isinstance(outputs, HeldOutGroups) and trainer.is_global_zero:
             compared = any(len(group.trajectories) > 1 for group in outputs.groups)
             credit = _credit(trainer, pl_module, outputs.groups) if compared else None
-            self._show(trainer, f"held_out/{outputs.split}", outputs.groups, credit)
+            self._show(trainer, pl_module, f"held_out/{outputs.split}", outputs.groups, credit)
 
     def on_predict_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *args: Any
@@ -77,7 +77,14 @@ class Transcripts(ExperienceCallback):
             path = self._write(trainer, log_dir, pl_module, name, batch.groups, credit, batch.temperature)
             _logger.info("episodes written to %s", path)
 
-    def _show(self, trainer: Trainer, name: str, groups: Sequence[TrajectoryGroup], credit: Credit | None) -> None:
+    def _show(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        name: str,
+        groups: Sequence[TrajectoryGroup],
+        credit: Credit | None,
+    ) -> None:
         """A best, a median and a worst episode as text; with credit, unless it has no other to be compared with."""
         add_texts = logger_methods(trainer.loggers, "add_text") if trainer.is_global_zero else []
         if not add_texts:
@@ -87,9 +94,11 @@ class Transcripts(ExperienceCallback):
         if credit is not None:
             credited = credited_groups(groups, credit)
             worths = [each if len(group) > 1 else None for group in credited for each in group]
+        as_text = cast("PolicyView", pl_module).tokenizer.exact_text
         for rank, number in best_median_worst(episodes).items():
+            prompt = as_text(episodes[number].steps[0].prompt_ids)
             for add_text in add_texts:
-                add_text(f"{name}/{rank}", transcript(episodes[number], worths[number]), trainer.global_step)
+                add_text(f"{name}/{rank}", transcript(episodes[number], worths[number], prompt), trainer.global_step)
 
     def _write(
         self,
@@ -104,7 +113,8 @@ class Transcripts(ExperienceCallback):
         rank = f".{trainer.global_rank}" if trainer.world_size > 1 else ""
         path = Path(log_dir or trainer.default_root_dir) / "trajectories" / f"{name}{rank}.parquet"
         prompt_text = cast("PolicyView", pl_module).tokenizer.exact_text
-        write_trajectories(path, groups, credit, temperature=temperature, prompt_text=prompt_text)
+        epoch = None if self.experience is None else self.experience.epoch
+        write_trajectories(path, groups, credit, temperature=temperature, prompt_text=prompt_text, epoch=epoch)
         return path
 
 

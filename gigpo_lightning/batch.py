@@ -58,11 +58,15 @@ class Minibatch:
         micro_batches: Together they hold every step of this rank once; of every rank there are equally many.
         counts: What all of them hold, on all ranks.
         temperature: Temperature that replies were drawn at; 1 for greedy ones, whose noise has no scale.
+        index: Its place among the epoch's minibatches, from 0.
+        num_minibatches: Number of the epoch's minibatches.
     """
 
     micro_batches: tuple[StepBatch, ...]
     counts: BatchCounts
     temperature: float
+    index: int = 0
+    num_minibatches: int = 1
 
 
 def make_minibatches(
@@ -118,11 +122,19 @@ def make_minibatches(
         num_tokens, num_trajectories = sum(len(reply) for _, reply in pairs), sum(share[row] for row in own)
         planned.append((len(micro_batches), num_tokens, len(own), num_trajectories))
     minibatches = []
-    for micro_batches, *everywhere in zip(parts, *gather(planned), strict=True):
+    for index, (micro_batches, *everywhere) in enumerate(zip(parts, *gather(planned), strict=True)):
         lengths, tokens, rows, trajectories = zip(*everywhere, strict=True)
         micro_batches += [_filling(pad_token_id)] * (max(lengths) - len(micro_batches))
         counts = BatchCounts(num_tokens=max(1, sum(tokens)), num_rows=sum(rows), num_trajectories=sum(trajectories))
-        minibatches.append(Minibatch(micro_batches=tuple(micro_batches), counts=counts, temperature=temperature or 1.0))
+        minibatches.append(
+            Minibatch(
+                micro_batches=tuple(micro_batches),
+                counts=counts,
+                temperature=temperature or 1.0,
+                index=index,
+                num_minibatches=len(parts),
+            )
+        )
     return minibatches
 
 

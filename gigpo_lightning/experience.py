@@ -20,6 +20,7 @@ from gigpo_lightning.policy_view import PolicyView
 from gigpo_lightning.ranks import gather, place
 from gigpo_lightning.rollout.episode import noise_seed
 from gigpo_lightning.rollout.group_sampler import PlayedGroups
+from gigpo_lightning.rollout.replies import ReplyCounts
 from gigpo_lightning.trajectory import Step, StepTable, Trajectory, TrajectoryGroup
 
 
@@ -163,7 +164,11 @@ class Experience:
         slowest = {name: max(values[name] for _, _, values in by_rank) for name in measured}
         tokens, seconds = totals.pop("tokens"), slowest["time/rollout"]
         speeds = {"rollout/tokens_per_second": tokens / seconds, "rollout/episodes_per_second": len(episodes) / seconds}
-        return means | totals | slowest | speeds | self._scores()
+        return means | totals | slowest | speeds | self.replies().metrics() | self._scores()
+
+    def replies(self) -> ReplyCounts:
+        """Counts of all ranks' replies, those of discarded groups among them. Every rank must ask."""
+        return ReplyCounts.total(gather(ReplyCounts.of(list(self.played.every()))))
 
     def _scores(self) -> dict[str, float]:
         """Means of the scores over the steps of all ranks that have one."""
@@ -178,6 +183,7 @@ class Experience:
             {
                 **episode.metrics,
                 "success_rate": float(episode.success),
+                **({f"{episode.kind}/success_rate": float(episode.success)} if episode.kind else {}),
                 "return": episode.episode_return,
                 "episode_length": float(len(episode.steps)),
                 "invalid_action_rate": float(np.mean([not step.valid_action for step in episode.steps])),

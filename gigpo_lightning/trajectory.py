@@ -35,6 +35,8 @@ class Step:
         response: ``completion_ids`` as text, without the stop token.
         action: What was sent to the environment.
         valid_action: Whether the parser accepted the response.
+        problem: Which rule of the prompt the response broke, in a few words; empty when valid.
+        reply_cut: Whether the response was as long as it may be, and did not end by itself.
         reward: Reward of this step, in the environment's units, without the invalid-action penalty.
         policy_version: Version of the weights that wrote ``completion_ids``.
         prompt_truncated: Whether the template had to shorten the prompt.
@@ -52,6 +54,8 @@ class Step:
     reward: float
     policy_version: int
     prompt_truncated: bool = False
+    problem: str = ""
+    reply_cut: bool = False
     scores: Mapping[str, float] = field(default_factory=dict)
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from gigpo_lightning.algorithm.losses import LossSettings, LossTerms, policy_loss
 from gigpo_lightning.batch import Minibatch, StepBatch
+from gigpo_lightning.countdown import Countdown
 from gigpo_lightning.token_batch import TokenBatch
 
 _LOGGED = ("loss", "policy", "kl", "entropy", "clip_fraction", "approximate_kl")
@@ -148,6 +149,7 @@ class Learner:
         self.max_grad_norm = max_grad_norm
         self.ref_logprobs = ref_logprobs if loss.kl_coefficient else None
         self.execution = execution or OneProcess(policy)
+        self._countdown = Countdown("update: minibatch")
         self.logged = (*_LOGGED, *(_LOGGED_WITH_CORRECTION if loss.importance_correction is not None else ()))
 
     def update(self, batch: Minibatch, progress: float = math.nan) -> dict[str, float]:
@@ -164,6 +166,7 @@ class Learner:
             NotFiniteError: If the loss or the gradient is not finite.
         """
         self.optimizer.zero_grad()
+        self._countdown.reach(float(batch.index), batch.num_minibatches)
         totals = torch.zeros(len(self.logged), device=self.execution.device)
         for index, micro_batch in enumerate(batch.micro_batches):
             with self.execution.accumulate(last=index == len(batch.micro_batches) - 1):
@@ -171,6 +174,8 @@ class Learner:
                 _check_finite("loss", terms.loss, batch)
                 self.execution.backward(terms.loss)
             totals += torch.stack([getattr(terms, name).detach().float() for name in self.logged])
+            done = batch.index + (index + 1) / len(batch.micro_batches)
+            self._countdown.reach(done, batch.num_minibatches)
         norm = self.execution.clip(self.max_grad_norm)
         _check_finite("gradient norm", norm, batch)
         self.optimizer.step()

@@ -6,19 +6,27 @@ from textwrap import wrap
 
 from gigpo_lightning.figures.credited import CreditedEpisode
 from gigpo_lightning.figures.plain_text import shortened
-from gigpo_lightning.trajectory import Trajectory
+from gigpo_lightning.trajectory import Step, Trajectory
 
 LONGEST_OBSERVATION = 400
 """In characters; the rest is in the run's ``trajectories/``."""
 _LONGEST_ACTION = 200
+_LONGEST_REPLY = 400
+_LONGEST_PROMPT = 2000
 _OBSERVATION_LINE, _ACTION_LINE = 40, 20  # characters; TensorBoard breaks the words of other columns beside longer ones
 _MARKUP = re.compile(r"([\\`*_\[\]|#])")
 
 
-def transcript(trajectory: Trajectory, credit: CreditedEpisode | None = None) -> str:
-    """An episode in Markdown: how it ended, and a row a step with observation, action, validity and credit.
+def transcript(trajectory: Trajectory, credit: CreditedEpisode | None = None, prompt: str = "") -> str:
+    """An episode in Markdown: how it ended, and a row a step with observation, reply, validity and credit.
 
-    Of an episode that was played alone there is no credit, which the text says, as zeros would not.
+    Of an episode that was played alone there is no credit, which the text says, as zeros would not. Where the reply is
+    more than the action, the action stands under it after an arrow.
+
+    Args:
+        trajectory: The episode.
+        credit: What its steps were worth.
+        prompt: The first step's prompt, shown under the table; its middle is left out if it is long.
     """
     num_steps = len(trajectory.steps)
     ended = f"{num_steps} step{'s' if num_steps > 1 else ''} ({str(trajectory.stop_reason).replace('_', ' ')})"
@@ -29,19 +37,22 @@ def transcript(trajectory: Trajectory, credit: CreditedEpisode | None = None) ->
     ]
     if credit is None:
         lines += ["Played once: there is no other attempt to compare it with, and so no credit.", ""]
-    headings = ["step", "observation", "action", "valid"]
+    headings = ["step", "observation", "reply", "valid"]
     headings += [] if credit is None else ["anchor<br>group", "A_E", "A_S"]
     lines += [_row(headings), _row("---" for _ in headings)]
     for index, step in enumerate(trajectory.steps):
-        cells = [str(index), _seen(step.observation), _in_lines(shortened(step.action, _LONGEST_ACTION), _ACTION_LINE)]
-        cells.append("yes" if step.valid_action else "**no**")
+        cells = [str(index), _seen(step.observation), _written(step)]
+        cells.append("yes" if step.valid_action else f"**no**{f'<br>{_escaped(step.problem)}' if step.problem else ''}")
         if credit is not None:
             cells.append(str(credit.group_size[index]))
             advantages = credit.episode_advantage[index], credit.step_advantage[index]
             cells += [f"{value:+.2f}" if value else "0" for value in advantages]
         lines.append(_row(cells))
     end = [str(num_steps), _seen(trajectory.final_observation)]
-    return "\n".join([*lines, _row(end + [""] * (len(headings) - 2))])
+    lines.append(_row(end + [""] * (len(headings) - 2)))
+    if prompt:
+        lines += ["", "The prompt of step 0:", "", *(f"    {line}" for line in _without_middle(prompt).splitlines())]
+    return "\n".join(lines)
 
 
 def best_median_worst(trajectories: Sequence[Trajectory]) -> dict[str, int]:
@@ -62,6 +73,21 @@ def best_median_worst(trajectories: Sequence[Trajectory]) -> dict[str, int]:
 
 def _row(cells: Iterable[str]) -> str:
     return f"| {' | '.join(cells)} |"
+
+
+def _written(step: Step) -> str:
+    """The reply, and the action where it is not the reply."""
+    action = _in_lines(shortened(step.action, _LONGEST_ACTION), _ACTION_LINE)
+    if step.response.split() == step.action.split():
+        return action
+    reply = _in_lines(shortened(step.response, _LONGEST_REPLY), _OBSERVATION_LINE)
+    cut = " *(cut)*" if step.reply_cut else ""
+    return f"{reply}{cut}<br>→ {action}"
+
+
+def _without_middle(text: str) -> str:
+    half = _LONGEST_PROMPT // 2
+    return text if len(text) <= _LONGEST_PROMPT else f"{text[:half]}\n[...]\n{text[-half:]}"
 
 
 def _seen(observation: str) -> str:

@@ -186,6 +186,8 @@ class EpisodePlayer:
                 reward=0.0,  # known when the environment answers
                 policy_version=completion.policy_version,
                 prompt_truncated=episode.prompt_truncated,
+                problem=parsed.problem,
+                reply_cut=completion.finish_reason == "length",
             )
         )
         return parsed.action

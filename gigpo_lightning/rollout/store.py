@@ -26,6 +26,7 @@ def write_trajectories(
     *,
     temperature: float = 1.0,
     prompt_text: Callable[[Sequence[int]], str] | None = None,
+    epoch: int | None = None,
 ) -> None:
     """Write groups of episodes, one row a step; the file appears whole or not at all.
 
@@ -35,6 +36,7 @@ def write_trajectories(
         credit: Adds the advantage's parts; its rows are those of ``StepTable.from_groups(groups)``.
         temperature: Sampling temperature of the replies.
         prompt_text: Adds the prompts as text; decodes token ids.
+        epoch: Adds the epoch that learnt from them.
 
     Raises:
         FullDiskError: If there is no room; the former file is still there.
@@ -48,6 +50,8 @@ def write_trajectories(
             well_formed(prompt_text(step.prompt_ids)) for g in groups for t in g.trajectories for step in t.steps
         ]
         table = table.append_column("prompt", pa.array(prompts))
+    if epoch is not None:
+        table = table.append_column("epoch", pa.array([epoch] * len(table)))
     with whole_file(path) as partial:
         pq.write_table(table, partial, compression="zstd", write_page_checksum=True)
         seal(partial)

@@ -39,7 +39,7 @@ SCHEMA = pa.schema(
 """Columns of a file: a step's place, the fields of ``Trajectory`` and ``Step``, and three counts by which a lost row
 shows: ``num_steps`` of a trajectory, ``num_trajectories`` of its group, ``num_groups`` of the file. A trajectory's
 ``final_observation`` and, if it is known, its ``final_anchor`` stand in its last row alone; the others have null."""
-LATER = (*_COUNTS, "temperature", "final_anchor", "scores")
+LATER = (*_COUNTS, "temperature", "final_anchor", "scores", "problem", "reply_cut")
 """Columns that files of earlier versions lack."""
 _OF_TRAJECTORY = ("episode_group_id", "task_id", "kind", "episode_index", "success", "stop_reason", "num_steps")
 _OF_GROUP = ("task_id", "num_trajectories")

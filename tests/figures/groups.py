@@ -15,6 +15,7 @@ def attempt(states: str, reward: float = 0.0, *, invalid: Sequence[int] = (), nu
         step(
             observation=f"you are in {state}",
             anchor_key=state,
+            response=f"go {index}",
             action=f"go {index}",
             valid_action=index not in invalid,
             reward=reward if index == last else 0.0,

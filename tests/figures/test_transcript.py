@@ -22,7 +22,7 @@ def cells(text: str) -> list[list[str]]:
 def test_a_step_has_its_action_and_what_it_was_worth():
     (episodes,) = credited(group_of(("ab", 8.0), ("ac", 0.0)))
     assert cells(transcript(episodes[0].trajectory, episodes[0])) == [
-        ["step", "observation", "action", "valid", "anchor group", "A_E", "A_S"],
+        ["step", "observation", "reply", "valid", "anchor group", "A_E", "A_S"],
         ["0", "you are in a", "go 0", "yes", "2", "+4.00", "+3.80"],
         ["1", "you are in b", "go 1", "yes", "1", "+4.00", "0"],
         ["2", "the end", "", "", "", "", ""],
@@ -32,7 +32,7 @@ def test_a_step_has_its_action_and_what_it_was_worth():
 def test_an_episode_that_was_played_alone_says_so_and_prints_no_zeros():
     text = transcript(attempt("ab", 8.0))
     assert "Played once: there is no other attempt to compare it with, and so no credit." in text
-    assert cells(text)[0] == ["step", "observation", "action", "valid"]
+    assert cells(text)[0] == ["step", "observation", "reply", "valid"]
     assert cells(text)[1] == ["0", "you are in a", "go 0", "yes"]
 
 
@@ -87,3 +87,23 @@ def test_the_best_wins_early_and_the_worst_gains_least():
 )
 def test_no_episode_is_shown_twice(count: int, chosen: dict[str, int]):
     assert best_median_worst([attempt("a")] * count) == chosen
+
+
+def test_the_reply_stands_above_an_action_that_is_only_a_part_of_it():
+    wordy = step(response="I think: <action>look</action>", action="look")
+    assert cells(transcript(trajectory(wordy)))[1][2] == "I think: &lt;action&gt;look&lt;/action&gt; → look"
+
+
+def test_an_invalid_reply_says_which_rule_it_broke_and_whether_it_was_cut():
+    bad = step(response="I think that", action="that", valid_action=False, problem="no action tags", reply_cut=True)
+    row = cells(transcript(trajectory(bad)))[1]
+    assert row[2] == "I think that <em>(cut)</em> → that"
+    assert row[3] == "<strong>no</strong> no action tags"
+
+
+def test_a_long_prompt_is_shown_without_its_middle():
+    html = markdown_to_safe_html(transcript(trajectory(step()), prompt="<begin>" + "x" * 5000 + "<end>"))
+    assert "The prompt of step 0:" in html
+    assert html.count("x") < 2100
+    assert "&lt;begin&gt;" in html
+    assert "&lt;end&gt;" in html
