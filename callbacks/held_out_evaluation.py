@@ -2,7 +2,6 @@
 
 import json
 import logging
-import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
@@ -11,6 +10,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
 from torchmetrics import MeanMetric
 
 from callbacks.watching import logger_methods
@@ -28,7 +28,9 @@ from gigpo_lightning.figures import (
 )
 from gigpo_lightning.ranks import gather, interleave
 from gigpo_lightning.rollout.player import HeldOutGroups
+from gigpo_lightning.text import as_rate, count
 from gigpo_lightning.trajectory import Trajectory
+from gigpo_lightning.where_to_look import where_to_look
 
 _logger = logging.getLogger(__name__)
 
@@ -105,7 +107,7 @@ class HeldOutEvaluation(Callback):
             pl_module.log_dict(values, sync_dist=True)
         for name, value in values.items():
             if name.endswith("/success_rate") and name.count("/") == 2:
-                _logger.info("%s %.3f at version %d", name, value, getattr(pl_module, "policy_version", 0))
+                _logger.info("%s %s at version %d", name, as_rate(value), getattr(pl_module, "policy_version", 0))
 
     on_test_epoch_start = on_validation_epoch_start
     on_test_batch_end = on_validation_batch_end
@@ -123,20 +125,25 @@ class HeldOutEvaluation(Callback):
             (old, first), (new, last) = evaluations[0], evaluations[-1]
             if len(evaluations) < 2:
                 success = sum(first.values()) / len(first)
-                lines.append(f"held-out success on {split}: {success:.3f} at version {old}; no other to compare with")
+                said = f"{as_rate(success)} at version {old}; no other to compare with"
+                lines.append(f"held-out success on {split}: {said}")
                 continue
             games = sorted(first.keys() & last.keys())
             before, after = ([evaluation[game] for game in games] for evaluation in (first, last))
             gain, low, high = paired_bootstrap(before, after)
             lines.append(
-                f"held-out success on {split}: {sum(before) / len(games):.3f} before (version {old}), "
-                f"{sum(after) / len(games):.3f} after (version {new}): {gain:+.3f}, 95% paired bootstrap over "
-                f"{len(games)} games [{low:+.3f}, {high:+.3f}]"
+                f"held-out success on {split}: {as_rate(sum(before) / len(games))} before (version {old}), "
+                f"{as_rate(sum(after) / len(games))} after (version {new})"
+            )
+            interval = f"[{as_rate(low, sign=True)}, {as_rate(high, sign=True)}]"
+            lines.append(
+                f"gain on {split}: {as_rate(gain, sign=True)} {interval}, 95 % paired bootstrap over "
+                f"{count(len(games), 'game')}"
             )
         if trainer.log_dir is not None:
-            tensorboard = Path(sys.executable).with_name("tensorboard")
             lines.append(f"run folder: {trainer.log_dir}")
-            lines.append(f"look at it: {tensorboard} --logdir {trainer.log_dir}")
+            boards = [each.log_dir for each in trainer.loggers if isinstance(each, TensorBoardLogger)]
+            lines += where_to_look(Path(trainer.log_dir), boards)
         return lines
 
     def _count(self, trainer: Trainer, episodes: HeldOutGroups) -> None:
@@ -172,7 +179,7 @@ class HeldOutEvaluation(Callback):
         ends = outcomes_by_kind([EvaluatedEpisode(**{name: line[name] for name in counted}) for line in lines])
         again = len(self.evaluations[episodes.split]) > 1
         changes = changes_by_kind(before, after, kinds) if again else {}
-        title = f"held-out {episodes.split} at version {episodes.policy_version}, {len(lines)} episodes"
+        title = f"held-out {episodes.split} at version {episodes.policy_version}, {count(len(lines), 'episode')}"
         title += f"; the first evaluation was at version {first}" if again else ""
         add_figures = logger_methods(trainer.loggers, "add_figure")
         for add_figure in add_figures:

@@ -11,6 +11,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from callbacks.lightning_internals import begin_epoch_again, epochs_done, take_over_sigterm, typed
 from gigpo_lightning.errors import Preempted, StoppedBySignal
 from gigpo_lightning.ranks import gather
+from gigpo_lightning.text import count
 
 _logger = logging.getLogger(__name__)
 
@@ -61,9 +62,8 @@ class Preemption(Callback):
         path = _checkpoints(trainer) / self.file_name
         trainer.save_checkpoint(path, weights_only=False)
         if trainer.is_global_zero:
-            _logger.info(
-                "stopped by SIGTERM, %d epochs done; go on with --ckpt_path last, or %s", epochs_done(trainer), path
-            )
+            done = count(epochs_done(trainer), "epoch")
+            _logger.info("stopped by SIGTERM, %s done; go on with --ckpt_path last, or %s", done, path)
         elif isinstance(getattr(trainer.strategy, "cluster_environment", None), LightningEnvironment):
             exception.exit_code = 0  # Lightning kills the first rank when one that it started fails
 

@@ -8,6 +8,7 @@ import psutil
 from lightning.pytorch import LightningModule, Trainer
 
 from callbacks.watching import ExperienceCallback
+from gigpo_lightning.text import as_rate
 
 _logger = logging.getLogger(__name__)
 
@@ -32,12 +33,12 @@ class RolloutMetrics(ExperienceCallback):
         pl_module.log_dict(metrics, sync_dist=True)
         pl_module.log("success", metrics["rollout/success_rate"], prog_bar=True, logger=False, sync_dist=True)
         _logger.info(
-            "epoch %d: success %.0f%%, return %.2f, length %.1f, invalid %.1f%%, %.1f s",
+            "epoch %d: success %s, return %.2f, length %.1f, invalid %s, %.1f s",
             self.experience.epoch,
-            100 * metrics["rollout/success_rate"],
+            as_rate(metrics["rollout/success_rate"], 2),
             metrics["rollout/return"],
             metrics["rollout/episode_length"],
-            100 * metrics["rollout/invalid_action_rate"],
+            as_rate(metrics["rollout/invalid_action_rate"], 2),
             metrics["time/iteration"],
         )
 

@@ -6,7 +6,7 @@ import os
 import sys
 import warnings
 from argparse import ArgumentError
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +19,7 @@ from lightning.pytorch.accelerators import AcceleratorRegistry
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.utilities import rank_zero_only
+from rich.console import Console
 
 from callbacks import OptimizerSettings
 from callbacks.kept_configuration import KeptConfiguration
@@ -28,9 +29,12 @@ from gigpo_lightning.complaints import constructor_complaint, parser_complaint, 
 from gigpo_lightning.disk import no_room
 from gigpo_lightning.dry_run import plan, plan_memory
 from gigpo_lightning.errors import Preempted, RunError, check_seed, no_exit
+from gigpo_lightning.evaluation_table import evaluation_table
 from gigpo_lightning.last_checkpoint import last_checkpoint, read_progress
 from gigpo_lightning.messages import log_to_stderr, say_error
 from gigpo_lightning.prompts.base import check_markers
+from gigpo_lightning.quick_answers import SUBCOMMANDS, asked_for, parser_settings
+from gigpo_lightning.quiet import leave_out_noise
 from gigpo_lightning.ranks import wait_for_tensors_to_go
 from gigpo_lightning.standard_settings import add_standard
 from gigpo_lightning.strict_cli import MENDABLE, REFUSED, StrictCLI
@@ -44,21 +48,9 @@ __all__ = ["MENDABLE", "GigpoCLI", "build_cli", "checked_configuration", "main",
 
 _logger = logging.getLogger(__name__)
 
-_DESCRIPTION = "Trains and evaluates LLM agents with GiGPO (arXiv:2505.10978) on Lightning, configured by YAML."
 _MORE_HELP = (
     "The keys of a class: gigpo {subcommand} --model.help modules.GiGPOModule, and --data.help "
     "datamodules.RolloutDataModule. The whole configuration, defaults filled in: --print_config. Examples: configs/."
-)
-
-# True, known, and nothing that a user could do anything about.
-_KNOWN_WARNINGS = (
-    ".*does not have many workers.*",
-    ".*sync_dist=True.*",
-    ".*LeafSpec.*",
-    ".*torch.distributed.reduce_op.*",
-    ".*IterableDataset. has .__len__.*",
-    ".*You have overridden .transfer_batch_to_device.*",
-    ".*The dirpath has changed from.*",  # a resumed run has a folder of its own
 )
 
 
@@ -69,12 +61,19 @@ class GigpoCLI(StrictCLI):
 
     def __init__(self, args: Any = None, **kwargs: Any) -> None:
         words = sys.argv[1:] if args is None else args
-        self._asked = words[0] if isinstance(words, list) and words and words[0] in self.subcommands() else None
+        self._asked = asked_for(words) if isinstance(words, list) else None
         super().__init__(args=args, **kwargs)
+
+    def _add_subcommands(self, parser: LightningArgumentParser, **kwargs: Any) -> None:
+        said = {name: {"description": text} | kwargs.get(name, {}) for name, text in SUBCOMMANDS.items()}
+        super()._add_subcommands(parser, **said)
+        assert parser._subcommands_action is not None
+        for choice in parser._subcommands_action._choices_actions:
+            choice.help = SUBCOMMANDS.get(choice.dest, choice.help)  # the Trainer's own are cut within a sentence
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
         if self._asked not in (None, subcommand):
-            return self.init_parser(**kwargs)  # of one that nobody asks for the name is enough
+            return self.init_parser(**kwargs)  # nobody asks for its options
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
         # Written out by argparse, the usage is a screen of options that the help lists again.
         parser.usage = f"gigpo {subcommand} --config CONFIG [--KEY VALUE ...]"
@@ -148,6 +147,19 @@ class GigpoCLI(StrictCLI):
         for line in memory.warnings:
             _logger.warning("warning: %s", line)
         _logger.info(memory.numbers)
+
+    def validate(self, model: LightningModule, **kwargs: Any) -> None:
+        """Evaluate on the held-out splits, and print what came of it."""
+        self._evaluate(self.trainer.validate, model, **kwargs)
+
+    def test(self, model: LightningModule, **kwargs: Any) -> None:
+        """Evaluate on the test splits, and print what came of it."""
+        self._evaluate(self.trainer.test, model, **kwargs)
+
+    def _evaluate(self, evaluate: Callable[..., Any], model: LightningModule, verbose: bool, **kwargs: Any) -> None:
+        results = evaluate(model, verbose=False, **kwargs)  # Lightning's own table has numbers of 17 digits
+        if verbose and self.trainer.is_global_zero and any(results):
+            Console().print(evaluation_table(results, str(self.subcommand)))
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Carry the subcommand out in a folder that no other run gets; one that is only planned has none."""
@@ -293,7 +305,7 @@ def build_cli(args: Any = None, run: bool = True) -> GigpoCLI:
             save_config_callback=KeptConfiguration,
             save_config_kwargs={"overwrite": True},
             auto_configure_optimizers=False,  # modules make their own; a second --optimizer would replace them silently
-            parser_kwargs={"description": _DESCRIPTION},
+            parser_kwargs=parser_settings(),
             args=args,
             run=run,
         )
@@ -323,8 +335,7 @@ def main() -> None:
     rank = getattr(rank_zero_only, "rank", 0)
     # What every rank would say, the first says; what went wrong, each.
     log_to_stderr(*(("WARNING", f"rank {rank}: %(message)s") if rank else ()))
-    for message in _KNOWN_WARNINGS:
-        warnings.filterwarnings("ignore", message=message)
+    leave_out_noise()
     share_the_machine()
     exit_code = 0
     try:

@@ -50,6 +50,11 @@ class StrictConfigFile(ActionConfigFile):
             raise ValueError(f"{name}: {parser_complaint(str(error))}") from error
 
 
+def add_config_option(parser: jsonargparse.ArgumentParser) -> None:
+    """Give a parser the option ``--config``."""
+    parser.add_argument("-c", "--config", action=StrictConfigFile, help="A YAML file; a later one goes on top.")
+
+
 def _check_file(path: Path) -> None:
     if path.is_dir():
         raise ValueError(f"--config must name a YAML file, got the folder {str(path)!r}")

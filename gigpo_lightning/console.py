@@ -31,6 +31,9 @@ class OwnPackages(MetaPathFinder):
 
 def gigpo() -> None:
     """``gigpo fit | validate | test | predict``."""
+    from gigpo_lightning.quick_answers import answer  # imports less than a run, and ``gigpo-sweep`` needs none of it
+
+    answer(sys.argv[1:])
     _main("gigpo_lightning.cli")
 
 

@@ -11,7 +11,7 @@ from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, _InstantiatorFn
 
 from gigpo_lightning.complaints import constructor_complaint, find_key
-from gigpo_lightning.config_action import StrictConfigFile, no_section, refuse_nothing
+from gigpo_lightning.config_action import add_config_option, no_section, refuse_nothing
 from gigpo_lightning.errors import RunError
 
 jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
@@ -30,7 +30,7 @@ class StrictCLI(LightningCLI):
         """Have mistakes raised, not answered with two screens of usage before the one line that says what is wrong."""
         # A key is written out: argparse would take its beginning for it, and so some misspelt ones.
         parser = LightningArgumentParser(**{"exit_on_error": False, "allow_abbrev": False} | kwargs)
-        parser.add_argument("-c", "--config", action=StrictConfigFile, help="A YAML file; a later one goes on top.")
+        add_config_option(parser)
         return parser
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:

@@ -24,6 +24,7 @@ from gigpo_lightning.algorithm.losses import LossSettings
 from gigpo_lightning.batch import Minibatch
 from gigpo_lightning.random_states import random_states, restore_random_states
 from gigpo_lightning.ranks import gather
+from gigpo_lightning.text import count
 from gigpo_lightning.token_batch import TokenBatch
 from gigpo_lightning.update import Learner, NotFiniteError, check_max_grad_norm
 from modules.checkpoint_io import check_for_another_reader
@@ -300,7 +301,7 @@ class GiGPOModule(PolicyModule):
         if path is not None and self.global_rank == 0:
             what = "going on from" if fitting else "playing with the policy of"
             done, step = kept["iteration"], checkpoint.get("global_step")
-            _logger.info("%s %s: %d epochs done, global step %s", what, path, done, step)
+            _logger.info("%s %s: %s done, global step %s", what, path, count(done, "epoch"), step)
 
     def check_checkpoint(self, checkpoint: dict[str, Any]) -> dict[str, Any]:
         """Look at all of a checkpoint before any of it is taken; what this module keeps in it.

@@ -12,7 +12,7 @@ import torch._dynamo
 
 from gigpo_lightning.engines.adapter import Adapter
 from gigpo_lightning.engines.base import Completion, EngineBase, GenerationRequest
-from gigpo_lightning.engines.vllm_device import check_one_device, on_this_device
+from gigpo_lightning.engines.vllm_device import binding_memory_quietly, check_one_device, on_this_device
 from gigpo_lightning.engines.vllm_server.messages import SCORING, reply_sampling
 from gigpo_lightning.engines.vllm_weights import show_weights
 from gigpo_lightning.engines.weight_proof import Checksums, Shapes
@@ -150,7 +150,7 @@ class VLLMEngine(EngineBase):
                 "async_scheduling": False,
                 "enforce_eager": True,
             }
-        with on_this_device():
+        with on_this_device(), binding_memory_quietly():
             self._llm = self._vllm.LLM(
                 self._model or model_folder,
                 **{

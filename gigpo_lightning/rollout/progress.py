@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from rich.console import Console
 from rich.status import Status
 
+from gigpo_lightning.text import as_rate
+
 _logger = logging.getLogger(__name__)
 
 
@@ -74,10 +76,10 @@ class RolloutProgress:
     def line(self) -> str:
         """The counts in one line."""
         seconds = max(self.seconds, 1e-9)
-        success = f"{self.successes / self.finished:.0%}" if self.finished else "-"
+        success = as_rate(self.successes / self.finished, 2) if self.finished else "-"
         dropped = f", {self.dropped} dropped" if self.dropped else ""
         return (
-            f"{self.name}: {self.finished}/{self.total} episodes{dropped}, success {success}, "
+            f"{self.name}: success {success} in {self.finished}/{self.total} episodes{dropped}, "
             f"{self.steps / seconds:.0f} steps/s, {self.tokens / seconds:.0f} tokens/s, slowest environment "
             f"{self.slowest:.2f} s"
         )

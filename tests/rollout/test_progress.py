@@ -22,11 +22,13 @@ def test_the_line_says_how_far_how_well_and_how_fast(clock):
     progress = RolloutProgress(name="epoch 3", total=8, finished=4, successes=1, steps=40, tokens=100, started=100.0)
     progress.note_environment("a", 0.25)
     clock.now += 2
-    assert progress.line() == "epoch 3: 4/8 episodes, success 25%, 20 steps/s, 50 tokens/s, slowest environment 0.25 s"
+    assert (
+        progress.line() == "epoch 3: success .25 in 4/8 episodes, 20 steps/s, 50 tokens/s, slowest environment 0.25 s"
+    )
 
 
 def test_before_the_first_episode_has_ended_no_success_is_claimed(clock):
-    assert "success -" in RolloutProgress(name="x", total=8, started=100.0).line()
+    assert "success - in 0/8" in RolloutProgress(name="x", total=8, started=100.0).line()
 
 
 def test_a_log_gets_a_line_now_and_then(clock, caplog):
@@ -59,7 +61,7 @@ def test_a_terminal_shows_the_line_live(clock, capsys, monkeypatch):
         progress.finished = 8
         clock.now += 1
         display.update(progress)
-    assert "epoch 3: 8/8 episodes" in capsys.readouterr().err
+    assert "epoch 3: success .00 in 8/8 episodes" in capsys.readouterr().err
 
 
 def test_a_rollout_that_never_says_whether_it_succeeded_is_told_so_once(caplog):
