@@ -14,7 +14,10 @@ _NOISE = {
         "💡 Tip: ",  # advertisements
         "GPU available: False",  # a run that needs one is refused
         "TPU available: False",
-        "Restoring states from the checkpoint path",  # said again when it is done
+        # The module says which checkpoint it is, and how far its run had come.
+        "Restoring states from the checkpoint path",
+        "Restored all states from the checkpoint",
+        "Loaded model weights from the checkpoint",
     ),
     "vllm.triton_utils.importing": ("Triton ",),  # on CPUs, where it is not needed
 }
@@ -28,6 +31,7 @@ _NOISE_IN_WARNINGS = (
     "IterableDataset. has .__len__",
     "You have overridden .transfer_batch_to_device",
     "The dirpath has changed from",  # a resumed run has a folder of its own
+    "predict returned None",  # episodes go into a file
     r"module\(s\) in eval mode",  # a policy is trained as the engine samples from it: without dropout
 )
 

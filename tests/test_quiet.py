@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from lightning.pytorch import Trainer
-from lightning.pytorch.loops import fit_loop
+from lightning.pytorch.loops import fit_loop, prediction_loop
 from lightning.pytorch.trainer.connectors import checkpoint_connector
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
@@ -44,7 +44,10 @@ def lines(monkeypatch):
 def make_noise(folder):
     Trainer(accelerator="cpu", logger=False, default_root_dir=folder, enable_progress_bar=False)
     rank_zero_info("Restoring states from the checkpoint path at last.ckpt")
+    rank_zero_info("Restored all states from the checkpoint at last.ckpt")
+    rank_zero_info("Loaded model weights from the checkpoint at last.ckpt")
     rank_zero_warn(EVAL_MODE)
+    rank_zero_warn("predict returned None if it was on purpose, ignore this warning...")
     logging.getLogger("vllm.triton_utils.importing").warning("Triton is installed, but doesn't include CPU backend.")
 
 
@@ -71,7 +74,9 @@ def test_a_user_who_wants_every_line_gets_it(lines, tmp_path, monkeypatch):
 
 def test_the_libraries_still_write_what_is_left_out():
     assert "module(s) in eval mode" in Path(fit_loop.__file__).read_text()
-    assert "Restoring states from the checkpoint path" in Path(checkpoint_connector.__file__).read_text()
+    assert "predict returned None" in Path(prediction_loop.__file__).read_text()
+    for part in ("Restoring states from the checkpoint path", "Restored all states", "Loaded model weights"):
+        assert part in Path(checkpoint_connector.__file__).read_text()
     if vllm := importlib.util.find_spec("vllm"):
         lines = Path(str(vllm.origin)).with_name("triton_utils") / "importing.py"
         assert '"Triton is installed' in lines.read_text()

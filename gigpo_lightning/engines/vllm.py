@@ -144,6 +144,7 @@ class VLLMEngine(EngineBase):
         if self._on_cpu():
             # vLLM compiles small functions such as the gathering of logprobs anew for every shape: minutes of a CPU.
             torch._dynamo.config.disable = True
+            self._vllm.platforms.current_platform.import_kernels()  # one of them is made quiet below
             device_options = {
                 "kv_cache_memory_bytes": self._kv_cache_bytes,
                 "enable_chunked_prefill": False,

@@ -68,7 +68,7 @@ def binding_memory_quietly() -> Iterator[None]:
 
     Compiled code writes that line, past every logger.
     """
-    operators = torch.ops._C
+    operators: Any = torch.ops._C
     bind = getattr(operators, "init_cpu_memory_env", None)  # of vLLM's CPU build
     if bind is None or shows_everything():
         yield
