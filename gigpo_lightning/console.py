@@ -30,7 +30,7 @@ class OwnPackages(MetaPathFinder):
 
 
 def gigpo() -> None:
-    """``gigpo fit | validate | test | predict``."""
+    """``gigpo fit | validate | test | predict | export``."""
     _main("gigpo_lightning.cli")
 
 
