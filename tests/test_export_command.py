@@ -135,6 +135,12 @@ def test_the_configuration_beside_a_checkpoint_serves_where_it_holds_none(policy
     assert_is(tmp_path / "out", policy)
 
 
+def test_an_imitation_s_policy_is_one_too(policy, tmp_path):
+    told = {"model": {"class_path": "modules.BehaviourCloningModule", "init_args": {"policy": TINY}}}
+    export("--ckpt_path", checkpoint_of(policy, tmp_path / "last.ckpt", told), "--folder", tmp_path / "out")
+    assert_is(tmp_path / "out", policy)
+
+
 def test_a_folder_with_a_file_a_rank_is_put_together(policy, tmp_path):
     whole = read_checkpoint(checkpoint_of(policy, tmp_path / "whole.ckpt", configuration()))
     path = tmp_path / "shards.ckpt"
