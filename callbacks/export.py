@@ -33,7 +33,7 @@ class Writable(Protocol):
         """Write the folder."""
 
     def save_tokenizer(self, folder: str | Path) -> None:
-        """Write the tokenizer's files, with the ``config.json`` that they go by."""
+        """Write the tokenizer's files alone."""
 
 
 def write_policy(policy: Writable, path: Path, weights: dict[str, Tensor] | None = None) -> None:

@@ -26,7 +26,7 @@ class TokenizerFile(PreTrainedTokenizerFast):
 
 
 def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: str | Path) -> None:
-    """Write a tokenizer beside its model's ``config.json``, and prove that ``AutoTokenizer`` loads the same one.
+    """Write a tokenizer, beside its model's ``config.json`` if there is one, and prove that ``AutoTokenizer`` loads the same one.
 
     For some architectures ``AutoTokenizer`` goes by the model: a Qwen2 with any other tokenizer gets Qwen's rules on
     the wrong vocabulary, without a word. Such a folder says in addition that the tokenizer has code of its own, which
