@@ -147,7 +147,7 @@ class Policy(nn.Module):
         save_tokenizer(self.tokenizer.tokenizer, folder)
 
     def save_tokenizer(self, folder: str | Path) -> None:
-        """Write the tokenizer's files alone: beside adapters, Transformers takes a ``config.json`` for whole weights."""
+        """Write the tokenizer's files alone: with a ``config.json`` Transformers would look for whole weights."""
         save_tokenizer(self.tokenizer.tokenizer, folder)
 
     def _with_ties(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -26,12 +26,12 @@ class TokenizerFile(PreTrainedTokenizerFast):
 
 
 def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: str | Path) -> None:
-    """Write a tokenizer, beside its model's ``config.json`` if there is one, and prove that ``AutoTokenizer`` loads the same one.
+    """Write a tokenizer, and prove that ``AutoTokenizer`` loads the same one.
 
-    For some architectures ``AutoTokenizer`` goes by the model: a Qwen2 with any other tokenizer gets Qwen's rules on
-    the wrong vocabulary, without a word. Such a folder says in addition that the tokenizer has code of its own, which
-    makes ``AutoTokenizer`` read ``tokenizer.json`` as it is, whether it may run that code or not. A warning says how
-    to load the folder if that does not help.
+    The ``config.json`` of its model has to be there first. For some architectures ``AutoTokenizer`` goes by it: a
+    Qwen2 with any other tokenizer gets Qwen's rules on the wrong vocabulary, without a word. Such a folder says in
+    addition that the tokenizer has code of its own, which makes ``AutoTokenizer`` read ``tokenizer.json`` as it is,
+    whether it may run that code or not. A warning says how to load the folder if that does not help.
     """
     folder = Path(folder)
     tokenizer.save_pretrained(folder)
