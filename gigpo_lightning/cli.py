@@ -1,4 +1,4 @@
-"""The one door: ``gigpo fit | validate | test | predict``, a LightningCLI over the configs."""
+"""The one door: ``gigpo fit | validate | test | predict | export``, a LightningCLI over the configs."""
 
 import contextlib
 import logging
@@ -30,6 +30,7 @@ from gigpo_lightning.disk import no_room
 from gigpo_lightning.dry_run import plan, plan_memory
 from gigpo_lightning.errors import Preempted, RunError, check_seed, no_exit
 from gigpo_lightning.evaluation_table import evaluation_table
+from gigpo_lightning.export_command import ExportCLI
 from gigpo_lightning.last_checkpoint import last_checkpoint, read_progress
 from gigpo_lightning.messages import log_to_stderr, say_error
 from gigpo_lightning.prompts.base import check_markers
@@ -41,7 +42,7 @@ from gigpo_lightning.strict_cli import MENDABLE, REFUSED, StrictCLI
 from gigpo_lightning.trainer_settings import check_trainer
 from modules import AtomicCheckpointIO
 from modules.checkpoint_folder import META
-from modules.checkpoint_io import check_whole, damage
+from modules.checkpoint_io import check_file, check_whole
 from modules.run_folder import Claim, chosen_folder, claimed, hold
 
 __all__ = ["MENDABLE", "GigpoCLI", "build_cli", "checked_configuration", "main", "share_the_machine", "what_is_wrong"]
@@ -68,6 +69,7 @@ class GigpoCLI(StrictCLI):
         said = {name: {"description": text} | kwargs.get(name, {}) for name, text in SUBCOMMANDS.items()}
         super()._add_subcommands(parser, **said)
         assert parser._subcommands_action is not None
+        parser._subcommands_action.add_subcommand("export", self.init_parser(), help=SUBCOMMANDS["export"])
         for choice in parser._subcommands_action._choices_actions:
             choice.help = SUBCOMMANDS.get(choice.dest, choice.help)  # the Trainer's own are cut within a sentence
 
@@ -235,7 +237,7 @@ class GigpoCLI(StrictCLI):
             if not any(folder.is_relative_to(root) for root in roots):
                 roots.append(folder)
         ours = isinstance(self.trainer.strategy.checkpoint_io, AtomicCheckpointIO)
-        found = last_checkpoint(roots, _check_file if ours else lambda path: None, to_go_on=self.subcommand == "fit")
+        found = last_checkpoint(roots, check_file if ours else lambda path: None, to_go_on=self.subcommand == "fit")
         if found is None:
             raise ValueError(
                 f"ckpt_path 'last' needs a checkpoint under {' or '.join(map(str, roots))}, but there is "
@@ -285,7 +287,7 @@ def _planned_devices(devices: Any) -> int:
     return number
 
 
-def build_cli(args: Any = None, run: bool = True) -> GigpoCLI:
+def build_cli(args: Any = None, run: bool = True) -> StrictCLI:
     """Parse the arguments and, with ``run``, carry out the subcommand.
 
     Args:
@@ -295,7 +297,10 @@ def build_cli(args: Any = None, run: bool = True) -> GigpoCLI:
     Raises:
         RunError: If a class that the configuration names calls ``sys.exit``.
     """
+    words = sys.argv[1:] if args is None else args
     with no_exit():
+        if run and isinstance(words, list) and words[:1] == ["export"]:
+            return ExportCLI(words[1:], model_class=LightningModule, datamodule_class=LightningDataModule)
         return GigpoCLI(
             model_class=LightningModule,
             datamodule_class=LightningDataModule,
@@ -321,7 +326,9 @@ def checked_configuration(options: Sequence[str]) -> str:
     logging.disable(logging.WARNING)  # the run itself will say it, in its log
     try:
         with warnings.catch_warnings(action="ignore"):
-            return build_cli(["fit", *options, "--dry_run"]).run_configuration()
+            cli = build_cli(["fit", *options, "--dry_run"])
+            assert isinstance(cli, GigpoCLI)
+            return cli.run_configuration()
     except MENDABLE as error:
         raise ValueError(what_is_wrong(error)) from error
     finally:
@@ -357,13 +364,6 @@ def share_the_machine() -> None:
     if "OMP_NUM_THREADS" not in os.environ:
         # Contended, two threads are several times slower than one; environment workers want the other core.
         torch.set_num_threads(max(1, (os.cpu_count() or 2) // 2))
-
-
-def _check_file(path: Path) -> None:
-    if not path.is_dir():
-        check_whole(path)
-        if wrong := damage(path):
-            raise ValueError(f"{path} is damaged: {wrong}")
 
 
 def _seed(value: Any) -> int:

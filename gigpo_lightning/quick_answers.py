@@ -18,6 +18,7 @@ SUBCOMMANDS = {
     "validate": "Play the held-out tasks once with a policy.",
     "test": "Play the tasks of the test splits once with a policy.",
     "predict": "Play tasks with a policy, and keep the episodes.",
+    "export": "Write a checkpoint's policy as a folder for Transformers and vLLM; nothing is played or trained.",
 }
 """What the help says of each subcommand; a test finds one that ``GigpoCLI`` has and this has not, or the reverse."""
 

@@ -38,6 +38,18 @@ def check_whole(path: _PATH) -> None:
         raise ValueError(f"{rule(path)}, which was cut short or is something else")
 
 
+def check_file(path: Path) -> None:
+    """Look at every byte of a checkpoint that is a file; of a folder whoever opens it does so.
+
+    Raises:
+        ValueError: If it is not whole, or damaged.
+    """
+    if not path.is_dir():
+        check_whole(path)
+        if wrong := damage(path):
+            raise ValueError(f"{path} is damaged: {wrong}")
+
+
 def _is_remote(path: _PATH) -> bool:
     return ":" in str(path).partition("/")[0]  # of a store or a registry
 

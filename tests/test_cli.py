@@ -199,6 +199,15 @@ class TestARun:
         expected = "trajectories/predict_valid_unseen" if subcommand == "predict" else "held_out/valid_unseen/success"
         assert expected in result.stderr
 
+    def test_a_checkpoint_is_exported_and_no_run_is_begun(self, run_folder: Path, tmp_path: Path):
+        result = gigpo(tmp_path / "runs", "export", "--ckpt_path", str(run_folder), "--folder", str(tmp_path / "out"))
+        assert result.returncode == 0, result.stderr[-4000:]
+        assert f"policy written to {tmp_path / 'out'}" in result.stderr
+        assert [path.name for path in tmp_path.iterdir()] == ["out"]
+        exported = dict(PretrainedPolicy(str(tmp_path / "out")).build().named_weights())
+        kept = torch.load(run_folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+        assert all(torch.equal(exported[name.removeprefix("_policy.model.")], each) for name, each in kept.items())
+
 
 @pytest.fixture(scope="module")
 def few_scenes(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
@@ -217,6 +226,8 @@ def test_the_quickstart_trains_the_policy_that_is_shipped(few_scenes: list[str],
     result = gigpo(tmp_path, "fit", "--config", "configs/alfworld/tiny_cpu.yaml", *options, *few_scenes)
     assert result.returncode == 0, result.stderr[-4000:]
     assert "95 % paired bootstrap over 6 games" in result.stderr
+    (exported,) = tmp_path.glob("lightning_logs/version_0/exports/epoch_0")
+    assert f"policy written to {exported}" in result.stderr
     steps = pq.read_table(tmp_path / "lightning_logs/version_0/trajectories/epoch_0.parquet")
     # The policy that is shipped writes commands, not noise.
     assert np.mean(steps["valid_action"].to_numpy()) > 0.4
