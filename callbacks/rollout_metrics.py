@@ -3,11 +3,13 @@
 import contextlib
 import logging
 import time
+from statistics import fmean
 
 import psutil
 from lightning.pytorch import LightningModule, Trainer
 
-from callbacks.watching import ExperienceCallback
+from callbacks.watching import ExperienceCallback, show_first
+from gigpo_lightning.ranks import gather
 
 _logger = logging.getLogger(__name__)
 
@@ -30,6 +32,7 @@ class RolloutMetrics(ExperienceCallback):
         metrics |= {"time/iteration": now - self._last_end, "memory/resident_gib": resident_gib()}
         self._last_end = now
         pl_module.log_dict(metrics, sync_dist=True)
+        show_first(trainer, "training", fmean(gather(metrics["rollout/success_rate"])))
         pl_module.log("success", metrics["rollout/success_rate"], prog_bar=True, logger=False, sync_dist=True)
         _logger.info(
             "epoch %d: success %.0f%%, return %.2f, length %.1f, invalid %.1f%%, %.1f s",
