@@ -38,6 +38,7 @@ def logger_methods(loggers: Iterable[Any], method: Method) -> list[Callable[...,
 
 def show_first(trainer: Trainer, name: str, value: float) -> None:
     """Show a share of successes where TensorBoard begins: it sorts groups by their names, digits before letters."""
-    if trainer.is_global_zero:
-        for add_scalar in logger_methods(trainer.loggers, "add_scalar"):
+    for logger in trainer.loggers if trainer.is_global_zero else ():
+        if (add_scalar := logger_method(logger, "add_scalar")) is not None:
             add_scalar(f"1_success/{name}", value, trainer.global_step)
+            logger.save()  # a run that is killed and goes on does not play again what came before its checkpoint
