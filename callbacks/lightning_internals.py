@@ -1,6 +1,6 @@
 """What is used of Lightning that it does not promise to keep; each function has a test of its own."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol, cast, runtime_checkable
 
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
@@ -113,18 +113,16 @@ def show_length(trainer: Trainer, num_batches: int) -> None:
             bar.progress.update(bar.train_progress_bar_id, total=num_batches)
 
 
-def show_hparams(
-    logger: TensorBoardLogger, values: Mapping[str, bool | int | float | str], metrics: Sequence[str]
-) -> None:
-    """Fill TensorBoard's HPARAMS tab: settings, and the names of scalars that a run logs sooner or later.
+def show_hparams(logger: TensorBoardLogger, values: Mapping[str, bool | int | float | str]) -> None:
+    """Fill TensorBoard's HPARAMS tab with a run's settings alone.
 
-    The end of the session is left out, which PyTorch would write as a success at once.
+    PyTorch also writes which settings and metrics there are, and that the run has succeeded. The tab would take the
+    first run's list for all runs; without a list it shows what any run has, and first the settings that differ.
     """
     from torch.utils.tensorboard.summary import hparams  # imports TensorBoard
 
-    experiment, start, _ = hparams(dict(values), dict.fromkeys(metrics, 0.0))
-    for summary in (experiment, start):
-        logger.experiment._get_file_writer().add_summary(summary)
+    _, start, _ = hparams(dict(values), {})
+    logger.experiment._get_file_writer().add_summary(start)
 
 
 def is_made_by_command_line() -> bool:
