@@ -119,9 +119,9 @@ def show_hparams(logger: TensorBoardLogger, values: Mapping[str, bool | int | fl
     PyTorch also writes which settings and metrics there are, and that the run has succeeded. The tab would take the
     first run's list for all runs; without a list it shows what any run has, and first the settings that differ.
     """
-    from torch.utils.tensorboard.summary import hparams  # imports TensorBoard
+    from torch.utils.tensorboard import summary  # imports TensorBoard
 
-    _, start, _ = hparams(dict(values), {})
+    _, start, _ = summary.hparams(dict(values), {})  # type: ignore[no-untyped-call]
     logger.experiment._get_file_writer().add_summary(start)
 
 

@@ -34,7 +34,7 @@ def show_figure(trainer: Trainer, log_dir: str | None, tag: str, moment: str, fi
     Returns:
         Whether a logger shows it.
     """
-    canvas = FigureCanvasAgg(figure)
+    canvas: Any = FigureCanvasAgg(figure)
     canvas.draw()
     pixels = np.asarray(canvas.buffer_rgba())[..., :3]
     if log_dir is not None:

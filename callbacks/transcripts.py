@@ -60,7 +60,7 @@ class Transcripts(ExperienceCallback):
             self._show(trainer, log_dir, "rollout", f"epoch_{epoch}", played.groups, credit)
 
     def on_validation_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *args: Any
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *args: Any, **kwargs: Any
     ) -> None:
         """Show some of the held-out episodes."""
         if not isinstance(outputs, HeldOutGroups):
