@@ -13,7 +13,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from torchmetrics import MeanMetric
 
-from callbacks.watching import logger_methods
+from callbacks.showing import show_figure
+from callbacks.watching import show_first
 from gigpo_lightning.averages import batch_means
 from gigpo_lightning.confidence import paired_bootstrap
 from gigpo_lightning.disk import whole_lines
@@ -48,7 +49,8 @@ class HeldOutEvaluation(Callback):
     ``<kind>/success_rate_batch_mean``, and believe the others.
 
     A figure, ``held_out/<split>/outcomes``, counts by kind how episodes ended and which games were won in the first
-    evaluation and in this one. Where no logger shows figures the log has the same in lines.
+    evaluation and in this one. The run's folder keeps the first and the latest in ``figures/``. Where no logger shows
+    figures the log has the same in lines.
 
     Args:
         file_name: Name of the record in the run's folder.
@@ -100,13 +102,15 @@ class HeldOutEvaluation(Callback):
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log what was counted."""
         values = {name: float(metric.compute()) for name, metric in self._metrics.items()}
-        if trainer.sanity_checking and trainer.logger is not None:  # Lightning drops what is logged in its sanity check
-            trainer.logger.log_metrics(values, step=trainer.global_step)
-            trainer.logger.save()  # a run that is killed and goes on does not evaluate again what came first
-        elif not trainer.sanity_checking:
+        if trainer.sanity_checking:  # in which Lightning drops what is logged
+            for logger in trainer.loggers:
+                logger.log_metrics(values, step=trainer.global_step)
+                logger.save()  # a run that is killed and goes on does not evaluate again what came first
+        else:
             pl_module.log_dict(values, sync_dist=True)
         for name, value in values.items():
             if name.endswith("/success_rate") and name.count("/") == 2:
+                show_first(trainer, f"held_out_{name.split('/')[1]}", value)
                 _logger.info("%s %s at version %d", name, as_rate(value), getattr(pl_module, "policy_version", 0))
 
     on_test_epoch_start = on_validation_epoch_start
@@ -163,15 +167,20 @@ class HeldOutEvaluation(Callback):
         rates = {task: sum(wins) / len(wins) for task, wins in success.items()}
         self._average(prefix, list(kinds.values()), list(rates.values()))
         self.evaluations[episodes.split].append((episodes.policy_version, rates))
-        if trainer.is_global_zero:
-            self._show(trainer, episodes, lines, kinds)
         log_dir = trainer.log_dir  # asked on every rank: it is broadcast
+        if trainer.is_global_zero:
+            self._show(trainer, log_dir, episodes, lines, kinds)
         if log_dir is not None and trainer.is_global_zero:
             with whole_lines(Path(log_dir) / self.file_name) as record:
                 record.writelines(json.dumps(line) + "\n" for line in lines)
 
     def _show(
-        self, trainer: Trainer, episodes: HeldOutGroups, lines: Sequence[dict[str, Any]], kinds: Mapping[str, str]
+        self,
+        trainer: Trainer,
+        log_dir: str | None,
+        episodes: HeldOutGroups,
+        lines: Sequence[dict[str, Any]],
+        kinds: Mapping[str, str],
     ) -> None:
         """How the episodes ended, by kind, and what has changed since the first evaluation."""
         (first, before), (_, after) = (self.evaluations[episodes.split][number] for number in (0, -1))
@@ -181,11 +190,8 @@ class HeldOutEvaluation(Callback):
         changes = changes_by_kind(before, after, kinds) if again else {}
         title = f"held-out {episodes.split} at version {episodes.policy_version}, {count(len(lines), 'episode')}"
         title += f"; the first evaluation was at version {first}" if again else ""
-        add_figures = logger_methods(trainer.loggers, "add_figure")
-        for add_figure in add_figures:
-            figure = draw_outcomes(ends, changes, title)
-            add_figure(f"held_out/{episodes.split}/outcomes", figure, trainer.global_step)
-        if not add_figures:
+        figure, moment = draw_outcomes(ends, changes, title), f"version_{episodes.policy_version}"
+        if not show_figure(trainer, log_dir, f"held_out/{episodes.split}/outcomes", moment, figure):
             for line in (title, *as_lines(with_total(ends)), *as_lines(with_total(changes))):
                 _logger.info(line)
 

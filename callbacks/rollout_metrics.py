@@ -7,7 +7,7 @@ import time
 import psutil
 from lightning.pytorch import LightningModule, Trainer
 
-from callbacks.watching import ExperienceCallback
+from callbacks.watching import ExperienceCallback, show_first
 from gigpo_lightning.text import as_rate
 
 _logger = logging.getLogger(__name__)
@@ -31,6 +31,7 @@ class RolloutMetrics(ExperienceCallback):
         metrics |= {"time/iteration": now - self._last_end, "memory/resident_gib": resident_gib()}
         self._last_end = now
         pl_module.log_dict(metrics, sync_dist=True)
+        show_first(trainer, "training", metrics["rollout/success_rate"])
         pl_module.log("success", metrics["rollout/success_rate"], prog_bar=True, logger=False, sync_dist=True)
         _logger.info(
             "epoch %d: success %s, return %.2f, length %.1f, invalid %s, %.1f s",

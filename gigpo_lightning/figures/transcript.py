@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from textwrap import wrap
 
 from gigpo_lightning.figures.credited import CreditedEpisode
@@ -15,33 +16,57 @@ _OBSERVATION_LINE, _ACTION_LINE = 40, 20  # characters; TensorBoard breaks the w
 _MARKUP = re.compile(r"([\\`*_\[\]|#])")
 
 
-def transcript(trajectory: Trajectory, credit: CreditedEpisode | None = None) -> str:
-    """An episode in Markdown: how it ended, and a row a step with observation, action, validity and credit.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Transcript:
+    """An episode to read, in two forms.
 
-    Of an episode that was played alone there is no credit, which the text says, as zeros would not.
+    Attributes:
+        markdown: How it ended, and a table with a row a step: observation, action, validity and credit. Of an episode
+            that was played alone there is no credit, which the text says, as zeros would not.
+        columns: Names of the columns of ``rows``.
+        rows: The same as plain text, a row a step; each row begins with the task and how the episode ended.
     """
+
+    markdown: str
+    columns: list[str]
+    rows: list[list[str]]
+
+
+def transcript(trajectory: Trajectory, credit: CreditedEpisode | None = None) -> Transcript:
+    """Write an episode down, with its credit if it has some."""
     num_steps = len(trajectory.steps)
+    outcome = "won" if trajectory.success else "lost"
     ended = f"{num_steps} step{'s' if num_steps > 1 else ''} ({str(trajectory.stop_reason).replace('_', ' ')})"
     lines = [
         f"**{_escaped(trajectory.task_id)}** ({_escaped(trajectory.kind)}), episode {trajectory.episode_index}: "
-        f"**{'won' if trajectory.success else 'lost'}** after {ended}, return {trajectory.episode_return:g}",
+        f"**{outcome}** after {ended}, return {trajectory.episode_return:g}",
         "",
     ]
     if credit is None:
         lines += ["Played once: there is no other attempt to compare it with, and so no credit.", ""]
-    headings = ["step", "observation", "action", "valid"]
-    headings += [] if credit is None else ["anchor<br>group", "A_E", "A_S"]
-    lines += [_row(headings), _row("---" for _ in headings)]
+    columns = ["step", "observation", "action", "valid"] + ([] if credit is None else ["anchor group", "A_E", "A_S"])
+    rows = _rows(trajectory, credit)
+    lines += [_line(each.replace("anchor group", "anchor<br>group") for each in columns), _line("---" for _ in columns)]
+    lines += [_line(_marked_up(row)) for row in rows]
+    told = [trajectory.task_id, f"{outcome} after {ended}, return {trajectory.episode_return:g}"]
+    return Transcript(
+        markdown="\n".join(lines), columns=["task", "outcome", *columns], rows=[[*told, *row] for row in rows]
+    )
+
+
+def _rows(trajectory: Trajectory, credit: CreditedEpisode | None) -> list[list[str]]:
+    """The cells of each step, and of the observation at the end, which no action follows."""
+    rows = []
     for index, step in enumerate(trajectory.steps):
-        cells = [str(index), _seen(step.observation), _in_lines(shortened(step.action, _LONGEST_ACTION), _ACTION_LINE)]
-        cells.append("yes" if step.valid_action else "**no**")
+        row = [str(index), _seen(step.observation), shortened(step.action, _LONGEST_ACTION)]
+        row.append("yes" if step.valid_action else "no")
         if credit is not None:
-            cells.append(str(credit.group_size[index]))
+            row.append(str(credit.group_size[index]))
             advantages = credit.episode_advantage[index], credit.step_advantage[index]
-            cells += [f"{value:+.2f}" if value else "0" for value in advantages]
-        lines.append(_row(cells))
-    end = [str(num_steps), _seen(trajectory.final_observation)]
-    return "\n".join([*lines, _row(end + [""] * (len(headings) - 2))])
+            row += [f"{value:+.2f}" if value else "0" for value in advantages]
+        rows.append(row)
+    end = [str(len(rows)), _seen(trajectory.final_observation)]
+    return [*rows, end + [""] * (2 if credit is None else 5)]
 
 
 def best_median_worst(trajectories: Sequence[Trajectory]) -> dict[str, int]:
@@ -60,12 +85,19 @@ def best_median_worst(trajectories: Sequence[Trajectory]) -> dict[str, int]:
     return {name: each[0] for name, each in chosen.items() if each}
 
 
-def _row(cells: Iterable[str]) -> str:
+def _line(cells: Iterable[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
+def _marked_up(row: Sequence[str]) -> list[str]:
+    """The cells of a step as Markdown."""
+    number, observation, action, valid, *credit = row
+    told = [_in_lines(observation, _OBSERVATION_LINE), _in_lines(action, _ACTION_LINE)]
+    return [number, *told, "**no**" if valid == "no" else valid, *credit]
+
+
 def _seen(observation: str) -> str:
-    return _in_lines(shortened(observation, LONGEST_OBSERVATION), _OBSERVATION_LINE)
+    return shortened(observation, LONGEST_OBSERVATION)
 
 
 def _in_lines(text: str, width: int) -> str:
