@@ -1,4 +1,4 @@
-"""The callback that writes down what a run was made of."""
+"""The callback that writes a run's versions, seed and task lists to ``manifest.json``."""
 
 import json
 import platform
