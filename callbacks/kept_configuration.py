@@ -1,4 +1,4 @@
-"""The command line's callback that writes the run's configuration into its folder and its checkpoints."""
+"""The command line's callback that keeps the run's configuration, in its folder and in its checkpoints."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The callback that writes a run's versions, seed and task lists to ``manifest.json``."""
+"""The callback that writes down what a run was made of."""
 
 import json
 import platform

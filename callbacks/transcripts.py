@@ -1,4 +1,4 @@
-"""The callback that stores all episodes in files, and shows a few in TensorBoard."""
+"""The callback that keeps the episodes: in files, and a few to read in TensorBoard."""
 
 import copy
 import logging
