@@ -1,4 +1,4 @@
-"""The callback that writes the policy as a folder that others can use."""
+"""The callback that writes the policy as a folder for Transformers and vLLM."""
 
 import logging
 import shutil

@@ -1,4 +1,4 @@
-"""The callback that counts held-out episodes, each once, and says at the end what training was worth."""
+"""The callback that counts held-out episodes, each once, and prints at the end what training gained."""
 
 import json
 import logging

@@ -1,4 +1,4 @@
-"""What is used of Lightning that it does not promise to keep; each function has a test of its own."""
+"""Every use of Lightning's private parts; each function has a separate test."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol, cast, runtime_checkable

@@ -1,4 +1,4 @@
-"""What the callbacks that log an epoch's experience share."""
+"""Shared parts of the callbacks that log an epoch's experience."""
 
 from collections.abc import Callable, Iterable
 from typing import Any, Literal

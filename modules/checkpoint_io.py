@@ -1,4 +1,4 @@
-"""How checkpoints reach the disk, and how one that cannot be used is refused."""
+"""Writes checkpoints to the disk, and refuses unusable ones."""
 
 import io
 import logging

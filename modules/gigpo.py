@@ -1,4 +1,4 @@
-"""The LightningModule that turns minibatches of credited steps into better weights."""
+"""The LightningModule that trains the policy on minibatches of steps with their advantages."""
 
 import contextlib
 import copy

@@ -1,4 +1,4 @@
-"""Policies that learn by LoRA adapters, beside weights that stay as they were."""
+"""Policies that train LoRA adapters beside frozen weights."""
 
 import contextlib
 import math

@@ -1,4 +1,4 @@
-"""The policy network, and where it comes from.
+"""The policy network, and the protocol of classes that make it.
 
 Shape letters: S = replies of a micro-batch, R = tokens of the longest, A = tokens of all; B, T = its rows and their
 length; H = width of the hidden states.

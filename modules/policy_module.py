@@ -1,4 +1,4 @@
-"""What the LightningModules that train a policy share."""
+"""The shared base of the LightningModules that train a policy."""
 
 import contextlib
 from collections.abc import Iterator

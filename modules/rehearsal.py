@@ -1,4 +1,4 @@
-"""A training tried out on a policy without weights: what cannot work is refused before an engine starts."""
+"""Tries the training setup on a policy without weights, and refuses it if it cannot work."""
 
 import inspect
 import math

@@ -1,4 +1,4 @@
-"""The folder that a run writes into, which is made when its number is chosen, so that no other run gets it."""
+"""A run's folder. It is made when its number is chosen, so that no other run gets the same one."""
 
 import contextlib
 import fcntl
