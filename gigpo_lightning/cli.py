@@ -28,11 +28,11 @@ from gigpo_lightning.changed_configuration import changes, check_classes
 from gigpo_lightning.complaints import constructor_complaint, parser_complaint, with_section
 from gigpo_lightning.disk import no_room
 from gigpo_lightning.dry_run import plan, plan_memory
-from gigpo_lightning.errors import Preempted, RunError, check_seed, no_exit
+from gigpo_lightning.errors import Preempted, RunError, check_seed, is_ctrl_c, no_exit
 from gigpo_lightning.last_checkpoint import last_checkpoint, read_progress
 from gigpo_lightning.messages import log_to_stderr, say_error
 from gigpo_lightning.monitors import check_monitors, missing_metric
-from gigpo_lightning.prompts.base import check_markers
+from gigpo_lightning.prompts.base import check_chat_template, check_markers
 from gigpo_lightning.ranks import wait_for_tensors_to_go
 from gigpo_lightning.standard_settings import add_standard
 from gigpo_lightning.strict_cli import MENDABLE, REFUSED, StrictCLI
@@ -188,21 +188,14 @@ class GigpoCLI(StrictCLI):
             rehearsal = self.model.rehearse(self.trainer) if hasattr(self.model, "rehearse") else None
         except ValueError as error:
             raise ValueError(with_section(str(error), type(self.model), "model.init_args")) from error
-        self._check_monitors(None if rehearsal is None else rehearsal.monitor)
+        of_scheduler = None if rehearsal is None else rehearsal.monitor
+        check_monitors(typed(self.trainer).callbacks, self.model, self.datamodule, of_scheduler)
         prompt = getattr(getattr(self.datamodule, "player", None), "prompt", None)
         if rehearsal is not None and rehearsal.policy is not None and prompt is not None:
             check_markers(prompt, rehearsal.policy.tokenizer.is_unknown)
+            check_chat_template(prompt, rehearsal.policy.tokenizer)
         self._said = [rehearsal.said] if rehearsal is not None else []
         self._skeleton = rehearsal.policy if rehearsal is not None else None
-
-    def _check_monitors(self, of_scheduler: str | None) -> None:
-        """Refuse to watch what is never logged."""
-        callbacks = typed(self.trainer).callbacks
-        found = [(f"monitor of {type(each).__name__}", getattr(each, "monitor", None)) for each in callbacks]
-        found.append(("model.init_args.lr_scheduler.init_args.monitor", of_scheduler))
-        watched = [(who, name) for who, name in found if isinstance(name, str)]
-        splits = getattr(self.datamodule, "held_out_splits", ())
-        check_monitors(watched, splits, [self.model, getattr(self.model, "credit", None), self.datamodule, *callbacks])
 
     def before_validate(self) -> None:
         """Find the checkpoint that ``last`` means."""
@@ -346,11 +339,8 @@ def main() -> None:
     except Preempted as stop:
         exit_code = stop.exit_code
     except (KeyboardInterrupt, SystemExit) as stop:
-        interrupt = stop if isinstance(stop, KeyboardInterrupt) else stop.__context__
-        if not isinstance(interrupt, KeyboardInterrupt):
+        if not is_ctrl_c(stop):
             raise
-        if interrupt is stop:  # a Trainer ends otherwise, and has said more
-            _logger.info("stopped by Ctrl-C before the run began")
         raise SystemExit(128 + signal.SIGINT) from stop
     except MENDABLE as error:
         say_error(what_is_wrong(error))

@@ -1,42 +1,48 @@
 """Whether a metric that is watched can be logged at all: a wrong name is refused before the first rollout."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from gigpo_lightning.suggestions import OURS, did_you_mean
 
 _WITHOUT_FAMILY = ("success", "policy_loss", "epoch", "step")
 _FAMILIES = ("rollout", "held_out", "anchors", "credit", "loss", "sync", "time", "memory", "scores", "cloning")
 _COMMON = ("rollout/success_rate", "rollout/return", "loss/policy", "loss/kl", "loss/entropy", "cloning/held_out_loss")
-_KNOWN_CLASSES = (*OURS, "lightning", "pytorch_lightning", "torch")
+_KNOWN_CLASSES = (*OURS, "lightning", "builtins")
 # What Lightning says when a metric is missing, in a paragraph: its name, and all that there are.
 _MISSING = (
-    re.compile(r"conditioned on metric `(?P<name>.*?)` which is not available.*following: `(?P<known>.*?)`", re.DOTALL),
+    re.compile(r"conditioned on metric `(?P<name>.*?)` which is not available.*following: (?P<known>.*)$", re.DOTALL),
     re.compile(r"monitor='(?P<name>.*?)'\)` could not find the monitored key.*metrics: \[(?P<known>.*?)\]", re.DOTALL),
 )
 _NAMED = 8
 
 
-def check_monitors(
-    watched: Iterable[tuple[str, str]], splits: Sequence[str], logging_objects: Iterable[object]
-) -> None:
+def check_monitors(callbacks: Sequence[object], module: object, data: object, of_scheduler: str | None = None) -> None:
     """Refuse names that nothing in a run logs.
 
+    If a class is not this project's or Lightning's, it may log any name, and none is refused.
+
     Args:
-        watched: Who watches, for the message, and the name of the metric.
-        splits: Held-out splits that the run evaluates.
-        logging_objects: The run's module, estimator, callbacks and data. If one is of a class that is not this
-            project's or Lightning's, it may log any name, and none is refused.
+        callbacks: Those that watch have a ``monitor``.
+        module: Of the run, with its estimator.
+        data: Of the run, with its held-out splits.
+        of_scheduler: What the scheduler of the learning rate watches.
 
     Raises:
         ValueError: If there is such a name.
     """
+    logging_objects = (*callbacks, module, data, getattr(module, "credit", None))
     if any(type(each).__module__.partition(".")[0] not in _KNOWN_CLASSES for each in logging_objects):
         return
+    splits: Sequence[str] = getattr(data, "held_out_splits", ())
+    watched = [(f"monitor of {type(each).__name__}", getattr(each, "monitor", None)) for each in callbacks]
+    watched.append(("model.init_args.lr_scheduler.init_args.monitor", of_scheduler))
     for who, name in watched:
+        if name is None:
+            continue
         family, _, rest = name.partition("/")
         split = rest.partition("/")[0]
-        if name in _WITHOUT_FAMILY or (family in _FAMILIES and (family != "held_out" or split in splits)):
+        if name in _WITHOUT_FAMILY or (family in _FAMILIES and rest and (family != "held_out" or split in splits)):
             continue
         known = [*(f"held_out/{each}/success_rate" for each in splits), *_COMMON]
         raise ValueError(f"{who} must name a metric that the run logs, got {name!r}{_near(name, known)}")

@@ -160,6 +160,11 @@ def test_a_tokenizer_without_the_prompts_markers_is_refused(complaint):
     assert "does not know <did>, <act>" in message
 
 
+def test_a_policy_without_a_chat_template_is_refused_before_an_engine_starts(complaint):
+    message = complaint("fit", "--config", GRIDWORLD, DATA + "prompt", "gigpo_lightning.prompts.text.TextPrompt")
+    assert message.startswith("the policy's tokenizer, made of a vocabulary, must have a chat template for this prompt")
+
+
 def test_a_gpu_that_is_not_there_is_named(complaint):
     gpu = ("--trainer.accelerator", "gpu", "--trainer.devices", "1")
     message = complaint("fit", "--config", GRIDWORLD, *gpu)

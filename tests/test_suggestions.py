@@ -21,7 +21,7 @@ class OtherEstimator(HalfAnEstimator):
     def state_dict(self):
         return {}
 
-    def load_state_dict(self, state_dict):
+    def load_state_dict(self, state):
         pass
 
 
@@ -37,7 +37,7 @@ def test_capital_letters_do_not_matter():
     ("owner", "setting", "meant"),
     [
         ("datamodules.RolloutDataModule", "groupsize", "group_size"),
-        ("datamodules.RolloutDataModule", "sampling.temprature", "sampling.temperature"),
+        ("datamodules.RolloutDataModule", "sampling.temperatures", "sampling.temperature"),
         ("modules.GiGPOModule", "loss.clip_hi", "loss.clip_high"),
         ("nowhere.Class", "groupsize", ""),
     ],
@@ -50,7 +50,7 @@ def test_a_setting_is_looked_for_among_those_of_its_class(owner, setting, meant)
     ("class_path", "meant"),
     [
         ("gigpo_lightning.algorithm.GRP0", "gigpo_lightning.algorithm.GRPO"),
-        ("gigpo_lightning.algoritm.GRPO", "gigpo_lightning.algorithm"),
+        ("gigpo_lightning.algorithms.GRPO", "gigpo_lightning.algorithm"),
         ("module.GiGPOModule", "PYTHONPATH; did you mean modules"),
         ("corridor.Corridor", "the folder that holds corridor must be on PYTHONPATH"),
     ],

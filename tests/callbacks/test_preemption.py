@@ -121,7 +121,8 @@ def test_ctrl_c_says_from_where_the_run_can_go_on(tmp_path, caplog, epoch, said)
     module, data = plain()
     keep = ModelCheckpoint(save_on_train_epoch_end=True)
     callbacks = (keep, Preemption(), Interrupt(epoch))
-    trainer = quiet_trainer(tmp_path, *callbacks, max_epochs=3, limit_train_batches=1, limit_val_batches=0)
+    options = {"max_epochs": 3, "limit_train_batches": 1, "limit_val_batches": 0, "enable_checkpointing": True}
+    trainer = quiet_trainer(tmp_path, *callbacks, **options)
     with pytest.raises(SystemExit):
         trainer.fit(module, data)
     assert [line.startswith(said.format(tmp_path)) for line in caplog.messages if "Ctrl-C" in line] == [True]

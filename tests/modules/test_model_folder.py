@@ -23,7 +23,8 @@ def test_for_a_run_its_export_is_named(tmp_path, given):
 
 
 def test_a_folder_and_a_name_pass(tmp_path):
-    (tmp_path / "config.json").touch()
+    for name in ("config.json", "vocab.txt"):
+        (tmp_path / name).touch()
     (tmp_path / "checkpoints").mkdir()
     check_model(str(tmp_path))
     check_model("Qwen/Qwen2.5-1.5B-Instruct")
@@ -37,5 +38,5 @@ def test_a_missing_tokenizer_is_named_with_what_is_there(tmp_path):
 
 def test_a_misspelt_folder_gets_the_nearest(tmp_path):
     (tmp_path / "model").mkdir()
-    said = why_not(str(tmp_path / "modle"), OSError("whatever"))
-    assert said.endswith(f"got '{tmp_path}/modle': there is no such folder; did you mean model?")
+    said = why_not(str(tmp_path / "models"), OSError("whatever"))
+    assert said.endswith(f"got '{tmp_path}/models': there is no such folder; did you mean model?")

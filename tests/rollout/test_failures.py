@@ -61,7 +61,7 @@ def test_failures_that_are_new_each_time_do_not_fill_the_disk(told):
     ("one", "other", "alike"),
     [
         (STORY.format(1, 1), STORY.format(2, 2), True),
-        ("Env: the observation must be a string, but reset gave 3", "Env: the observation must be a string, but", True),
+        ("Env: info must be a dictionary, but reset gave 3", "Env: info must be a dictionary, but step() gave 4", True),
         ("worker 3 died, exit code -9", "worker 4 died, exit code -9", True),
         ("worker 3 died, exit code -9", "worker 3 hung: no answer to a step within 60 s", False),
     ],
