@@ -86,7 +86,8 @@ def _say_what_is_kept(trainer: Trainer) -> None:
         return
     written = [last_saved(each) for each in trainer.checkpoint_callbacks if isinstance(each, ModelCheckpoint)]
     if path := next(filter(None, written), None):
-        way = f"{epochs_done(trainer)} epochs done; go on with --ckpt_path last, or {path}"
+        done = epochs_done(trainer)
+        way = f"{done} epoch{'s' * (done != 1)} done; go on with --ckpt_path last, or {path}"
     elif trainer.ckpt_path is not None:
         way = f"nothing new was kept yet; go on with --ckpt_path {trainer.ckpt_path} once more"
     else:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pydoc import locate
 from typing import Any
 
-from gigpo_lightning.suggestions import missing_methods, near_class, near_setting
+from gigpo_lightning.suggestions import did_you_mean, missing_methods, near_class, near_setting
 
 _LONGEST = 120  # characters of a value in a message
 _NESTED = re.compile(r'Parser key "(?P<key>[^"]+)":|Problem with given class_path \'(?P<class>[^\']+)\':')
@@ -19,6 +19,7 @@ _NO_SUBCLASS = "Not a valid subclass"
 _ARGUMENT = re.compile(r"^'?([A-Za-z_]\w*)((?:\.\w+)*)'?(?=[\s=:,])")
 _UNKNOWN = re.compile(r"^(?:Option '([^']+)' is not accepted|Group '(.*)' does not accept option '(.+)')$")
 _MISSING = re.compile(r"^the following arguments are required: (.+)$")
+_NO_CHOICE = re.compile(r"invalid choice: '(.*)' \(choose from (.*)\)$")
 _IMPORTED = re.compile(r"^Import path (\S+) ")
 _NO_PROTOCOL = re.compile(r"^Import path (\S+) does not implement protocol (\w+)$")
 _CLASS_PATH = re.compile(r"class_path'?[=:] ?'([^']*)'")
@@ -52,6 +53,8 @@ def parser_complaint(text: str) -> str:
         'data.init_args.group_size must be int, got None'
     """
     text = _LINK.sub("", text)
+    if choice := _NO_CHOICE.search(text):
+        return text + did_you_mean(choice[1], re.findall(r"'(\w+)'", choice[2]))
     found = _Findings()
     for line in text.splitlines():
         if not found.read(line):

@@ -19,7 +19,6 @@ from gigpo_lightning.yaml_files import check_yaml, load_yaml_file
 
 _OF_CLASS = ("class_path", "init_args", "dict_kwargs")
 _UNKNOWN_OPTION = re.compile(r"(?:unrecognized arguments: --|does not accept option ')([\w.]+)")
-_UNKNOWN_COMMAND = re.compile(r"invalid choice: '(\w+)'")
 _load = jsonargparse.get_loader("yaml")
 
 
@@ -103,11 +102,9 @@ def no_section(key: str, value: Any) -> str:
 
 
 def with_near_words(said: str, parser: Any) -> str:
-    """What the parser says of an unknown option or subcommand, and the nearest that it knows."""
+    """What the parser says of an unknown option, and the nearest that it knows."""
     if match := _UNKNOWN_OPTION.search(said):
         return said + did_you_mean(match[1], known_options([parser]))
-    if match := _UNKNOWN_COMMAND.search(said):
-        return said + did_you_mean(match[1], parser._subcommands_action.choices)
     return said
 
 
