@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import signal
 import sys
 import warnings
 from argparse import ArgumentError
@@ -28,18 +29,19 @@ from gigpo_lightning.changed_configuration import changes, check_classes
 from gigpo_lightning.complaints import constructor_complaint, parser_complaint, with_section
 from gigpo_lightning.disk import no_room
 from gigpo_lightning.dry_run import plan, plan_memory
-from gigpo_lightning.errors import Preempted, RunError, check_seed, no_exit
+from gigpo_lightning.errors import Preempted, RunError, check_seed, is_ctrl_c, no_exit
 from gigpo_lightning.evaluation_table import evaluation_table
 from gigpo_lightning.export_command import ExportCLI
 from gigpo_lightning.last_checkpoint import last_checkpoint, read_progress
 from gigpo_lightning.messages import log_to_stderr, say_error
-from gigpo_lightning.prompts.base import check_markers
+from gigpo_lightning.monitors import check_monitors, missing_metric
+from gigpo_lightning.prompts.base import check_chat_template, check_markers
 from gigpo_lightning.quick_answers import SUBCOMMANDS, asked_for, parser_settings
 from gigpo_lightning.quiet import leave_out_noise
 from gigpo_lightning.ranks import wait_for_tensors_to_go
 from gigpo_lightning.standard_settings import add_standard
 from gigpo_lightning.strict_cli import MENDABLE, REFUSED, StrictCLI
-from gigpo_lightning.trainer_settings import check_trainer
+from gigpo_lightning.trainer_settings import check_trainer, explain_trainer
 from modules import AtomicCheckpointIO
 from modules.checkpoint_folder import META
 from modules.checkpoint_io import check_file, check_whole
@@ -123,11 +125,8 @@ class GigpoCLI(StrictCLI):
         try:
             return super().instantiate_trainer(**kwargs)
         except REFUSED as error:
-            if "`fsdp`" in str(error) and "GPU" in str(error):
-                raise ValueError(
-                    "trainer.strategy 'fsdp' needs GPUs; on CPUs use 'fsdp2', which shards there as well as on GPUs"
-                ) from error
-            raise ValueError(constructor_complaint(error, Trainer, vars(given), "trainer")) from error
+            said = explain_trainer(error, vars(given))
+            raise ValueError(said or constructor_complaint(error, Trainer, vars(given), "trainer")) from error
 
     def _is_dry_run(self) -> bool:
         return bool(self._get(self.config_init, "dry_run", default=False))
@@ -166,7 +165,12 @@ class GigpoCLI(StrictCLI):
     def _run_subcommand(self, subcommand: str) -> None:
         """Carry the subcommand out in a folder that no other run gets; one that is only planned has none."""
         with contextlib.nullcontext(()) if self._is_dry_run() else claimed(self.trainer) as self._claims:
-            super()._run_subcommand(subcommand)
+            try:
+                super()._run_subcommand(subcommand)
+            except (RuntimeError, MisconfigurationException) as error:
+                if said := missing_metric(error):
+                    raise ValueError(said) from error
+                raise
 
     def _parse_ckpt_path(self) -> None:
         """Leave the checkpoint unread: the configuration alone says what a run is, and its loader what is wrong."""
@@ -198,9 +202,12 @@ class GigpoCLI(StrictCLI):
             rehearsal = self.model.rehearse(self.trainer) if hasattr(self.model, "rehearse") else None
         except ValueError as error:
             raise ValueError(with_section(str(error), type(self.model), "model.init_args")) from error
+        of_scheduler = None if rehearsal is None else rehearsal.monitor
+        check_monitors(typed(self.trainer).callbacks, self.model, self.datamodule, of_scheduler)
         prompt = getattr(getattr(self.datamodule, "player", None), "prompt", None)
         if rehearsal is not None and rehearsal.policy is not None and prompt is not None:
             check_markers(prompt, rehearsal.policy.tokenizer.is_unknown)
+            check_chat_template(prompt, rehearsal.policy.tokenizer)
         self._said = [rehearsal.said] if rehearsal is not None else []
         self._skeleton = rehearsal.policy if rehearsal is not None else None
 
@@ -349,6 +356,10 @@ def main() -> None:
         build_cli()
     except Preempted as stop:
         exit_code = stop.exit_code
+    except (KeyboardInterrupt, SystemExit) as stop:
+        if not is_ctrl_c(stop):
+            raise
+        raise SystemExit(128 + signal.SIGINT) from stop
     except MENDABLE as error:
         say_error(what_is_wrong(error))
         raise SystemExit(2) from error

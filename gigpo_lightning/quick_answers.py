@@ -8,7 +8,7 @@ from typing import Any
 from jsonargparse import ArgumentParser
 
 from gigpo_lightning.complaints import parser_complaint
-from gigpo_lightning.config_action import add_config_option
+from gigpo_lightning.config_action import add_config_option, with_near_words
 from gigpo_lightning.messages import log_to_stderr, say_error
 
 _DESCRIPTION = "Trains and evaluates LLM agents with GiGPO (arXiv:2505.10978) on Lightning, configured by YAML."
@@ -39,11 +39,12 @@ def answer(words: Sequence[str]) -> None:
     """
     if asked_for(words) in (None, *SUBCOMMANDS):
         return
+    parser = _parser()
     try:
-        _parser().parse_args(list(words))
+        parser.parse_args(list(words))
     except ArgumentError as error:
         log_to_stderr()
-        say_error(parser_complaint(str(error)))
+        say_error(parser_complaint(with_near_words(str(error), parser)))
         raise SystemExit(2) from error
 
 

@@ -6,6 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Literal, cast
 
 import torch
@@ -122,10 +123,10 @@ class GiGPOModule(PolicyModule):
         """
         check_trainer(trainer, self.credit)
         rehearsal = rehearse_policy(self.policy_source)
-        rehearse_optimization(
+        monitor = rehearse_optimization(
             rehearsal.policy, self.make_optimizer, self.make_lr_scheduler, trainer.max_epochs, self.lr_interval
         )
-        return rehearsal
+        return replace(rehearsal, monitor=monitor)
 
     def configure_callbacks(self) -> list[Callback]:
         """Claim the run's folder, and add the standard callbacks that the Trainer lacks; a subclass keeps both.

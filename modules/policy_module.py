@@ -49,6 +49,11 @@ class PolicyModule(LightningModule):
         return self._policy
 
     @property
+    def has_learnt(self) -> bool:
+        """Whether there has been an update since the weights were loaded."""
+        return self._updated_epoch is not None
+
+    @property
     def tokenizer(self) -> TransformersTokenizer:
         """The policy's."""
         return self.policy.tokenizer

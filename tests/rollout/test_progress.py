@@ -4,7 +4,8 @@ import logging
 
 import pytest
 
-from gigpo_lightning.rollout.progress import ProgressDisplay, RolloutProgress, SuccessWatch
+from gigpo_lightning.rollout.progress import CutWatch, ProgressDisplay, RolloutProgress, SuccessWatch
+from tests.episodes import group, step, trajectory
 
 
 @pytest.fixture
@@ -78,3 +79,12 @@ def test_a_rollout_that_never_says_whether_it_succeeded_is_told_so_once(caplog):
 def test_one_episode_that_says_so_is_enough_and_none_is_asked_for_nothing(counts, caplog):
     SuccessWatch().look_at(RolloutProgress(name="x", total=8, **counts))
     assert caplog.messages == []
+
+
+def test_prompts_that_were_cut_are_told_of_once(caplog):
+    whole, cut = (group(trajectory(*[step(prompt_truncated=is_cut)] * 2)) for is_cut in (False, True))
+    watch = CutWatch()
+    for number, groups in enumerate([[whole], [whole, cut], [cut]]):
+        watch.look_at(f"epoch {number}", groups, 64)
+    (message,) = caplog.messages
+    assert message.startswith("epoch 1: 2 of 4 prompts were cut to fit into 64 tokens (max_model_len, the reply incl")
