@@ -1,4 +1,4 @@
-"""The callback that says how much the anchor groups have to compare, and what credit came of it."""
+"""The callback that logs the sizes of anchor groups and the credit of their steps."""
 
 import numpy as np
 from lightning.pytorch import LightningModule, Trainer

@@ -2,7 +2,8 @@
 
 from lightning.pytorch import LightningModule, Trainer
 
-from callbacks.watching import ExperienceCallback, logger_methods
+from callbacks.showing import show_figure
+from callbacks.watching import ExperienceCallback
 from gigpo_lightning.errors import check_count
 from gigpo_lightning.figures import credited_groups, draw_group, most_varied_group
 
@@ -11,7 +12,8 @@ class GroupFigure(ExperienceCallback):
     """Draws one group of an epoch's rollout, the one with most to compare, as rows of steps coloured by advantage.
 
     That is a group which won some episodes and lost some, before one that did not, and of these the one whose episodes
-    share most states. Of several ranks it is one of the first rank's.
+    share most states. Of several ranks it is one of the first rank's. Loggers that show figures get it, and the run's
+    folder, which keeps the first and the latest in ``figures/rollout/group/``.
 
     Args:
         every_n_epochs: Draw a group of every n-th epoch; 0 draws none. A figure takes 0.15 s.
@@ -25,13 +27,14 @@ class GroupFigure(ExperienceCallback):
         self.every_n_epochs = every_n_epochs
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw the epoch's group, if it is due and a logger shows figures."""
+        """Draw the epoch's group, if it is due."""
         experience = self.experience
         if experience is None or not self.every_n_epochs or experience.epoch % self.every_n_epochs:
             return
-        for add_figure in logger_methods(trainer.loggers, "add_figure") if trainer.is_global_zero else ():
+        log_dir = trainer.log_dir  # asked on every rank: it is broadcast
+        if trainer.is_global_zero:
             groups = credited_groups(experience.played.groups, experience.credit)
             chosen = groups[most_varied_group(groups)]
             task, kind = chosen[0].trajectory.task_id, chosen[0].trajectory.kind
             title = f"epoch {experience.epoch}, {kind}: of {len(groups)} groups the one with most to compare\n{task}"
-            add_figure("rollout/group", draw_group(chosen, title), trainer.global_step)
+            show_figure(trainer, log_dir, "rollout/group", f"epoch_{experience.epoch}", draw_group(chosen, title))

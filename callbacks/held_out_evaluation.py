@@ -1,8 +1,7 @@
-"""The callback that counts held-out episodes, each once, and says at the end what training was worth."""
+"""The callback that counts held-out episodes, each once, and prints at the end what training gained."""
 
 import json
 import logging
-import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
@@ -11,9 +10,11 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
 from torchmetrics import MeanMetric
 
-from callbacks.watching import logger_methods
+from callbacks.showing import show_figure
+from callbacks.watching import show_first
 from gigpo_lightning.averages import batch_means
 from gigpo_lightning.confidence import paired_bootstrap
 from gigpo_lightning.disk import whole_lines
@@ -28,7 +29,9 @@ from gigpo_lightning.figures import (
 )
 from gigpo_lightning.ranks import gather, interleave
 from gigpo_lightning.rollout.player import HeldOutGroups
+from gigpo_lightning.text import as_rate, count
 from gigpo_lightning.trajectory import Trajectory
+from gigpo_lightning.where_to_look import where_to_look
 
 _logger = logging.getLogger(__name__)
 
@@ -46,7 +49,8 @@ class HeldOutEvaluation(Callback):
     ``<kind>/success_rate_batch_mean``, and believe the others.
 
     A figure, ``held_out/<split>/outcomes``, counts by kind how episodes ended and which games were won in the first
-    evaluation and in this one. Where no logger shows figures the log has the same in lines.
+    evaluation and in this one. The run's folder keeps the first and the latest in ``figures/``. Where no logger shows
+    figures the log has the same in lines.
 
     Args:
         file_name: Name of the record in the run's folder.
@@ -98,14 +102,16 @@ class HeldOutEvaluation(Callback):
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log what was counted."""
         values = {name: float(metric.compute()) for name, metric in self._metrics.items()}
-        if trainer.sanity_checking and trainer.logger is not None:  # Lightning drops what is logged in its sanity check
-            trainer.logger.log_metrics(values, step=trainer.global_step)
-            trainer.logger.save()  # a run that is killed and goes on does not evaluate again what came first
-        elif not trainer.sanity_checking:
+        if trainer.sanity_checking:  # in which Lightning drops what is logged
+            for logger in trainer.loggers:
+                logger.log_metrics(values, step=trainer.global_step)
+                logger.save()  # a run that is killed and goes on does not evaluate again what came first
+        else:
             pl_module.log_dict(values, sync_dist=True)
         for name, value in values.items():
             if name.endswith("/success_rate") and name.count("/") == 2:
-                _logger.info("%s %.3f at version %d", name, value, getattr(pl_module, "policy_version", 0))
+                show_first(trainer, f"held_out_{name.split('/')[1]}", value)
+                _logger.info("%s %s at version %d", name, as_rate(value), getattr(pl_module, "policy_version", 0))
 
     on_test_epoch_start = on_validation_epoch_start
     on_test_batch_end = on_validation_batch_end
@@ -123,20 +129,25 @@ class HeldOutEvaluation(Callback):
             (old, first), (new, last) = evaluations[0], evaluations[-1]
             if len(evaluations) < 2:
                 success = sum(first.values()) / len(first)
-                lines.append(f"held-out success on {split}: {success:.3f} at version {old}; no other to compare with")
+                said = f"{as_rate(success)} at version {old}; no other to compare with"
+                lines.append(f"held-out success on {split}: {said}")
                 continue
             games = sorted(first.keys() & last.keys())
             before, after = ([evaluation[game] for game in games] for evaluation in (first, last))
             gain, low, high = paired_bootstrap(before, after)
             lines.append(
-                f"held-out success on {split}: {sum(before) / len(games):.3f} before (version {old}), "
-                f"{sum(after) / len(games):.3f} after (version {new}): {gain:+.3f}, 95% paired bootstrap over "
-                f"{len(games)} games [{low:+.3f}, {high:+.3f}]"
+                f"held-out success on {split}: {as_rate(sum(before) / len(games))} before (version {old}), "
+                f"{as_rate(sum(after) / len(games))} after (version {new})"
+            )
+            interval = f"[{as_rate(low, sign=True)}, {as_rate(high, sign=True)}]"
+            lines.append(
+                f"gain on {split}: {as_rate(gain, sign=True)} {interval}, 95 % paired bootstrap over "
+                f"{count(len(games), 'game')}"
             )
         if trainer.log_dir is not None:
-            tensorboard = Path(sys.executable).with_name("tensorboard")
             lines.append(f"run folder: {trainer.log_dir}")
-            lines.append(f"look at it: {tensorboard} --logdir {trainer.log_dir}")
+            boards = [each.log_dir for each in trainer.loggers if isinstance(each, TensorBoardLogger)]
+            lines += where_to_look(Path(trainer.log_dir), boards)
         return lines
 
     def _count(self, trainer: Trainer, episodes: HeldOutGroups) -> None:
@@ -157,15 +168,20 @@ class HeldOutEvaluation(Callback):
         rates = {task: sum(wins) / len(wins) for task, wins in success.items()}
         self._average(prefix, list(kinds.values()), list(rates.values()))
         self.evaluations[episodes.split].append((episodes.policy_version, rates))
-        if trainer.is_global_zero:
-            self._show(trainer, episodes, lines, kinds)
         log_dir = trainer.log_dir  # asked on every rank: it is broadcast
+        if trainer.is_global_zero:
+            self._show(trainer, log_dir, episodes, lines, kinds)
         if log_dir is not None and trainer.is_global_zero:
             with whole_lines(Path(log_dir) / self.file_name) as record:
                 record.writelines(json.dumps(line) + "\n" for line in lines)
 
     def _show(
-        self, trainer: Trainer, episodes: HeldOutGroups, lines: Sequence[dict[str, Any]], kinds: Mapping[str, str]
+        self,
+        trainer: Trainer,
+        log_dir: str | None,
+        episodes: HeldOutGroups,
+        lines: Sequence[dict[str, Any]],
+        kinds: Mapping[str, str],
     ) -> None:
         """How the episodes ended, by kind, and what has changed since the first evaluation."""
         (first, before), (_, after) = (self.evaluations[episodes.split][number] for number in (0, -1))
@@ -173,13 +189,10 @@ class HeldOutEvaluation(Callback):
         ends = outcomes_by_kind([EvaluatedEpisode(**{name: line[name] for name in counted}) for line in lines])
         again = len(self.evaluations[episodes.split]) > 1
         changes = changes_by_kind(before, after, kinds) if again else {}
-        title = f"held-out {episodes.split} at version {episodes.policy_version}, {len(lines)} episodes"
+        title = f"held-out {episodes.split} at version {episodes.policy_version}, {count(len(lines), 'episode')}"
         title += f"; the first evaluation was at version {first}" if again else ""
-        add_figures = logger_methods(trainer.loggers, "add_figure")
-        for add_figure in add_figures:
-            figure = draw_outcomes(ends, changes, title)
-            add_figure(f"held_out/{episodes.split}/outcomes", figure, trainer.global_step)
-        if not add_figures:
+        figure, moment = draw_outcomes(ends, changes, title), f"version_{episodes.policy_version}"
+        if not show_figure(trainer, log_dir, f"held_out/{episodes.split}/outcomes", moment, figure):
             for line in (title, *as_lines(with_total(ends)), *as_lines(with_total(changes))):
                 _logger.info(line)
 

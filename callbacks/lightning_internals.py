@@ -1,11 +1,12 @@
-"""What is used of Lightning that it does not promise to keep; each function has a test of its own."""
+"""Every use of Lightning's private parts; each function has a separate test."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol, cast, runtime_checkable
 
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar, Timer, TQDMProgressBar
 from lightning.pytorch.callbacks.timer import Interval
+from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.profilers import Profiler
 
@@ -110,6 +111,23 @@ def show_length(trainer: Trainer, num_batches: int) -> None:
         if isinstance(bar, RichProgressBar) and bar.is_enabled and bar.train_progress_bar_id is not None:
             assert bar.progress is not None
             bar.progress.update(bar.train_progress_bar_id, total=num_batches)
+
+
+def show_hparams(logger: TensorBoardLogger, values: Mapping[str, bool | int | float | str]) -> None:
+    """Fill TensorBoard's HPARAMS tab with a run's settings alone.
+
+    PyTorch also writes which settings and metrics there are, and that the run has succeeded. The tab would take the
+    first run's list for all runs; without a list it shows what any run has, and first the settings that differ.
+    """
+    from torch.utils.tensorboard import summary  # imports TensorBoard
+
+    _, start, _ = summary.hparams(dict(values), {})  # type: ignore[no-untyped-call]
+    logger.experiment._get_file_writer().add_summary(start)
+
+
+def is_made_by_command_line() -> bool:
+    """Whether a constructor is being called by LightningCLI, which knows the configuration that it was made of."""
+    return _given_hyperparameters.get() is not None
 
 
 def _progress(trainer: Trainer) -> Any:

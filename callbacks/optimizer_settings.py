@@ -1,4 +1,4 @@
-"""The callback that decides whose settings a resumed run's optimizer and scheduler have."""
+"""The callback that gives a resumed run's optimizer and scheduler the present settings."""
 
 import copy
 import logging

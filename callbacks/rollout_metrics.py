@@ -7,8 +7,9 @@ import time
 import psutil
 from lightning.pytorch import LightningModule, Trainer
 
-from callbacks.watching import ExperienceCallback
+from callbacks.watching import ExperienceCallback, show_first
 from gigpo_lightning.rollout.diagnosis import Diagnosis
+from gigpo_lightning.text import as_rate
 
 _logger = logging.getLogger(__name__)
 
@@ -37,14 +38,15 @@ class RolloutMetrics(ExperienceCallback):
         metrics |= {"time/iteration": now - self._last_end, "memory/resident_gib": resident_gib()}
         self._last_end = now
         pl_module.log_dict(metrics, sync_dist=True)
+        show_first(trainer, "training", metrics["rollout/success_rate"])
         pl_module.log("success", metrics["rollout/success_rate"], prog_bar=True, logger=False, sync_dist=True)
         _logger.info(
-            "epoch %d: success %.0f%%, return %.2f, length %.1f, invalid %.1f%%%s, replies of %.1f tokens, %.1f s",
+            "epoch %d: success %s, return %.2f, length %.1f, invalid %s%s, replies of %.1f tokens, %.1f s",
             self.experience.epoch,
-            100 * metrics["rollout/success_rate"],
+            as_rate(metrics["rollout/success_rate"], 2),
             metrics["rollout/return"],
             metrics["rollout/episode_length"],
-            100 * metrics["rollout/invalid_action_rate"],
+            as_rate(metrics["rollout/invalid_action_rate"], 2),
             f" ({replies.commonest_problem[0]})" if replies.problems else "",
             metrics["rollout/reply_length_mean"],
             metrics["time/iteration"],

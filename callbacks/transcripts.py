@@ -1,4 +1,4 @@
-"""The callback that keeps the episodes: in files, and a few to read in TensorBoard."""
+"""The callback that keeps the episodes: in files, and a few to read."""
 
 import copy
 import logging
@@ -9,7 +9,8 @@ from typing import Any, cast
 from lightning.pytorch import LightningModule, Trainer
 
 from callbacks.lightning_internals import typed
-from callbacks.watching import ExperienceCallback, logger_methods
+from callbacks.showing import show_transcripts
+from callbacks.watching import ExperienceCallback
 from gigpo_lightning.algorithm import Credit, CreditEstimator
 from gigpo_lightning.errors import check_count
 from gigpo_lightning.experience import scored_table
@@ -28,7 +29,8 @@ class Transcripts(ExperienceCallback):
     The texts are of the rollouts (``rollout/best`` and so on) and of every evaluation (``held_out/<split>/best``); of
     several ranks they are the first rank's. Each step has its action and whether that was valid, and what it was worth.
     A held-out task that is played once has no credit, and the text says so; ``held_out_repeats`` of two or more give it
-    some.
+    some. Loggers that show text or tables get them, and the run's folder, which keeps the first and the latest of each
+    in ``transcripts/``.
 
     Args:
         every_n_epochs: Write the rollouts of every n-th epoch; 0 writes none.
@@ -55,16 +57,22 @@ class Transcripts(ExperienceCallback):
         if due and log_dir is not None:
             self._write(trainer, log_dir, pl_module, f"epoch_{epoch}", played.groups, credit, experience.temperature)
         if self.text_every_n_epochs and epoch % self.text_every_n_epochs == 0:
-            self._show(trainer, pl_module, "rollout", played.groups, credit)
+            self._show(trainer, pl_module, log_dir, "rollout", f"epoch_{epoch}", played.groups, credit)
 
     def on_validation_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *args: Any
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *args: Any, **kwargs: Any
     ) -> None:
         """Show some of the held-out episodes."""
-        if isinstance(outputs, HeldOutGroups) and trainer.is_global_zero:
+        if not isinstance(outputs, HeldOutGroups):
+            return
+        log_dir = trainer.log_dir  # asked on every rank: it is broadcast
+        if trainer.is_global_zero:
             compared = any(len(group.trajectories) > 1 for group in outputs.groups)
             credit = _credit(trainer, pl_module, outputs.groups) if compared else None
-            self._show(trainer, pl_module, f"held_out/{outputs.split}", outputs.groups, credit)
+            moment = f"version_{outputs.policy_version}"
+            self._show(trainer, pl_module, log_dir, f"held_out/{outputs.split}", moment, outputs.groups, credit)
+
+    on_test_batch_end = on_validation_batch_end
 
     def on_predict_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *args: Any
@@ -81,13 +89,14 @@ class Transcripts(ExperienceCallback):
         self,
         trainer: Trainer,
         pl_module: LightningModule,
-        name: str,
+        log_dir: str | None,
+        tag: str,
+        moment: str,
         groups: Sequence[TrajectoryGroup],
         credit: Credit | None,
     ) -> None:
         """A best, a median and a worst episode as text; with credit, unless it has no other to be compared with."""
-        add_texts = logger_methods(trainer.loggers, "add_text") if trainer.is_global_zero else []
-        if not add_texts:
+        if not trainer.is_global_zero:
             return
         episodes = [episode for group in groups for episode in group.trajectories]
         worths: list[CreditedEpisode | None] = [None] * len(episodes)
@@ -95,10 +104,11 @@ class Transcripts(ExperienceCallback):
             credited = credited_groups(groups, credit)
             worths = [each if len(group) > 1 else None for group in credited for each in group]
         as_text = cast("PolicyView", pl_module).tokenizer.exact_text
-        for rank, number in best_median_worst(episodes).items():
+        texts = {}
+        for name, number in best_median_worst(episodes).items():
             prompt = as_text(episodes[number].steps[0].prompt_ids)
-            for add_text in add_texts:
-                add_text(f"{name}/{rank}", transcript(episodes[number], worths[number], prompt), trainer.global_step)
+            texts[name] = transcript(episodes[number], worths[number], prompt)
+        show_transcripts(trainer, log_dir, tag, moment, texts)
 
     def _write(
         self,

@@ -1,4 +1,4 @@
-"""The callback that lets the update have the cores that the rollout needed for its environments."""
+"""The callback that gives the update all cores, also those that environments use during the rollout."""
 
 import os
 from typing import Any

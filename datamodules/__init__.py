@@ -1,4 +1,4 @@
-"""LightningDataModules: fresh rollouts, rollouts played before, and demonstrations for a warm start."""
+"""LightningDataModules: fresh rollouts, stored rollouts, and demonstrations for a warm start."""
 
 from datamodules.demonstrations import DemonstrationDataModule
 from datamodules.replay import ReplayDataModule

@@ -1,4 +1,4 @@
-"""The DataModule that trains from rollouts that were played before, without an engine or an environment."""
+"""The DataModule that reads stored rollouts, without an engine or an environment."""
 
 import re
 import time

@@ -1,4 +1,4 @@
-"""The DataModule that streams what a player plays: fresh episodes each epoch, as minibatches."""
+"""The DataModule that streams a player's fresh episodes of each epoch as minibatches."""
 
 import logging
 from collections.abc import Callable, Iterator, Sequence

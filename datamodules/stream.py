@@ -1,4 +1,4 @@
-"""What the DataModules that feed ``GiGPOModule`` share: one experience an epoch, streamed as minibatches."""
+"""The shared base of the DataModules that feed ``GiGPOModule``: one experience per epoch, streamed as minibatches."""
 
 from collections.abc import Callable, Iterator
 from typing import Any, cast

@@ -119,7 +119,7 @@ def row(model: str, hardware: Hardware) -> str:
         "yes" if run.sleeps else "no",
         f"{states:.1f} + {step:.1f} + {phase['engine']:.1f}",
         f"{run.predicted:.1f}",
-        f"{run.predicted / run.device_gib:.0%}",
+        f"{100 * run.predicted / run.device_gib:.0f} %",
     )
     return f"| {' | '.join(cells)} |"
 

@@ -1,12 +1,13 @@
-"""The one door: ``gigpo fit | validate | test | predict``, a LightningCLI over the configs."""
+"""The one door: ``gigpo fit | validate | test | predict | export``, a LightningCLI over the configs."""
 
 import contextlib
 import logging
 import os
+import signal
 import sys
 import warnings
 from argparse import ArgumentError
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +20,7 @@ from lightning.pytorch.accelerators import AcceleratorRegistry
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.utilities import rank_zero_only
+from rich.console import Console
 
 from callbacks import OptimizerSettings
 from callbacks.kept_configuration import KeptConfiguration
@@ -27,38 +29,31 @@ from gigpo_lightning.changed_configuration import changes, check_classes
 from gigpo_lightning.complaints import constructor_complaint, parser_complaint, with_section
 from gigpo_lightning.disk import no_room
 from gigpo_lightning.dry_run import plan, plan_memory
-from gigpo_lightning.errors import Preempted, RunError, check_seed, no_exit
+from gigpo_lightning.errors import Preempted, RunError, check_seed, is_ctrl_c, no_exit
+from gigpo_lightning.evaluation_table import evaluation_table
+from gigpo_lightning.export_command import ExportCLI
 from gigpo_lightning.last_checkpoint import last_checkpoint, read_progress
 from gigpo_lightning.messages import log_to_stderr, say_error
-from gigpo_lightning.prompts.base import check_markers
+from gigpo_lightning.monitors import check_monitors, missing_metric
+from gigpo_lightning.prompts.base import check_chat_template, check_markers
+from gigpo_lightning.quick_answers import SUBCOMMANDS, asked_for, parser_settings
+from gigpo_lightning.quiet import leave_out_noise
 from gigpo_lightning.ranks import wait_for_tensors_to_go
 from gigpo_lightning.standard_settings import add_standard
 from gigpo_lightning.strict_cli import MENDABLE, REFUSED, StrictCLI
-from gigpo_lightning.trainer_settings import check_trainer
+from gigpo_lightning.trainer_settings import check_trainer, explain_trainer
 from modules import AtomicCheckpointIO
 from modules.checkpoint_folder import META
-from modules.checkpoint_io import check_whole, damage
+from modules.checkpoint_io import check_file, check_whole
 from modules.run_folder import Claim, chosen_folder, claimed, hold
 
 __all__ = ["MENDABLE", "GigpoCLI", "build_cli", "checked_configuration", "main", "share_the_machine", "what_is_wrong"]
 
 _logger = logging.getLogger(__name__)
 
-_DESCRIPTION = "Trains and evaluates LLM agents with GiGPO (arXiv:2505.10978) on Lightning, configured by YAML."
 _MORE_HELP = (
     "The keys of a class: gigpo {subcommand} --model.help modules.GiGPOModule, and --data.help "
     "datamodules.RolloutDataModule. The whole configuration, defaults filled in: --print_config. Examples: configs/."
-)
-
-# True, known, and nothing that a user could do anything about.
-_KNOWN_WARNINGS = (
-    ".*does not have many workers.*",
-    ".*sync_dist=True.*",
-    ".*LeafSpec.*",
-    ".*torch.distributed.reduce_op.*",
-    ".*IterableDataset. has .__len__.*",
-    ".*You have overridden .transfer_batch_to_device.*",
-    ".*The dirpath has changed from.*",  # a resumed run has a folder of its own
 )
 
 
@@ -69,12 +64,20 @@ class GigpoCLI(StrictCLI):
 
     def __init__(self, args: Any = None, **kwargs: Any) -> None:
         words = sys.argv[1:] if args is None else args
-        self._asked = words[0] if isinstance(words, list) and words and words[0] in self.subcommands() else None
+        self._asked = asked_for(words) if isinstance(words, list) else None
         super().__init__(args=args, **kwargs)
+
+    def _add_subcommands(self, parser: LightningArgumentParser, **kwargs: Any) -> None:
+        said = {name: {"description": text} | kwargs.get(name, {}) for name, text in SUBCOMMANDS.items()}
+        super()._add_subcommands(parser, **said)
+        assert parser._subcommands_action is not None
+        parser._subcommands_action.add_subcommand("export", self.init_parser(), help=SUBCOMMANDS["export"])
+        for choice in parser._subcommands_action._choices_actions:
+            choice.help = SUBCOMMANDS.get(choice.dest, choice.help)  # the Trainer's own are cut within a sentence
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
         if self._asked not in (None, subcommand):
-            return self.init_parser(**kwargs)  # of one that nobody asks for the name is enough
+            return self.init_parser(**kwargs)  # nobody asks for its options
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
         # Written out by argparse, the usage is a screen of options that the help lists again.
         parser.usage = f"gigpo {subcommand} --config CONFIG [--KEY VALUE ...]"
@@ -122,11 +125,8 @@ class GigpoCLI(StrictCLI):
         try:
             return super().instantiate_trainer(**kwargs)
         except REFUSED as error:
-            if "`fsdp`" in str(error) and "GPU" in str(error):
-                raise ValueError(
-                    "trainer.strategy 'fsdp' needs GPUs; on CPUs use 'fsdp2', which shards there as well as on GPUs"
-                ) from error
-            raise ValueError(constructor_complaint(error, Trainer, vars(given), "trainer")) from error
+            said = explain_trainer(error, vars(given))
+            raise ValueError(said or constructor_complaint(error, Trainer, vars(given), "trainer")) from error
 
     def _is_dry_run(self) -> bool:
         return bool(self._get(self.config_init, "dry_run", default=False))
@@ -149,10 +149,28 @@ class GigpoCLI(StrictCLI):
             _logger.warning("warning: %s", line)
         _logger.info(memory.numbers)
 
+    def validate(self, model: LightningModule, **kwargs: Any) -> None:
+        """Evaluate on the held-out splits, and print what came of it."""
+        self._evaluate(self.trainer.validate, model, **kwargs)
+
+    def test(self, model: LightningModule, **kwargs: Any) -> None:
+        """Evaluate on the test splits, and print what came of it."""
+        self._evaluate(self.trainer.test, model, **kwargs)
+
+    def _evaluate(self, evaluate: Callable[..., Any], model: LightningModule, verbose: bool, **kwargs: Any) -> None:
+        results = evaluate(model, verbose=False, **kwargs)  # Lightning's own table has numbers of 17 digits
+        if verbose and self.trainer.is_global_zero and any(results):
+            Console().print(evaluation_table(results, str(self.subcommand)))
+
     def _run_subcommand(self, subcommand: str) -> None:
         """Carry the subcommand out in a folder that no other run gets; one that is only planned has none."""
         with contextlib.nullcontext(()) if self._is_dry_run() else claimed(self.trainer) as self._claims:
-            super()._run_subcommand(subcommand)
+            try:
+                super()._run_subcommand(subcommand)
+            except (RuntimeError, MisconfigurationException) as error:
+                if said := missing_metric(error):
+                    raise ValueError(said) from error
+                raise
 
     def _parse_ckpt_path(self) -> None:
         """Leave the checkpoint unread: the configuration alone says what a run is, and its loader what is wrong."""
@@ -184,9 +202,12 @@ class GigpoCLI(StrictCLI):
             rehearsal = self.model.rehearse(self.trainer) if hasattr(self.model, "rehearse") else None
         except ValueError as error:
             raise ValueError(with_section(str(error), type(self.model), "model.init_args")) from error
+        of_scheduler = None if rehearsal is None else rehearsal.monitor
+        check_monitors(typed(self.trainer).callbacks, self.model, self.datamodule, of_scheduler)
         prompt = getattr(getattr(self.datamodule, "player", None), "prompt", None)
         if rehearsal is not None and rehearsal.policy is not None and prompt is not None:
             check_markers(prompt, rehearsal.policy.tokenizer.is_unknown)
+            check_chat_template(prompt, rehearsal.policy.tokenizer)
         self._said = [rehearsal.said] if rehearsal is not None else []
         self._skeleton = rehearsal.policy if rehearsal is not None else None
 
@@ -223,7 +244,7 @@ class GigpoCLI(StrictCLI):
             if not any(folder.is_relative_to(root) for root in roots):
                 roots.append(folder)
         ours = isinstance(self.trainer.strategy.checkpoint_io, AtomicCheckpointIO)
-        found = last_checkpoint(roots, _check_file if ours else lambda path: None, to_go_on=self.subcommand == "fit")
+        found = last_checkpoint(roots, check_file if ours else lambda path: None, to_go_on=self.subcommand == "fit")
         if found is None:
             raise ValueError(
                 f"ckpt_path 'last' needs a checkpoint under {' or '.join(map(str, roots))}, but there is "
@@ -273,7 +294,7 @@ def _planned_devices(devices: Any) -> int:
     return number
 
 
-def build_cli(args: Any = None, run: bool = True) -> GigpoCLI:
+def build_cli(args: Any = None, run: bool = True) -> StrictCLI:
     """Parse the arguments and, with ``run``, carry out the subcommand.
 
     Args:
@@ -283,7 +304,10 @@ def build_cli(args: Any = None, run: bool = True) -> GigpoCLI:
     Raises:
         RunError: If a class that the configuration names calls ``sys.exit``.
     """
+    words = sys.argv[1:] if args is None else args
     with no_exit():
+        if run and isinstance(words, list) and words[:1] == ["export"]:
+            return ExportCLI(words[1:], model_class=LightningModule, datamodule_class=LightningDataModule)
         return GigpoCLI(
             model_class=LightningModule,
             datamodule_class=LightningDataModule,
@@ -293,7 +317,7 @@ def build_cli(args: Any = None, run: bool = True) -> GigpoCLI:
             save_config_callback=KeptConfiguration,
             save_config_kwargs={"overwrite": True},
             auto_configure_optimizers=False,  # modules make their own; a second --optimizer would replace them silently
-            parser_kwargs={"description": _DESCRIPTION},
+            parser_kwargs=parser_settings(),
             args=args,
             run=run,
         )
@@ -309,7 +333,9 @@ def checked_configuration(options: Sequence[str]) -> str:
     logging.disable(logging.WARNING)  # the run itself will say it, in its log
     try:
         with warnings.catch_warnings(action="ignore"):
-            return build_cli(["fit", *options, "--dry_run"]).run_configuration()
+            cli = build_cli(["fit", *options, "--dry_run"])
+            assert isinstance(cli, GigpoCLI)
+            return cli.run_configuration()
     except MENDABLE as error:
         raise ValueError(what_is_wrong(error)) from error
     finally:
@@ -323,14 +349,17 @@ def main() -> None:
     rank = getattr(rank_zero_only, "rank", 0)
     # What every rank would say, the first says; what went wrong, each.
     log_to_stderr(*(("WARNING", f"rank {rank}: %(message)s") if rank else ()))
-    for message in _KNOWN_WARNINGS:
-        warnings.filterwarnings("ignore", message=message)
+    leave_out_noise()
     share_the_machine()
     exit_code = 0
     try:
         build_cli()
     except Preempted as stop:
         exit_code = stop.exit_code
+    except (KeyboardInterrupt, SystemExit) as stop:
+        if not is_ctrl_c(stop):
+            raise
+        raise SystemExit(128 + signal.SIGINT) from stop
     except MENDABLE as error:
         say_error(what_is_wrong(error))
         raise SystemExit(2) from error
@@ -346,13 +375,6 @@ def share_the_machine() -> None:
     if "OMP_NUM_THREADS" not in os.environ:
         # Contended, two threads are several times slower than one; environment workers want the other core.
         torch.set_num_threads(max(1, (os.cpu_count() or 2) // 2))
-
-
-def _check_file(path: Path) -> None:
-    if not path.is_dir():
-        check_whole(path)
-        if wrong := damage(path):
-            raise ValueError(f"{path} is damaged: {wrong}")
 
 
 def _seed(value: Any) -> int:

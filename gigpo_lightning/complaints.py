@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pydoc import locate
 from typing import Any
 
+from gigpo_lightning.suggestions import did_you_mean, missing_methods, near_class, near_setting
+
 _LONGEST = 120  # characters of a value in a message
 _NESTED = re.compile(r'Parser key "(?P<key>[^"]+)":|Problem with given class_path \'(?P<class>[^\']+)\':')
 _CALLABLE = re.compile(r"^Type .*? expects a function or a callable class: ")
@@ -17,6 +19,9 @@ _NO_SUBCLASS = "Not a valid subclass"
 _ARGUMENT = re.compile(r"^'?([A-Za-z_]\w*)((?:\.\w+)*)'?(?=[\s=:,])")
 _UNKNOWN = re.compile(r"^(?:Option '([^']+)' is not accepted|Group '(.*)' does not accept option '(.+)')$")
 _MISSING = re.compile(r"^the following arguments are required: (.+)$")
+_NO_CHOICE = re.compile(r"invalid choice: '(.*)' \(choose from (.*)\)$")
+_IMPORTED = re.compile(r"^Import path (\S+) ")
+_NO_PROTOCOL = re.compile(r"^Import path (\S+) does not implement protocol (\w+)$")
 _CLASS_PATH = re.compile(r"class_path'?[=:] ?'([^']*)'")
 _NO_CLASS = re.compile(r"^(?:\{(?!'class_path')|Namespace\((?!class_path))")
 _LINK = re.compile(r"^Call to compute_fn of link '.*?' with args .* failed: ")
@@ -48,6 +53,8 @@ def parser_complaint(text: str) -> str:
         'data.init_args.group_size must be int, got None'
     """
     text = _LINK.sub("", text)
+    if choice := _NO_CHOICE.search(text):
+        return text + did_you_mean(choice[1], re.findall(r"'(\w+)'", choice[2]))
     found = _Findings()
     for line in text.splitlines():
         if not found.read(line):
@@ -121,8 +128,8 @@ class _Findings:
         first = leaves[0] if leaves else self.no_path or "cannot be read"
         inside = f"{key}.init_args" if self._has_arguments() or deferred else key
         if unknown := _UNKNOWN.match(first):
-            of = f" of {self._class}" if self._class else ""
-            return f"{inside}.{'.'.join(filter(None, unknown.groups()))} is no setting{of}"
+            of, setting = f" of {self._class}" if self._class else "", ".".join(filter(None, unknown.groups()))
+            return f"{inside}.{setting} is no setting{of}{near_setting(self._class, setting)}"
         if missing := _MISSING.match(first):
             return f"{inside}.{missing[1]} must be given"
         kinds = [match[1] for each in leaves if (match := _EXPECTED.match(each))]
@@ -134,9 +141,20 @@ class _Findings:
             return f"{key} must have a class_path: {first}, got {shortened(self.value)}"
         if first.startswith(_OF_CLASS):
             named = _CLASS_PATH.search(self.value)
-            value = shortened(self._class or (named[1] if named else self.value))
-            return f"{key}.class_path must name what can be used there, got {value}: {first}"
+            imported = _IMPORTED.match(first)
+            value = self._class or (named[1] if named else self.value or (imported[1] if imported else ""))
+            return (
+                f"{key}.class_path must name what can be used there, got {shortened(value)}: {_of_class(first, value)}"
+            )
         return f"{key}: {'; '.join(leaves) or first}" + (f", got {shortened(self.value)}" if self.value else "")
+
+
+def _of_class(said: str, class_path: str) -> str:
+    """What is wrong with a class, and what might be meant."""
+    if match := _NO_PROTOCOL.match(said):
+        lacking = missing_methods(match[1], match[2])
+        return f"{said}: {lacking}" if lacking else said
+    return said if said.startswith(("Import path ", _NO_SUBCLASS)) else said + near_class(class_path)
 
 
 def shortened(value: Any) -> str:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import re
 from argparse import ArgumentError
 from pathlib import Path
 from pydoc import locate
@@ -13,9 +14,11 @@ from jsonargparse import Namespace
 from jsonargparse._actions import ActionConfigFile
 
 from gigpo_lightning.complaints import config_nodes, parser_complaint, shortened
+from gigpo_lightning.suggestions import did_you_mean
 from gigpo_lightning.yaml_files import check_yaml, load_yaml_file
 
 _OF_CLASS = ("class_path", "init_args", "dict_kwargs")
+_UNKNOWN_OPTION = re.compile(r"(?:unrecognized arguments: --|does not accept option ')([\w.]+)")
 _load = jsonargparse.get_loader("yaml")
 
 
@@ -42,7 +45,7 @@ class StrictConfigFile(ActionConfigFile):
             not isinstance(values, str) or any(each in values for each in ("\n", "{", ": ", "://")) or values == "-"
         )
         if not inline:  # else they are settings, standard input or an address
-            _check_file(Path(values))
+            _check_file(Path(values), known_options([parser]))
         try:
             self.apply_config(parser, namespace, self.dest, values)
         except (TypeError, KeyError, ArgumentError) as error:
@@ -50,7 +53,22 @@ class StrictConfigFile(ActionConfigFile):
             raise ValueError(f"{name}: {parser_complaint(str(error))}") from error
 
 
-def _check_file(path: Path) -> None:
+def add_config_option(parser: jsonargparse.ArgumentParser) -> None:
+    """Give a parser the option ``--config``."""
+    parser.add_argument("-c", "--config", action=StrictConfigFile, help="A YAML file; a later one goes on top.")
+
+
+def known_options(parsers: list[Any]) -> list[str]:
+    """The keys that the command line takes one by one, those of its subcommands too."""
+    known: list[str] = []
+    for parser in parsers:
+        known += [option.removeprefix("--") for action in parser._actions for option in action.option_strings]
+        subcommands = parser._subcommands_action
+        known += known_options(list(subcommands.choices.values())) if subcommands else []
+    return known
+
+
+def _check_file(path: Path, known: list[str]) -> None:
     if path.is_dir():
         raise ValueError(f"--config must name a YAML file, got the folder {str(path)!r}")
     if not path.exists():
@@ -62,6 +80,9 @@ def _check_file(path: Path) -> None:
     for section in ("trainer", "model", "data"):
         if section in held and not isinstance(held[section], dict | str):
             raise ValueError(f"{path}: {no_section(section, held[section])}")
+    for key in held["trainer"] if isinstance(held.get("trainer"), dict) and "trainer.max_epochs" in known else ():
+        if (name := f"trainer.{key}".removesuffix("+")) not in known:
+            raise ValueError(f"{path}: {name} is no setting of the Trainer{did_you_mean(name, known)}")
 
 
 def _check_classes(path: Path, held: dict[str, Any]) -> None:
@@ -83,6 +104,13 @@ def no_section(key: str, value: Any) -> str:
     given = "nothing" if value is None else f"{type(value).__name__} {shortened(value)}"
     rest = "; leave the key out for its defaults" if key == "trainer" else ""
     return f"{key} must hold settings, each with its key, got {given}{rest}"
+
+
+def with_near_words(said: str, parser: Any) -> str:
+    """What the parser says of an unknown option, and the nearest that it knows."""
+    if match := _UNKNOWN_OPTION.search(said):
+        return said + did_you_mean(match[1], known_options([parser]))
+    return said
 
 
 def refuse_nothing(parser: Any, config: Namespace) -> None:

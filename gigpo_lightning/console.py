@@ -30,7 +30,10 @@ class OwnPackages(MetaPathFinder):
 
 
 def gigpo() -> None:
-    """``gigpo fit | validate | test | predict``."""
+    """``gigpo fit | validate | test | predict | export``."""
+    from gigpo_lightning.quick_answers import answer  # imports less than a run, and ``gigpo-sweep`` needs none of it
+
+    answer(sys.argv[1:])
     _main("gigpo_lightning.cli")
 
 

@@ -37,6 +37,11 @@ class StoppedBySignal(SystemExit):
     """A signal's handler ends the process; whatever it interrupts is not the one that wants to exit."""
 
 
+def is_ctrl_c(error: BaseException) -> bool:
+    """Whether a user has stopped the process by Ctrl-C; a Trainer that it reaches ends by ``SystemExit``."""
+    return isinstance(error, KeyboardInterrupt) or isinstance(error.__context__, KeyboardInterrupt)
+
+
 @contextlib.contextmanager
 def no_exit() -> Iterator[None]:
     """Let no code of a user's own end a run by ``sys.exit``, which with code 0 would look like its success.
@@ -48,7 +53,7 @@ def no_exit() -> Iterator[None]:
         yield
     except SystemExit as error:
         last = traceback.extract_tb(error.__traceback__)[-1]
-        asked = last.filename == argparse.__file__ or isinstance(error.__context__, KeyboardInterrupt)
+        asked = last.filename == argparse.__file__ or is_ctrl_c(error)
         if asked or type(error) is not SystemExit:  # --help and Ctrl-C; signals have classes of their own
             raise
         raise RunError(

@@ -12,6 +12,7 @@ import torch
 import yaml
 
 from gigpo_lightning.disk import checkpoints_in
+from gigpo_lightning.text import count
 
 _logger = logging.getLogger(__name__)
 
@@ -54,7 +55,7 @@ class Progress:
         return held if isinstance(held, dict) and isinstance(held.get("model"), dict) else None
 
     def __str__(self) -> str:
-        return f"{self.path} ({self.epochs} epochs done, global step {self.global_step})"
+        return f"{self.path} ({count(self.epochs, 'epoch')} done, global step {self.global_step})"
 
 
 def read_progress(path: Path) -> Progress:

@@ -1,5 +1,6 @@
 """A LightningCLI that reads strictly, and names the full key of what it refuses."""
 
+import re
 from argparse import ArgumentError
 from collections.abc import Callable
 from functools import partial
@@ -11,13 +12,16 @@ from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, _InstantiatorFn
 
 from gigpo_lightning.complaints import constructor_complaint, find_key
-from gigpo_lightning.config_action import StrictConfigFile, no_section, refuse_nothing
+from gigpo_lightning.config_action import add_config_option, no_section, refuse_nothing, with_near_words
 from gigpo_lightning.errors import RunError
 
 jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
 # What a user can mend; anything else is a defect of ours, and its traceback is wanted.
 MENDABLE = (ValueError, ImportError, OSError, FloatingPointError, ArgumentError, MisconfigurationException, RunError)
+
+# argparse takes -1e-3, and any other number of a form that it does not know, for an option.
+_NEGATIVE_NUMBER = re.compile(r"^-(?:(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?|\.?inf)$", re.IGNORECASE)
 
 # What a constructor may raise where its arguments are to blame.
 REFUSED = (TypeError, ArithmeticError, LookupError, AttributeError, RuntimeError, AssertionError, *MENDABLE)
@@ -30,7 +34,8 @@ class StrictCLI(LightningCLI):
         """Have mistakes raised, not answered with two screens of usage before the one line that says what is wrong."""
         # A key is written out: argparse would take its beginning for it, and so some misspelt ones.
         parser = LightningArgumentParser(**{"exit_on_error": False, "allow_abbrev": False} | kwargs)
-        parser.add_argument("-c", "--config", action=StrictConfigFile, help="A YAML file; a later one goes on top.")
+        parser._negative_number_matcher = _NEGATIVE_NUMBER
+        add_config_option(parser)
         return parser
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
@@ -39,7 +44,10 @@ class StrictCLI(LightningCLI):
         Raises:
             ValueError: If there are some.
         """
-        super().parse_arguments(parser, args)
+        try:
+            super().parse_arguments(parser, args)
+        except ArgumentError as error:
+            raise ArgumentError(None, with_near_words(str(error), parser)) from error
         settings = self.config.get(self.config.get("subcommand"), self.config)
         for section in ("trainer", "model", "data"):
             if not hasattr(settings.get(section), "keys"):

@@ -17,6 +17,32 @@ def shown(value: object, longest: int = 200) -> str:
     return text if len(text) <= longest else f"{text[:longest]}..."
 
 
+def count(number: int, noun: str) -> str:
+    """A number and what it counts, which takes an s unless there is one.
+
+    Example:
+        >>> count(1, "epoch"), count(2, "epoch")
+        ('1 epoch', '2 epochs')
+    """
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def as_rate(value: float, digits: int = 3, *, sign: bool = False) -> str:
+    """A share, or a difference of two, as every page of this project writes it: with no zero before the point.
+
+    Args:
+        value: The share, from 0 to 1.
+        digits: Decimals.
+        sign: Show a plus as well, as of a difference.
+
+    Example:
+        >>> as_rate(0.433), as_rate(1.0), as_rate(0.65, 2), as_rate(0.104, sign=True), as_rate(-0.0004, sign=True)
+        ('.433', '1.000', '.65', '+.104', '-.000')
+    """
+    said = f"{value:{'+' if sign else ''}.{digits}f}"
+    return said.replace("0.", ".", 1) if abs(value) < 1 and said.lstrip("+-").startswith("0.") else said
+
+
 def folder_name(overrides: Mapping[str, str]) -> str:
     """The name of a run's folder: its overrides in alphabetic order, in characters that every file system takes.
 

@@ -46,6 +46,20 @@ def check_trainer(given: Mapping[str, Any]) -> None:
     _check_devices(given.get("devices", "auto"), given.get("accelerator", "auto"))
 
 
+def explain_trainer(error: BaseException, given: Mapping[str, Any]) -> str:
+    """What is to be set where a Trainer cannot be made for this machine; empty if that is not the reason."""
+    said = " ".join(str(error).split())
+    if "`fsdp`" in said and "GPU" in said:
+        return "trainer.strategy 'fsdp' needs GPUs; on CPUs use 'fsdp2', which shards there as well as on GPUs"
+    if "No supported gpu backend" in said or "can not run on your system" in said:
+        return (
+            f"trainer.accelerator must be one that this machine has, got {given.get('accelerator')!r}: "
+            f"{said.rstrip('!.')}. On a CPU: --trainer.accelerator cpu --trainer.precision 32-true; what else differs "
+            'is in docs/configuration.md, under "On a CPU, on a GPU"'
+        )
+    return ""
+
+
 def _check_shares(given: Mapping[str, Any]) -> None:
     """Refuse shares of an epoch's batches that are none."""
     for name in _SHARES:

@@ -1,4 +1,4 @@
-"""The LightningModule that copies an expert, so that reinforcement learning starts neither hopeless nor perfect."""
+"""The LightningModule that copies an expert, so that reinforcement learning starts with some successes."""
 
 import logging
 import math

@@ -1,4 +1,4 @@
-"""A checkpoint that is a folder with a file a rank: written whole, and looked at before any of it is taken."""
+"""A checkpoint as a folder with one file per rank: written whole, and checked before any of it is loaded."""
 
 import io
 import logging

@@ -1,4 +1,4 @@
-"""How checkpoints reach the disk, and how one that cannot be used is refused."""
+"""Writes checkpoints to the disk, and refuses unusable ones."""
 
 import io
 import logging
@@ -36,6 +36,18 @@ def check_whole(path: _PATH) -> None:
         whole = False
     if not whole:
         raise ValueError(f"{rule(path)}, which was cut short or is something else")
+
+
+def check_file(path: Path) -> None:
+    """Look at every byte of a checkpoint that is a file; of a folder whoever opens it does so.
+
+    Raises:
+        ValueError: If it is not whole, or damaged.
+    """
+    if not path.is_dir():
+        check_whole(path)
+        if wrong := damage(path):
+            raise ValueError(f"{path} is damaged: {wrong}")
 
 
 def _is_remote(path: _PATH) -> bool:

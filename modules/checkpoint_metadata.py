@@ -1,7 +1,7 @@
-"""The ``.metadata`` of a checkpoint's folder, read without running what is in it.
+"""Reads the ``.metadata`` of a checkpoint's folder without running code in it.
 
-PyTorch writes where each tensor lies as a pickle, and its own reader runs whatever such a file asks for. Here each
-class that may be in it is first an inert record of what the file says; real objects are made of these afterwards.
+PyTorch stores the place of each tensor as a pickle, and its own reader runs any code in such a file. Here each class
+that the file may contain is first read as an inert record. Real objects are made from these records afterwards.
 """
 
 import pickle

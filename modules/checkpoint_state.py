@@ -1,4 +1,4 @@
-"""What a module keeps in a checkpoint, all of which is checked before any of it is taken."""
+"""A module's state in a checkpoint: all of it is checked before any of it is loaded."""
 
 import copy
 from typing import Any

@@ -1,4 +1,4 @@
-"""A look at tensors for numbers that are not finite."""
+"""Finds tensors with numbers that are not finite."""
 
 from collections.abc import Iterable
 

@@ -1,4 +1,4 @@
-"""What an update may have ruined although its gradient is finite, and how a run goes on from before it."""
+"""Lists the weights and optimizer states to check after an update, and names the checkpoint to go on from."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""The LightningModule that turns minibatches of credited steps into better weights."""
+"""The LightningModule that trains the policy on minibatches of steps with their advantages."""
 
 import contextlib
 import copy
@@ -6,6 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Literal, cast
 
 import torch
@@ -24,6 +25,7 @@ from gigpo_lightning.algorithm.losses import LossSettings
 from gigpo_lightning.batch import Minibatch
 from gigpo_lightning.random_states import random_states, restore_random_states
 from gigpo_lightning.ranks import gather
+from gigpo_lightning.text import count
 from gigpo_lightning.token_batch import TokenBatch
 from gigpo_lightning.update import Learner, NotFiniteError, check_max_grad_norm
 from modules.checkpoint_io import check_for_another_reader
@@ -121,10 +123,10 @@ class GiGPOModule(PolicyModule):
         """
         check_trainer(trainer, self.credit)
         rehearsal = rehearse_policy(self.policy_source)
-        rehearse_optimization(
+        monitor = rehearse_optimization(
             rehearsal.policy, self.make_optimizer, self.make_lr_scheduler, trainer.max_epochs, self.lr_interval
         )
-        return rehearsal
+        return replace(rehearsal, monitor=monitor)
 
     def configure_callbacks(self) -> list[Callback]:
         """Claim the run's folder, and add the standard callbacks that the Trainer lacks; a subclass keeps both.
@@ -300,7 +302,7 @@ class GiGPOModule(PolicyModule):
         if path is not None and self.global_rank == 0:
             what = "going on from" if fitting else "playing with the policy of"
             done, step = kept["iteration"], checkpoint.get("global_step")
-            _logger.info("%s %s: %d epochs done, global step %s", what, path, done, step)
+            _logger.info("%s %s: %s done, global step %s", what, path, count(done, "epoch"), step)
 
     def check_checkpoint(self, checkpoint: dict[str, Any]) -> dict[str, Any]:
         """Look at all of a checkpoint before any of it is taken; what this module keeps in it.

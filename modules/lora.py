@@ -1,8 +1,9 @@
-"""Policies that learn by LoRA adapters, beside weights that stay as they were."""
+"""Policies that train LoRA adapters beside frozen weights."""
 
 import contextlib
 import math
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -181,12 +182,19 @@ class LoraPolicy:
             lora_dropout=self.dropout,
             target_modules=sorted(self.targets or linear),
             task_type="CAUSAL_LM",
+            base_model_name_or_path=_place(policy),
         )
         policy.model.requires_grad_(False)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(_SEED)  # the same on every rank, and in every run
             peft.inject_adapter_in_model(config, policy.model, adapter_name=_NAME)
         return AdaptedPolicy(policy, config)
+
+
+def _place(policy: Policy) -> str | None:
+    """Where the weights beside the adapters are loaded from, for whoever loads these; None if they are nowhere."""
+    name = str(policy.model.name_or_path)
+    return str(Path(name).resolve()) if name and Path(name).is_dir() else name or None
 
 
 def _delta(layer: Any) -> Tensor:

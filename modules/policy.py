@@ -1,4 +1,4 @@
-"""The policy network, and where it comes from.
+"""The policy network, and the protocol of classes that make it.
 
 Shape letters: S = replies of a micro-batch, R = tokens of the longest, A = tokens of all; B, T = its rows and their
 length; H = width of the hidden states.
@@ -19,6 +19,7 @@ from gigpo_lightning.token_batch import Layout, TokenBatch
 from modules.finite import first_not_finite
 from modules.token_logprobs import token_logprobs
 from modules.tokenizer import TransformersTokenizer
+from modules.tokenizer_folder import save_tokenizer
 
 
 class Policy(nn.Module):
@@ -143,7 +144,11 @@ class Policy(nn.Module):
         """Write a folder that ``transformers`` loads and vLLM serves, of ``named_weights`` unless they are given."""
         weights = self._with_ties(dict(self.named_weights()) if weights is None else weights)
         self.model.save_pretrained(folder, state_dict=weights)
-        self.tokenizer.tokenizer.save_pretrained(folder)
+        save_tokenizer(self.tokenizer.tokenizer, folder)
+
+    def save_tokenizer(self, folder: str | Path) -> None:
+        """Write the tokenizer's files alone: with a ``config.json`` Transformers would look for whole weights."""
+        save_tokenizer(self.tokenizer.tokenizer, folder)
 
     def _with_ties(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
         """The same weights, tied ones as one tensor, as they are known to be written once: copies are not."""

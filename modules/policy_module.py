@@ -1,4 +1,4 @@
-"""What the LightningModules that train a policy share."""
+"""The shared base of the LightningModules that train a policy."""
 
 import contextlib
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.distributed.tensor import DTensor
 
-from callbacks.lightning_internals import trainer_of
+from callbacks.lightning_internals import is_made_by_command_line, trainer_of
 from gigpo_lightning.policy_view import AdaptedWeights
 from gigpo_lightning.ranks import gather
 from gigpo_lightning.token_batch import Layout, TokenBatch
@@ -25,12 +25,17 @@ from modules.tokenizer import TransformersTokenizer
 class PolicyModule(LightningModule):
     """Builds a policy when the Trainer is there, and shows it as a strategy may have sharded it.
 
+    A checkpoint of a run of the command line holds the configuration of the module, of which ``load_from_checkpoint``
+    makes it again; made in Python, a module's constructor arguments are given anew.
+
     Args:
         policy: Where the policy comes from.
     """
 
     def __init__(self, policy: PolicySource) -> None:
         super().__init__()
+        if is_made_by_command_line():  # else there are objects, which a checkpoint could not hold
+            self.save_hyperparameters(logger=False)
         self.policy_source = policy
         self._policy: Policy | None = None
         self._updated_epoch: int | None = None  # of the latest update; None since the weights were loaded
@@ -42,6 +47,11 @@ class PolicyModule(LightningModule):
             self.configure_model()
         assert self._policy is not None
         return self._policy
+
+    @property
+    def has_learnt(self) -> bool:
+        """Whether there has been an update since the weights were loaded."""
+        return self._updated_epoch is not None
 
     @property
     def tokenizer(self) -> TransformersTokenizer:

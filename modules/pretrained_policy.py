@@ -23,6 +23,7 @@ from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
 from gigpo_lightning.errors import ShapeUnknownError
 from modules.finite import first_not_finite
+from modules.model_folder import check_model, why_not
 from modules.policy import Policy
 from modules.stored_weights import StoredWeights, stored_weights
 from modules.tokenizer import TransformersTokenizer
@@ -63,6 +64,7 @@ class PretrainedPolicy:
             ShapeUnknownError: If it is on the hub, and not on disk yet.
             ValueError: If it cannot be loaded.
         """
+        check_model(self.model)
         here: dict[str, Any] = {"trust_remote_code": self.trust_remote_code, "local_files_only": True}
         try:
             config = AutoConfig.from_pretrained(self.model, **here)
@@ -70,10 +72,7 @@ class PretrainedPolicy:
         except (OSError, ValueError) as error:
             if _may_be_on_hub(self.model):
                 raise ShapeUnknownError(f"{self.model} is not on this disk") from error
-            why = error if Path(self.model).exists() else "there is no such folder"
-            raise ValueError(
-                f"model must be a checkpoint folder or a hub name that can be loaded, got {self.model!r}: {why}"
-            ) from error
+            raise ValueError(why_not(self.model, error)) from error
         # What attends quickly may be missing where a run is planned, and changes no shape.
         attention = "sdpa" if self.attention.startswith("flash") else self.attention
         with torch.device("meta"):
@@ -115,12 +114,11 @@ class PretrainedPolicy:
 
     @contextlib.contextmanager
     def _loading(self) -> Iterator[None]:
+        check_model(self.model)
         try:
             yield
         except (OSError, SafetensorError, pickle.UnpicklingError) as error:
-            raise ValueError(
-                f"model must be a checkpoint folder or a hub name that can be loaded, got {self.model!r}: {error}"
-            ) from error
+            raise ValueError(why_not(self.model, error, _may_be_on_hub(self.model))) from error
 
     def _policy(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Policy:
         if self.gradient_checkpointing:

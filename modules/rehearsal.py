@@ -1,4 +1,4 @@
-"""A training tried out on a policy without weights: what cannot work is refused before an engine starts."""
+"""Tries the training setup on a policy without weights, and refuses it if it cannot work."""
 
 import inspect
 import math
@@ -25,10 +25,17 @@ _REFUSED = (TypeError, ValueError, ArithmeticError, LookupError, AttributeError,
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rehearsal:
-    """What came of it: the policy on the meta device, None if its shape is not known here, and a line for a plan."""
+    """What came of it.
+
+    Attributes:
+        policy: On the meta device; None if its shape is not known here.
+        said: A line for a plan.
+        monitor: The metric that the scheduler watches, if it watches one.
+    """
 
     policy: Policy | None
     said: str
+    monitor: str | None = None
 
 
 def check_trainer(trainer: Any, credit: CreditEstimator) -> None:
@@ -129,10 +136,13 @@ def rehearse_optimization(
     make_lr_scheduler: LRSchedulerCallable | None,
     max_epochs: int | None,
     lr_interval: str = "epoch",
-) -> None:
+) -> str | None:
     """Make the optimizer of a policy, take a step with it, and step the scheduler through the whole run.
 
     A policy of None leaves out what only its shape could show; with ``max_epochs`` -1 or None the run has no end.
+
+    Returns:
+        The metric that the scheduler watches, if it watches one.
 
     Raises:
         ValueError: If one of them cannot train here; the message begins with ``optimizer`` or ``lr_scheduler``.
@@ -151,18 +161,21 @@ def rehearse_optimization(
             raise ValueError(
                 f"optimizer must leave the weights finite, but a step of {_name(optimizer)} ruins them{said}"
             )
-        if make_lr_scheduler is not None:
-            scheduler: Any = make_lr_scheduler(optimizer)
-            if lr_interval == "step" and getattr(scheduler, "monitor", None) is not None:
-                raise ValueError(
-                    f"lr_interval must be 'epoch' with {_name(scheduler)}, got 'step': what it watches is logged once "
-                    "an epoch"
-                )
-            epochs = _NO_END if max_epochs is None or max_epochs < 0 else min(max_epochs, _LONGEST)
-            own = inspect.signature(type(scheduler)).parameters
-            held = {key: value for key, value in vars(scheduler).items() if key in own and key != "last_epoch"}
-            _check_numbers("lr_scheduler", held, type(scheduler))
-            _go_through(scheduler, optimizer, epochs)
+        if make_lr_scheduler is None:
+            return None
+        scheduler: Any = make_lr_scheduler(optimizer)
+        monitor: str | None = getattr(scheduler, "monitor", None)
+        if lr_interval == "step" and monitor is not None:
+            raise ValueError(
+                f"lr_interval must be 'epoch' with {_name(scheduler)}, got 'step': what it watches is logged once "
+                "an epoch"
+            )
+        epochs = _NO_END if max_epochs is None or max_epochs < 0 else min(max_epochs, _LONGEST)
+        own = inspect.signature(type(scheduler)).parameters
+        held = {key: value for key, value in vars(scheduler).items() if key in own and key != "last_epoch"}
+        _check_numbers("lr_scheduler", held, type(scheduler))
+        _go_through(scheduler, optimizer, epochs)
+        return monitor
 
 
 def _take_step(optimizer: torch.optim.Optimizer) -> None:

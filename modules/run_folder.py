@@ -1,4 +1,4 @@
-"""The folder that a run writes into, which is made when its number is chosen, so that no other run gets it."""
+"""A run's folder. It is made when its number is chosen, so that no other run gets the same one."""
 
 import contextlib
 import fcntl
@@ -12,9 +12,13 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from callbacks.lightning_internals import choose_version, has_chosen_version
+from gigpo_lightning.errors import RunError
 
 # What is written before a run begins.
 _FIRST_FILES = ("config.yaml", "hparams.yaml", "manifest.json", "events.out.tfevents.*")
+
+# Preempted is none of them; SystemExit is how Lightning answers Ctrl-C.
+_REFUSALS = (ValueError, OSError, ImportError, RunError, SystemExit)
 
 _MOST_VANISHED = 100  # folders above that others have removed meanwhile
 
@@ -107,12 +111,25 @@ class RunFolder(Callback):
 
 @contextlib.contextmanager
 def claimed(trainer: Trainer) -> Iterator[tuple[Claim, ...]]:
-    """Claim the run's folders, and remove them if an error ends the run before it asks for its first data."""
-    claims = claim(trainer)
+    """Claim the run's folders, and remove them if the run ends without anything that is worth keeping.
+
+    That is before it asks for its first data or, if it was refused or interrupted, before its first update or the end
+    of its first evaluation. A defect of ours leaves them.
+
+    Raises:
+        ValueError: If a folder cannot be made.
+    """
+    try:
+        claims = claim(trainer)
+    except OSError as error:
+        raise ValueError(
+            f"trainer.default_root_dir must be a folder that a run's can be made in, got "
+            f"{str(trainer.default_root_dir)!r}: {error}"
+        ) from error
     try:
         yield claims
-    except BaseException:
-        if not _has_begun(trainer):
+    except BaseException as error:
+        if not _has_begun(trainer) or (isinstance(error, _REFUSALS) and not _has_learnt(trainer)):
             for each in claims:
                 _remove_first_files(each.folder)
             withdraw(claims)
@@ -165,6 +182,10 @@ def _is_new(folder: Path) -> bool:
 def _has_begun(trainer: Trainer) -> bool:
     loaders = (trainer.train_dataloader, trainer.val_dataloaders, trainer.test_dataloaders, trainer.predict_dataloaders)
     return any(loader is not None for loader in loaders)
+
+
+def _has_learnt(trainer: Trainer) -> bool:
+    return getattr(trainer.lightning_module, "has_learnt", True)
 
 
 def _remove_first_files(folder: Path) -> None:

@@ -1,7 +1,7 @@
-"""Policies whose weights are put on every rank in shares: no rank holds more at a time than its shares and one tensor.
+"""Policies whose weights are loaded in shares: at any time a rank holds only its shares and one whole tensor.
 
-A model of 7 billion parameters is 28 GiB in float32; read whole by each of eight ranks, and copied for the reference,
-it would take 450 GiB of the machine's memory before the first step.
+A model of 7 billion parameters is 28 GiB in float32. If each of eight ranks read it whole, and copied it for the
+reference, it would take 450 GiB of the machine's memory before the first step.
 """
 
 from collections.abc import Callable

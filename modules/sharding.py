@@ -1,6 +1,6 @@
-"""What Lightning's own FSDP strategy (``--trainer.strategy fsdp``, on GPUs) wants of a policy; ``fsdp2`` shards itself.
+"""Adapts a policy to Lightning's own FSDP strategy (``--trainer.strategy fsdp``, on GPUs). ``fsdp2`` needs none of it.
 
-Without FSDP around it, everything here does nothing: blocks stay as they are, weights are the policy's.
+Without FSDP everything here does nothing: blocks stay as they are, and weights are the policy's.
 """
 
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""A checkpoint's weights, read from its files one after the other and by rows."""
+"""Reads a checkpoint's weights from its files, one after the other and by rows."""
 
 from collections.abc import Iterator
 from typing import Protocol, TypeAlias, runtime_checkable

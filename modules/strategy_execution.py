@@ -1,4 +1,4 @@
-"""How a Trainer's strategy carries an update out."""
+"""Carries out updates through a Trainer's strategy."""
 
 from contextlib import AbstractContextManager
 from typing import cast

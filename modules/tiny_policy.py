@@ -1,4 +1,4 @@
-"""A small policy made of a vocabulary, for CPUs, tests and demonstrations."""
+"""A small policy with a vocabulary of words, for CPUs, tests and demonstrations."""
 
 from collections.abc import Callable, Sequence
 

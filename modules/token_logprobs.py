@@ -1,4 +1,4 @@
-"""Log-probabilities and entropies of chosen tokens, from hidden states, without all their logits at once.
+"""Log-probabilities and entropies of chosen tokens, from hidden states; never all logits at once.
 
 Shape letters: A = tokens, H = width of the hidden states, V = size of the vocabulary.
 """

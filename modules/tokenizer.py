@@ -1,4 +1,4 @@
-"""The core's small Tokenizer protocol on a Transformers tokenizer."""
+"""Wraps a Transformers tokenizer in the core's small Tokenizer protocol."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, cast

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from lightning.pytorch import Callback, Trainer
 
+from callbacks import GroupFigure
 from datamodules import RolloutDataModule
 from gigpo_lightning.algorithm import GiGPO
 from gigpo_lightning.environments.gridworld import (
@@ -68,4 +69,5 @@ def quiet_trainer(folder: Path, *callbacks: Callback, **options) -> Trainer:
         "enable_model_summary": False,
         "num_sanity_val_steps": 0,
     }
-    return Trainer(callbacks=list(callbacks), **defaults | options)
+    undrawn = () if any(isinstance(each, GroupFigure) for each in callbacks) else (GroupFigure(every_n_epochs=0),)
+    return Trainer(callbacks=[*callbacks, *undrawn], **defaults | options)

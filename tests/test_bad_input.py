@@ -80,6 +80,7 @@ class TestAlfworldsData:
             "fit", "--config", QWEN, "--trainer.devices", "1", DATA + "tasks.init_args.data_dir", folder
         )
         assert folder in message
+        assert message.endswith(f"alfworld-download --data-dir {folder}")
 
     def test_a_folder_without_games_is_named(self, complaint, tmp_path):
         (tmp_path / "json_2.1.1" / "train").mkdir(parents=True)
@@ -159,9 +160,17 @@ def test_a_tokenizer_without_the_prompts_markers_is_refused(complaint):
     assert "does not know <did>, <act>" in message
 
 
+def test_a_policy_without_a_chat_template_is_refused_before_an_engine_starts(complaint):
+    message = complaint("fit", "--config", GRIDWORLD, DATA + "prompt", "gigpo_lightning.prompts.text.TextPrompt")
+    assert message.startswith("the policy's tokenizer, made of a vocabulary, must have a chat template for this prompt")
+
+
 def test_a_gpu_that_is_not_there_is_named(complaint):
     gpu = ("--trainer.accelerator", "gpu", "--trainer.devices", "1")
-    assert "No supported gpu backend found" in complaint("fit", "--config", GRIDWORLD, *gpu)
+    message = complaint("fit", "--config", GRIDWORLD, *gpu)
+    assert message.startswith("trainer.accelerator must be one that this machine has, got 'gpu': No supported gpu")
+    assert "--trainer.accelerator cpu --trainer.precision 32-true" in message
+    assert "docs/configuration.md" in message
 
 
 def test_without_vllm_the_extra_is_named(complaint, monkeypatch):
@@ -177,6 +186,20 @@ def test_a_loss_that_is_not_finite_ends_with_its_own_line(complaint, monkeypatch
 
     monkeypatch.setattr(cli, "build_cli", explode)
     assert complaint("fit") == "the loss must be finite, got nan in epoch 3, minibatch 1, rows 5 to 9"
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt(), SystemExit(1)])
+def test_ctrl_c_ends_with_130(monkeypatch, stop):
+    def interrupted():
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            raise stop  # noqa: B904  as Lightning ends
+
+    monkeypatch.setattr(cli, "build_cli", interrupted)
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert end.value.code == 130
 
 
 @pytest.mark.parametrize("minutes", [float("inf"), float("nan"), -1.0, 0.0, 1e300])

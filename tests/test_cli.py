@@ -199,6 +199,15 @@ class TestARun:
         expected = "trajectories/predict_valid_unseen" if subcommand == "predict" else "held_out/valid_unseen/success"
         assert expected in result.stderr
 
+    def test_a_checkpoint_is_exported_and_no_run_is_begun(self, run_folder: Path, tmp_path: Path):
+        result = gigpo(tmp_path / "runs", "export", "--ckpt_path", str(run_folder), "--folder", str(tmp_path / "out"))
+        assert result.returncode == 0, result.stderr[-4000:]
+        assert f"policy written to {tmp_path / 'out'}" in result.stderr
+        assert [path.name for path in tmp_path.iterdir()] == ["out"]
+        exported = dict(PretrainedPolicy(str(tmp_path / "out")).build().named_weights())
+        kept = torch.load(run_folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+        assert all(torch.equal(exported[name.removeprefix("_policy.model.")], each) for name, each in kept.items())
+
 
 @pytest.fixture(scope="module")
 def few_scenes(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
@@ -216,7 +225,9 @@ def test_the_quickstart_trains_the_policy_that_is_shipped(few_scenes: list[str],
     options += ["--data.init_args.tasks_per_epoch", "2", "--data.init_args.group_size", "4"]
     result = gigpo(tmp_path, "fit", "--config", "configs/alfworld/tiny_cpu.yaml", *options, *few_scenes)
     assert result.returncode == 0, result.stderr[-4000:]
-    assert "95% paired bootstrap over 6 games" in result.stderr
+    assert "95 % paired bootstrap over 6 games" in result.stderr
+    (exported,) = tmp_path.glob("lightning_logs/version_0/exports/epoch_0")
+    assert f"policy written to {exported}" in result.stderr
     steps = pq.read_table(tmp_path / "lightning_logs/version_0/trajectories/epoch_0.parquet")
     # The policy that is shipped writes commands, not noise.
     assert np.mean(steps["valid_action"].to_numpy()) > 0.4
@@ -253,7 +264,7 @@ def test_search_qa_trains_the_policy_that_is_shipped(tmp_path: Path):
     options += small_world(tmp_path)
     result = gigpo(tmp_path, "fit", "--config", "configs/search_qa/tiny_cpu.yaml", *options)
     assert result.returncode == 0, result.stderr[-4000:]
-    assert "95% paired bootstrap over 12 games" in result.stderr
+    assert "95 % paired bootstrap over 12 games" in result.stderr
     steps = pq.read_table(tmp_path / "lightning_logs/version_0/trajectories/epoch_0.parquet")
     assert np.mean(steps["valid_action"].to_numpy()) > 0.9
     assert any("<information>" in text for text in steps["observation"].to_pylist())
@@ -301,7 +312,7 @@ def test_two_sharded_ranks_with_an_engine_each_go_on_as_one_process(tmp_path: Pa
     played = Counter((line["policy_version"], line["task_id"]) for line in lines)
     assert set(played.values()) == {1}
     assert len(played) == 2 * panel
-    assert f"95% paired bootstrap over {panel} games" in result.stderr
+    assert f"95 % paired bootstrap over {panel} games" in result.stderr
     ranks = [pq.read_table(folder / "trajectories" / f"epoch_0.{rank}.parquet") for rank in range(2)]
     tasks = [set(rank["task_id"].to_pylist()) for rank in ranks]
     assert [len(each) for each in tasks] == [8, 8]
@@ -314,7 +325,7 @@ def test_two_sharded_ranks_with_an_engine_each_go_on_as_one_process(tmp_path: Pa
     assert success == pytest.approx(np.mean(list(episodes.values())))
     result = gigpo(tmp_path, *common, "--trainer.max_epochs", "2", "--ckpt_path", "last")
     assert result.returncode == 0, result.stderr[-4000:]
-    assert "1 epochs done" in result.stderr
+    assert "1 epoch done" in result.stderr
     assert "epoch 1: success" in result.stderr
 
 

@@ -7,7 +7,7 @@ def lines(*moments: tuple[float, float], total: int = 4) -> list[str]:
     """What is said at some seconds, so much being done."""
     clock = iter(second for second, _ in moments)
     countdown = Countdown("minibatch", every=20.0, clock=lambda: next(clock))
-    return [countdown.line(done, total) for _, done in moments]
+    return [countdown.line(float(done), total) for _, done in moments]
 
 
 def test_nothing_is_said_before_it_is_due():

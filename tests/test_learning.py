@@ -1,4 +1,4 @@
-"""The whole loop, on real vLLM: it learns, and it does not when each step gets another step's advantage."""
+"""The README's Python, on real vLLM: it learns, and it does not when each step gets another step's advantage."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,7 @@ def success(folder: Path, estimator: str) -> tuple[float, float]:
     """Held-out success of ``tests.learning_run`` before and after."""
     log = folder / "log.txt"
     assert finish(start("tests.learning_run", [str(folder), estimator], log)) == 0, log.read_text()[-4000:]
-    before, after = json.loads((folder / "success.json").read_text())
+    before, *_, after = json.loads((folder / "success.json").read_text())
     return before, after
 
 

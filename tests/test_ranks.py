@@ -10,7 +10,11 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from modules import PretrainedPolicy
+from gigpo_lightning.algorithm import GiGPO
+from gigpo_lightning.environments.gridworld import gridworld_words
+from gigpo_lightning.prompts.gridworld import gridworld_markers
+from modules import GiGPOModule, PretrainedPolicy, TinyPolicy
+from modules.checkpoint_weights import trained_policy
 from tests import forked
 from tests.forked import places
 
@@ -111,9 +115,12 @@ def test_two_ranks_write_a_folder_that_one_goes_on_from_and_a_damaged_one_is_ref
     tmp_path: Path, alone: dict[str, Any]
 ):
     kept = tmp_path / "kept.ckpt"
-    run(tmp_path / "first", 2, "fsdp2_folder", "--epochs", "1", "--checkpoint", str(kept))
+    first = run(tmp_path / "first", 2, "fsdp2_folder", "--epochs", "1", "--checkpoint", str(kept))
     files = sorted(path.name for path in kept.iterdir())
     assert files == [".metadata", "__0_0.distcp", "__1_0.distcp", "meta.pt"]
+    source = TinyPolicy([gridworld_words, gridworld_markers], hidden_size=32, max_length=64)
+    exported = dict(trained_policy(GiGPOModule(source, GiGPO()), kept).named_weights())  # by one process, whole
+    assert all(torch.equal(exported[name], weight) for name, weight in first["weights"].items())
     rest = run(tmp_path / "rest", 1, "fsdp2_folder", "--resume", str(kept))
     torch.testing.assert_close(rest["weights"], alone["weights"], **TOLERANCE)
     content = bytearray((kept / "__1_0.distcp").read_bytes())  # the second rank's share to look at

@@ -10,6 +10,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from gigpo_lightning.cli import build_cli
 from gigpo_lightning.environments.gridworld import GridworldTasks
+from gigpo_lightning.errors import RunError
 from modules.run_folder import chosen_folder, claim, claimed
 from tests.scripted_run import ScriptedSync, quiet_trainer, random_walk, tiny_module, walking_data
 
@@ -154,17 +155,49 @@ def test_where_a_run_is_at_work_in_a_folder_without_a_choice_no_other_begins(tmp
         build_cli([*words, "--data.init_args.tasks_per_epoch", "100000"])
 
 
-def test_a_run_that_has_begun_keeps_its_folder_when_it_fails(tmp_path):
-    class Broken(ScriptedSync):
-        def on_train_epoch_start(self, trainer, pl_module):
-            raise ValueError("too late")
+class Broken(ScriptedSync):
+    """Raises in a hook."""
 
+    def __init__(self, hook, error):
+        super().__init__()
+        self.error = error
+        setattr(self, hook, self.fail)
+
+    def fail(self, *args):
+        raise self.error
+
+
+def fit_until_it_breaks(folder, hook, error):
     module = tiny_module()
-    trainer = trainer_with(tmp_path, TensorBoardLogger(tmp_path))
-    trainer.callbacks.append(Broken())
-    with pytest.raises(ValueError, match="too late"), claimed(trainer):
+    trainer = trainer_with(folder, TensorBoardLogger(folder))
+    trainer.callbacks.append(Broken(hook, error))
+    with pytest.raises(type(error), match="too late"), claimed(trainer):
         trainer.fit(module, walking_data(random_walk(module)))
-    assert any(path.name.startswith("events") for path in tmp_path.rglob("version_0/*"))
+    return [path for path in folder.rglob("version_0/*") if path.name.startswith("events")]
+
+
+@pytest.mark.parametrize("error", [ValueError("too late"), RunError("too late"), SystemExit("too late")])
+def test_a_run_that_is_refused_in_its_first_rollout_leaves_no_folder(tmp_path, error):
+    assert fit_until_it_breaks(tmp_path, "on_train_epoch_start", error) == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_that_has_learnt_keeps_its_folder_when_it_fails(tmp_path):
+    assert fit_until_it_breaks(tmp_path, "on_train_epoch_end", ValueError("too late"))
+
+
+def test_a_defect_of_ours_leaves_the_folder(tmp_path):
+    assert fit_until_it_breaks(tmp_path, "on_train_epoch_start", AssertionError("too late"))
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="only Linux has a folder that nothing can be made in")
+def test_a_folder_that_cannot_be_made_is_named_with_its_key(tmp_path):
+    trainer = quiet_trainer("/proc/runs", ScriptedSync(), logger=[CSVLogger("/proc/runs")])
+    with (
+        pytest.raises(ValueError, match=r"trainer\.default_root_dir must be a folder .*, got '/proc/runs'"),
+        claimed(trainer),
+    ):
+        pass
 
 
 def test_what_somebody_else_put_into_the_folder_stays(tmp_path):

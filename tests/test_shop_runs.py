@@ -30,7 +30,7 @@ def test_the_shipped_policy_is_trained(small_shop: list[str], tmp_path: Path) ->
     options += ["--data.init_args.tasks_per_epoch", "2", "--data.init_args.group_size", "4"]
     result = gigpo(tmp_path, "fit", "--config", "configs/webshop/tiny_cpu.yaml", *options, *small_shop)
     assert result.returncode == 0, result.stderr[-4000:]
-    assert "95% paired bootstrap over" in result.stderr
+    assert "95 % paired bootstrap over" in result.stderr
     steps = pq.read_table(tmp_path / "lightning_logs/version_0/trajectories/epoch_0.parquet")
     # The policy that is shipped writes actions, not noise.
     assert np.mean(steps["valid_action"].to_numpy()) > 0.6

@@ -111,7 +111,15 @@ def test_the_full_key_comes_first(refused, pattern, replacement, expected):
         ),
         ("trainer.precision", "half", "trainer.precision must be int or one of 'transformer-engine', "),
         ("optimizer_settings", "mine", "optimizer_settings must be one of 'checkpoint', 'config', got mine"),
-        ("trainer.max_epoch", "4", "unrecognized arguments: --trainer.max_epoch 4"),
+        ("trainer.max_epoch", "4", "unrecognized arguments: --trainer.max_epoch 4; did you mean trainer.max_epochs"),
+        ("data.max_turns", "4", "data.init_args.max_turns is no setting of datamodules.RolloutDataModule"),
+        (
+            "data.groupsize",
+            "4",
+            "data.init_args.groupsize is no setting of datamodules.RolloutDataModule; did you mean",
+        ),
+        ("model.credit", "gigpo_lightning.algorithm.GIGPO", "model.init_args.credit.class_path must name what can be"),
+        ("model.optimizer.lr", "-1e-3", "model.init_args.optimizer.init_args.lr: Invalid learning rate: -0.001"),
         ("ckpt_path", "configs", "ckpt_path must name a whole checkpoint that a Trainer wrote, got 'configs'"),
         ("ckpt_path", "", "ckpt_path must name a whole checkpoint that a Trainer wrote, got ''"),
     ],
@@ -121,6 +129,31 @@ def test_an_option_is_refused_by_its_key_and_in_no_more_words_than_it_takes(refu
     assert line.startswith(expected)
     assert "Expected a path" not in line
     assert "Not a valid subclass" not in line
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "meant"),
+    [
+        ("data.groupsize", "4", "; did you mean group_size"),
+        ("model.credit", "gigpo_lightning.algorithm.GIGPO", "; did you mean gigpo_lightning.algorithm.GiGPO"),
+        ("data.environment", "corridor.Corridor", "; the folder that holds corridor must be on PYTHONPATH"),
+        (
+            "trainer.callbacks",
+            "[{class_path: EarlyStopping, init_args: {monitor: success_rate}}]",
+            "rollout/success_rate",
+        ),
+        ("model.lr_scheduler", "lightning.pytorch.cli.ReduceLROnPlateau", "monitor must be given"),
+    ],
+)
+def test_what_may_be_meant_is_said(refused, option, value, meant):
+    assert meant in refused(options=(f"--{option}", value))
+
+
+def test_a_misspelt_subcommand_gets_the_nearest(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["gigpo"])
+    with pytest.raises(cli.MENDABLE) as error:
+        cli.build_cli(["predcit"])
+    assert cli.what_is_wrong(error.value).endswith("; did you mean predict?")
 
 
 @pytest.mark.parametrize("devices", ["-3", "two", "[0, 0]", "null"])

@@ -12,7 +12,7 @@ import torch._dynamo
 
 from gigpo_lightning.engines.adapter import Adapter
 from gigpo_lightning.engines.base import Completion, EngineBase, GenerationRequest
-from gigpo_lightning.engines.vllm_device import check_one_device, on_this_device
+from gigpo_lightning.engines.vllm_device import binding_memory_quietly, check_one_device, on_this_device
 from gigpo_lightning.engines.vllm_server.messages import SCORING, reply_sampling
 from gigpo_lightning.engines.vllm_weights import show_weights
 from gigpo_lightning.engines.weight_proof import Checksums, Shapes
@@ -144,13 +144,14 @@ class VLLMEngine(EngineBase):
         if self._on_cpu():
             # vLLM compiles small functions such as the gathering of logprobs anew for every shape: minutes of a CPU.
             torch._dynamo.config.disable = True
+            self._vllm.platforms.current_platform.import_kernels()  # one of them is made quiet below
             device_options = {
                 "kv_cache_memory_bytes": self._kv_cache_bytes,
                 "enable_chunked_prefill": False,
                 "async_scheduling": False,
                 "enforce_eager": True,
             }
-        with on_this_device():
+        with on_this_device(), binding_memory_quietly():
             self._llm = self._vllm.LLM(
                 self._model or model_folder,
                 **{

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from gigpo_lightning.errors import RunError
+from gigpo_lightning.quiet import shows_everything, without_line
 from gigpo_lightning.ranks import place
 
 _SPREADING = ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size")
@@ -59,3 +60,26 @@ def on_this_device() -> Iterator[None]:
             del os.environ["LOCAL_RANK"]
         else:
             os.environ["LOCAL_RANK"] = before
+
+
+@contextlib.contextmanager
+def binding_memory_quietly() -> Iterator[None]:
+    """Have an engine that is made meanwhile bind a CPU's memory without a line about it on stderr.
+
+    Compiled code writes that line, past every logger.
+    """
+    operators: Any = torch.ops._C
+    bind = getattr(operators, "init_cpu_memory_env", None)  # of vLLM's CPU build
+    if bind is None or shows_everything():
+        yield
+        return
+
+    def bind_quietly(*args: Any) -> Any:
+        with without_line("NUMA binding"):
+            return bind(*args)
+
+    operators.init_cpu_memory_env = bind_quietly
+    try:
+        yield
+    finally:
+        operators.init_cpu_memory_env = bind

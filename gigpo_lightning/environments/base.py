@@ -22,6 +22,7 @@ other attempts at the episode end in one, too, the run ends with its message.
 """
 
 import hashlib
+import inspect
 import json
 import logging
 import pickle
@@ -118,11 +119,29 @@ class TaskSource(Protocol):
         """
 
 
+def check_reset(environment: Environment) -> None:
+    """Refuse an environment that could not be told which task to begin.
+
+    Raises:
+        ValueError: If its ``reset`` takes no ``options``.
+    """
+    kind = type(environment)
+    try:
+        inspect.signature(environment.reset).bind(options={})
+    except TypeError as error:
+        raise ValueError(
+            f"environment must be one whose reset takes options, as reset(self, *, seed=None, options=None) does: "
+            f"options['task'] is the task to begin. {kind.__module__}.{kind.__qualname__}.reset does not: {error}"
+        ) from error
+    except ValueError:  # it has no signature that Python could read
+        return
+
+
 def check_environment(environment: Environment, task: Task, num_steps: int = 8) -> None:
     """Check that an environment keeps the rules that a rollout relies on; run it on your own.
 
     Plays a pickled copy twice with the same commands, admissible and senseless ones; ``environment`` itself is left
-    as it was, never reset. If no info of the trial has ``"success"``, the log says so: an episode whose last info does
+    as it was, never reset. If no info of a step has ``"success"``, the log says so: an episode whose last info does
     not have it has failed.
 
     Args:
@@ -133,6 +152,7 @@ def check_environment(environment: Environment, task: Task, num_steps: int = 8) 
     Raises:
         ValueError: At the first rule that is broken; the message names it and what was found.
     """
+    check_reset(environment)
     try:
         copy = pickle.loads(pickle.dumps(environment))
     except Exception as error:  # a class decides itself what its pickling raises
@@ -151,7 +171,7 @@ def check_environment(environment: Environment, task: Task, num_steps: int = 8) 
                 f"the same task and commands must give the same episode, but {when} gave {one}, then {other}"
             )
     _check_anchors(first, commands)
-    if all(answer.success is None for answer in first):
+    if all(answer.success is None for answer in first[1:]):  # what reset says is no outcome
         _logger.warning(
             "task %r: info['success'] did not come in a trial of %d steps. Set it to True or False at the latest in an "
             "episode's last info: an episode without it has failed",

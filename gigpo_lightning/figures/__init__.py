@@ -6,11 +6,12 @@ from gigpo_lightning.figures.group_sizes import anchor_group_sizes, group_size_s
 from gigpo_lightning.figures.layout import scalar_layout
 from gigpo_lightning.figures.outcome_figure import draw_outcomes
 from gigpo_lightning.figures.outcomes import EvaluatedEpisode, as_lines, changes_by_kind, outcomes_by_kind, with_total
-from gigpo_lightning.figures.transcript import best_median_worst, transcript
+from gigpo_lightning.figures.transcript import Transcript, best_median_worst, transcript
 
 __all__ = [
     "CreditedEpisode",
     "EvaluatedEpisode",
+    "Transcript",
     "anchor_group_sizes",
     "as_lines",
     "best_median_worst",

@@ -1,58 +1,86 @@
 """An episode to read: what was seen and done, and what each step was worth, as Markdown."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from textwrap import wrap
 
 from gigpo_lightning.figures.credited import CreditedEpisode
 from gigpo_lightning.figures.plain_text import shortened
-from gigpo_lightning.trajectory import Step, Trajectory
+from gigpo_lightning.trajectory import Trajectory
 
 LONGEST_OBSERVATION = 400
 """In characters; the rest is in the run's ``trajectories/``."""
-_LONGEST_ACTION = 200
-_LONGEST_REPLY = 400
-_LONGEST_PROMPT = 2000
+_LONGEST_ACTION, _LONGEST_REPLY, _LONGEST_PROMPT = 200, 400, 2000
 _OBSERVATION_LINE, _ACTION_LINE = 40, 20  # characters; TensorBoard breaks the words of other columns beside longer ones
 _MARKUP = re.compile(r"([\\`*_\[\]|#])")
 
 
-def transcript(trajectory: Trajectory, credit: CreditedEpisode | None = None, prompt: str = "") -> str:
-    """An episode in Markdown: how it ended, and a row a step with observation, reply, validity and credit.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Transcript:
+    """An episode to read, in two forms.
 
-    Of an episode that was played alone there is no credit, which the text says, as zeros would not. Where the reply is
-    more than the action, the action stands under it after an arrow.
+    Attributes:
+        markdown: How it ended, and a table with a row a step: observation, reply, action, validity and credit; under it
+            the prompt of the first step. Of an episode that was played alone there is no credit, which the text says,
+            as zeros would not. There are no replies where they are the actions and nothing else.
+        columns: Names of the columns of ``rows``.
+        rows: The same as plain text, a row a step; each row begins with the task and how the episode ended.
+    """
+
+    markdown: str
+    columns: list[str]
+    rows: list[list[str]]
+
+
+def transcript(trajectory: Trajectory, credit: CreditedEpisode | None = None, prompt: str = "") -> Transcript:
+    """Write an episode down, with its credit if it has some.
 
     Args:
         trajectory: The episode.
         credit: What its steps were worth.
-        prompt: The first step's prompt, shown under the table; its middle is left out if it is long.
+        prompt: The first step's prompt; the middle of a long one is left out.
     """
     num_steps = len(trajectory.steps)
+    outcome = "won" if trajectory.success else "lost"
     ended = f"{num_steps} step{'s' if num_steps > 1 else ''} ({str(trajectory.stop_reason).replace('_', ' ')})"
     lines = [
         f"**{_escaped(trajectory.task_id)}** ({_escaped(trajectory.kind)}), episode {trajectory.episode_index}: "
-        f"**{'won' if trajectory.success else 'lost'}** after {ended}, return {trajectory.episode_return:g}",
+        f"**{outcome}** after {ended}, return {trajectory.episode_return:g}",
         "",
     ]
     if credit is None:
         lines += ["Played once: there is no other attempt to compare it with, and so no credit.", ""]
-    headings = ["step", "observation", "reply", "valid"]
-    headings += [] if credit is None else ["anchor<br>group", "A_E", "A_S"]
-    lines += [_row(headings), _row("---" for _ in headings)]
-    for index, step in enumerate(trajectory.steps):
-        cells = [str(index), _seen(step.observation), _written(step)]
-        cells.append("yes" if step.valid_action else f"**no**{f'<br>{_escaped(step.problem)}' if step.problem else ''}")
-        if credit is not None:
-            cells.append(str(credit.group_size[index]))
-            advantages = credit.episode_advantage[index], credit.step_advantage[index]
-            cells += [f"{value:+.2f}" if value else "0" for value in advantages]
-        lines.append(_row(cells))
-    end = [str(num_steps), _seen(trajectory.final_observation)]
-    lines.append(_row(end + [""] * (len(headings) - 2)))
+    replies = any(step.response.split() != step.action.split() for step in trajectory.steps)
+    columns = ["step", "observation", *(["reply"] if replies else []), "action", "valid"]
+    columns += [] if credit is None else ["anchor group", "A_E", "A_S"]
+    rows = _rows(trajectory, credit, replies)
+    lines += [_line(each.replace("anchor group", "anchor<br>group") for each in columns), _line("---" for _ in columns)]
+    lines += [_line(_marked_up(dict(zip(columns, row, strict=True)))) for row in rows]
     if prompt:
         lines += ["", "The prompt of step 0:", "", *(f"    {line}" for line in _without_middle(prompt).splitlines())]
-    return "\n".join(lines)
+    told = [trajectory.task_id, f"{outcome} after {ended}, return {trajectory.episode_return:g}"]
+    return Transcript(
+        markdown="\n".join(lines), columns=["task", "outcome", *columns], rows=[[*told, *row] for row in rows]
+    )
+
+
+def _rows(trajectory: Trajectory, credit: CreditedEpisode | None, replies: bool) -> list[list[str]]:
+    """The cells of each step, and of the observation at the end, which no action follows."""
+    rows = []
+    for index, step in enumerate(trajectory.steps):
+        row = [str(index), _seen(step.observation)]
+        if replies:
+            row.append(shortened(step.response, _LONGEST_REPLY) + (" (cut)" if step.reply_cut else ""))
+        row.append(shortened(step.action, _LONGEST_ACTION))
+        row.append("yes" if step.valid_action else f"no: {step.problem}" if step.problem else "no")
+        if credit is not None:
+            row.append(str(credit.group_size[index]))
+            advantages = credit.episode_advantage[index], credit.step_advantage[index]
+            row += [f"{value:+.2f}" if value else "0" for value in advantages]
+        rows.append(row)
+    end = [str(len(rows)), _seen(trajectory.final_observation)]
+    return [*rows, end + [""] * (2 + replies + (0 if credit is None else 3))]
 
 
 def best_median_worst(trajectories: Sequence[Trajectory]) -> dict[str, int]:
@@ -71,18 +99,17 @@ def best_median_worst(trajectories: Sequence[Trajectory]) -> dict[str, int]:
     return {name: each[0] for name, each in chosen.items() if each}
 
 
-def _row(cells: Iterable[str]) -> str:
+def _line(cells: Iterable[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _written(step: Step) -> str:
-    """The reply, and the action where it is not the reply."""
-    action = _in_lines(shortened(step.action, _LONGEST_ACTION), _ACTION_LINE)
-    if step.response.split() == step.action.split():
-        return action
-    reply = _in_lines(shortened(step.response, _LONGEST_REPLY), _OBSERVATION_LINE)
-    cut = " *(cut)*" if step.reply_cut else ""
-    return f"{reply}{cut}<br>→ {action}"
+def _marked_up(row: Mapping[str, str]) -> list[str]:
+    """The cells of a step as Markdown, by their columns' names."""
+    widths = {"observation": _OBSERVATION_LINE, "reply": _OBSERVATION_LINE, "action": _ACTION_LINE}
+    valid, colon, problem = row["valid"].partition(": ")
+    told = {"valid": f"**no**{colon}{_escaped(problem)}" if valid == "no" else valid}
+    told |= {name: _in_lines(row[name], width) for name, width in widths.items() if name in row}
+    return [told.get(name, cell) for name, cell in row.items()]
 
 
 def _without_middle(text: str) -> str:
@@ -91,7 +118,7 @@ def _without_middle(text: str) -> str:
 
 
 def _seen(observation: str) -> str:
-    return _in_lines(shortened(observation, LONGEST_OBSERVATION), _OBSERVATION_LINE)
+    return shortened(observation, LONGEST_OBSERVATION)
 
 
 def _in_lines(text: str, width: int) -> str:

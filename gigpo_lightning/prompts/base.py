@@ -141,6 +141,23 @@ def check_markers(prompt: Prompt, is_unknown: Callable[[str], bool]) -> None:
 
 
 @runtime_checkable
+class WritesChats(Protocol):
+    """A prompt that says whether it is written through the model's chat template."""
+
+    writes_chats: bool
+
+
+def check_chat_template(prompt: Prompt, tokenizer: Tokenizer) -> None:
+    """Refuse a tokenizer whose chat template cannot write what the prompt needs; others than ``WritesChats`` need none.
+
+    Raises:
+        ValueError: If there is no template, or it refuses a user's message.
+    """
+    if isinstance(prompt, WritesChats) and prompt.writes_chats:
+        tokenizer.encode_chat([{"role": "user", "content": "hello"}])
+
+
+@runtime_checkable
 class ReplyWriter(Protocol):
     """A prompt whose replies are not the commands themselves; it can write the reply for a command."""
 

@@ -42,6 +42,8 @@ class SearchQAPrompt:
         ValueError: If ``history_length`` is not positive.
     """
 
+    writes_chats = True
+
     def __init__(self, history_length: int = 4) -> None:
         check_count("history_length", history_length, why="or no search would be of use")
         self.history_length = history_length

@@ -23,6 +23,7 @@ class TaggedPrompt(ShowsHistory, ABC):
 
     last_characters: ClassVar[int] = 0
     """How much of a reply without action tags is sent as its action."""
+    writes_chats: ClassVar[bool] = True
     any_text: ClassVar[bool] = False
     """Whether an action keeps its upper and lower case, and may be in any script."""
 

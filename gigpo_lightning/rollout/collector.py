@@ -1,6 +1,5 @@
 """The scheduler of episodes: each asks for its next turn as soon as its last one is answered."""
 
-import logging
 import time
 from collections.abc import Callable, Sequence
 
@@ -20,10 +19,9 @@ from gigpo_lightning.pool.copies import EnvironmentEvent
 from gigpo_lightning.prompts.base import Prompt, Tokenizer
 from gigpo_lightning.rollout.carry_over import CarriedEpisodes
 from gigpo_lightning.rollout.episode import Episode, EpisodePlayer, Group
+from gigpo_lightning.rollout.failures import FailureLog, in_short
 from gigpo_lightning.rollout.progress import ProgressDisplay, RolloutProgress
 from gigpo_lightning.trajectory import TrajectoryGroup
-
-_logger = logging.getLogger(__name__)
 
 
 class Collector:
@@ -51,6 +49,7 @@ class Collector:
             two rollouts with the same seed are then equal to the last bit, however quick the workers are. Nothing
             overlaps.
         display: Shows the progress.
+        failures: Tells of environments that fail; it remembers what it has told from one rollout to the next.
         interrupted: Asked at every turn whether to drop the rollout.
 
     Raises:
@@ -71,6 +70,7 @@ class Collector:
         max_retries: int = 2,
         deterministic: bool = False,
         display: ProgressDisplay | None = None,
+        failures: FailureLog | None = None,
         interrupted: Callable[[], bool] = never,
     ) -> None:
         check_count("max_retries", max_retries, 0)
@@ -89,6 +89,7 @@ class Collector:
         self.max_retries = max_retries
         self.deterministic = deterministic
         self.display = display or ProgressDisplay()
+        self.failures = failures or FailureLog()
         self.interrupted = interrupted
 
     def play(
@@ -136,8 +137,10 @@ class Collector:
         progress.carried = sum(group_size - len(group.finished) for group in state.groups)
         if dropped and not complete:
             raise NothingPlayedError(
-                f"the environment failed on every task; on task {dropped[-1].task.task_id!r}:\n{dropped[-1].dropped}"
+                f"the environment failed on every task; on task {dropped[-1].task.task_id!r}: "
+                f"{in_short(dropped[-1].dropped)}"
             )
+        self.failures.end_rollout(name)
         return [
             TrajectoryGroup(
                 task_id=group.task.task_id, trajectories=tuple(group.finished[index] for index in range(group_size))
@@ -257,14 +260,14 @@ class _Rollout:
         if failures > self.collector.max_retries:
             self._drop(episode.group, event.failure)
             return
+        self.collector.failures.note(episode.task.task_id, event.failure, dropped=False)
         self.progress.retried += 1
         again = Episode(group=episode.group, index=episode.index, attempt=episode.attempt + 1, failures=failures)
         self.queue.append(again)
-        _logger.info("task %r begins again: %s", episode.task.task_id, event.failure.strip().splitlines()[-1])
 
     def _drop(self, group: Group, failure: str) -> None:
         """Give a group up: its other episodes end where they are, or when their environment has answered."""
-        _logger.warning("task %r is dropped, its environment failed again:\n%s", group.task.task_id, failure)
+        self.collector.failures.note(group.task.task_id, failure, dropped=True)
         group.dropped = failure
         self.queue[:] = [episode for episode in self.queue if episode.group is not group]
         for episode in [each for each in self.running.values() if each.group is group]:

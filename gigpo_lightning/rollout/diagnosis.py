@@ -54,18 +54,6 @@ def _cut(seen: Observed) -> str | None:
     )
 
 
-def _prompts(seen: Observed) -> str | None:
-    """Prompts do not show all that they should."""
-    number = seen.metrics["rollout/truncated_prompts"]
-    if not number:
-        return None
-    return (
-        f"{number:.0f} of {seen.replies.replies} prompts were shortened to fit, the longest has "
-        f"{seen.replies.longest_prompt} tokens: raise the engine's max_model_len (a tiny policy's max_length), or show "
-        "fewer turns (history_length)"
-    )
-
-
 def _signal(seen: Observed) -> str | None:
     """No group has a better and a worse episode."""
     if seen.without_signal < _EPOCHS_WITHOUT_SIGNAL:
@@ -104,7 +92,7 @@ def _length(seen: Observed) -> str | None:
     )
 
 
-_RULES: tuple[Callable[[Observed], str | None], ...] = (_invalid, _cut, _prompts, _signal, _entropy, _length)
+_RULES: tuple[Callable[[Observed], str | None], ...] = (_invalid, _cut, _signal, _entropy, _length)
 
 
 @dataclass(slots=True)
@@ -113,11 +101,11 @@ class Diagnosis:
 
     Example:
         >>> from gigpo_lightning.rollout.replies import ReplyCounts
-        >>> replies = ReplyCounts(replies=4, longest_prompt=64)
-        >>> metrics = replies.metrics() | {"rollout/success_rate": 0.5, "rollout/truncated_prompts": 2.0}
+        >>> replies = ReplyCounts(replies=4, longest=64, cut=2, cut_invalid=2)
+        >>> metrics = replies.metrics() | {"rollout/success_rate": 0.5}
         >>> diagnosis = Diagnosis()
-        >>> [reason[:33] for reason in diagnosis.reasons(replies, metrics)]
-        ['2 of 4 prompts were shortened to ']
+        >>> [reason[:58] for reason in diagnosis.reasons(replies, metrics)]
+        ['50% of the replies are invalid and were cut at 64 tokens, ']
         >>> list(diagnosis.reasons(replies, metrics))
         []
     """

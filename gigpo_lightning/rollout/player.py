@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 import gymnasium
 
 from gigpo_lightning.engines.base import RolloutEngine, SamplingParameters
-from gigpo_lightning.environments.base import Task, TaskPanel, TaskSource
+from gigpo_lightning.environments.base import Task, TaskPanel, TaskSource, check_reset
 from gigpo_lightning.environments.splits import read_panel
 from gigpo_lightning.errors import RunError, check_count, check_seed
 from gigpo_lightning.interruption import never
@@ -18,8 +18,9 @@ from gigpo_lightning.prompts.base import Prompt, check_markers
 from gigpo_lightning.ranks import place
 from gigpo_lightning.rollout.carry_over import CarriedEpisodes, CarryOver, GroupKey
 from gigpo_lightning.rollout.collector import Collector
+from gigpo_lightning.rollout.failures import FailureLog, named
 from gigpo_lightning.rollout.group_sampler import GroupSampler, PlayedGroups, play_groups
-from gigpo_lightning.rollout.progress import RolloutProgress, SuccessWatch
+from gigpo_lightning.rollout.progress import CutWatch, RolloutProgress, SuccessWatch
 from gigpo_lightning.rollout.sync import EngineSync, ProvedSync
 from gigpo_lightning.rollout.tasks import check_share, epoch_tasks, more_tasks
 from gigpo_lightning.trajectory import TrajectoryGroup
@@ -81,7 +82,7 @@ class RolloutPlayer:
         same_tasks: Number of tasks that every epoch plays, the same ones; None of a run that plays others.
 
     Raises:
-        ValueError: If a number is out of its range.
+        ValueError: If a number is out of its range, or the environment's ``reset`` takes no options.
     """
 
     environment: gymnasium.Env
@@ -114,6 +115,8 @@ class RolloutPlayer:
     _begun_with: tuple[int, list[GroupKey]] = field(init=False, default_factory=lambda: (-1, []))
     _playing: bool = field(init=False, default=False)
     _success_watch: SuccessWatch = field(init=False, default_factory=SuccessWatch)
+    _cut_watch: CutWatch = field(init=False, default_factory=CutWatch)
+    _failures: FailureLog = field(init=False, default_factory=FailureLog)
 
     def __post_init__(self) -> None:
         check_count("group_size", self.group_size, 2, why="a group of one has nothing to be compared with")
@@ -122,6 +125,7 @@ class RolloutPlayer:
             if getattr(self, name) is not None:
                 check_count(name, getattr(self, name), number)
         check_seed(self.seed)
+        check_reset(self.environment)
         extra = self.carry_over.extra_groups if self.carry_over is not None else 0
         if extra > self.tasks_per_epoch:
             raise ValueError(
@@ -171,6 +175,7 @@ class RolloutPlayer:
         played = play_groups(under_way.play, under_way.own_tasks(), under_way.more, self.group_sampler)
         self._playing = False
         self._success_watch.look_at(played.progress)
+        self._cut_watch.look_at(f"epoch {epoch}", played.every(), collector.player.context)
         return replace(played, seconds=time.perf_counter() - started)
 
     def evaluate(self, split: str, policy: PolicyView, should_stop: Callable[[], bool] = never) -> HeldOutGroups:
@@ -192,10 +197,13 @@ class RolloutPlayer:
         collector = self._collector(policy, sampling, pool, should_stop)
         groups, progress = collector.play(shard, self.held_out_repeats, noise_key=f"held-out/{split}", name=split)
         self._success_watch.look_at(progress)
+        self._cut_watch.look_at(split, groups, collector.player.context)
         if progress.dropped:
+            complete = {group.task_id for group in groups}
+            failed = [task.task_id for task in shard if task.task_id not in complete]
             raise RunError(
                 f"an evaluation must play every task of split {split!r}, but the environment failed again and again on "
-                f"{len(shard) - len(groups)} of {len(shard)}; the log names them"
+                f"{len(failed)} of {len(shard)}: {named(failed)}; the log has the cause"
             )
         return HeldOutGroups(
             split=split,
@@ -273,6 +281,7 @@ class RolloutPlayer:
             seed=self.seed,
             max_retries=self.max_retries,
             deterministic=self.deterministic,
+            failures=self._failures,
             interrupted=interrupted,
         )
 

@@ -2,12 +2,15 @@
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from rich.console import Console
 from rich.status import Status
+
+from gigpo_lightning.text import as_rate
+from gigpo_lightning.trajectory import TrajectoryGroup
 
 _logger = logging.getLogger(__name__)
 
@@ -74,10 +77,10 @@ class RolloutProgress:
     def line(self) -> str:
         """The counts in one line."""
         seconds = max(self.seconds, 1e-9)
-        success = f"{self.successes / self.finished:.0%}" if self.finished else "-"
+        success = as_rate(self.successes / self.finished, 2) if self.finished else "-"
         dropped = f", {self.dropped} dropped" if self.dropped else ""
         return (
-            f"{self.name}: {self.finished}/{self.total} episodes{dropped}, success {success}, "
+            f"{self.name}: success {success} in {self.finished}/{self.total} episodes{dropped}, "
             f"{self.steps / seconds:.0f} steps/s, {self.tokens / seconds:.0f} tokens/s, slowest environment "
             f"{self.slowest:.2f} s"
         )
@@ -99,6 +102,31 @@ class SuccessWatch:
             "environment's step, at the latest in an episode's last info",
             progress.name,
             progress.finished,
+        )
+
+
+class CutWatch:
+    """Says once that prompts had to be cut: the policy does not see what its prompt should show."""
+
+    def __init__(self) -> None:
+        self._done = False
+
+    def look_at(self, name: str, groups: Iterable[TrajectoryGroup], context: int) -> None:
+        """Look at the episodes of a rollout that has ended; ``context`` is the engine's, in tokens."""
+        if self._done:
+            return
+        cut = [step.prompt_truncated for group in groups for each in group.trajectories for step in each.steps]
+        if not any(cut):
+            return
+        self._done = True
+        _logger.warning(
+            "%s: %d of %d prompts were cut to fit into %d tokens (max_model_len, the reply included), the oldest turns "
+            "first; raise max_model_len, or lower the prompt's history_length or sampling.max_tokens. "
+            "rollout/truncated_prompts counts them from now on",
+            name,
+            sum(cut),
+            len(cut),
+            context,
         )
 
 

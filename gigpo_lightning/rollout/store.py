@@ -36,7 +36,7 @@ def write_trajectories(
         credit: Adds the advantage's parts; its rows are those of ``StepTable.from_groups(groups)``.
         temperature: Sampling temperature of the replies.
         prompt_text: Adds the prompts as text; decodes token ids.
-        epoch: Adds the epoch that learnt from them.
+        epoch: The epoch that learnt from them; default: none did.
 
     Raises:
         FullDiskError: If there is no room; the former file is still there.
@@ -50,8 +50,7 @@ def write_trajectories(
             well_formed(prompt_text(step.prompt_ids)) for g in groups for t in g.trajectories for step in t.steps
         ]
         table = table.append_column("prompt", pa.array(prompts))
-    if epoch is not None:
-        table = table.append_column("epoch", pa.array([epoch] * len(table)))
+    table = table.append_column("epoch", pa.array([epoch] * len(table), pa.int64()))
     with whole_file(path) as partial:
         pq.write_table(table, partial, compression="zstd", write_page_checksum=True)
         seal(partial)

@@ -15,6 +15,7 @@ from gigpo_lightning.messages import log_to_stderr, say_error
 from gigpo_lightning.sweep.composition import compose
 from gigpo_lightning.sweep.runs import is_left, launch, prepare
 from gigpo_lightning.sweep.table import cells_table, row, runs_table, write_csv
+from gigpo_lightning.text import count
 
 _logger = logging.getLogger(__name__)
 _HELP = """\
@@ -51,7 +52,7 @@ def carry_out(words: Sequence[str], command: Sequence[str] = ()) -> int:
     """
     arguments = command_line().parse_intermixed_args(words)
     sweep = compose(arguments.config_name, arguments.config_dir, arguments.overrides, arguments.multirun)
-    _logger.info("checking %d runs", len(sweep.runs))
+    _logger.info("checking %s", count(len(sweep.runs), "run"))
     from gigpo_lightning.cli import checked_configuration  # takes seconds, and a launcher's processes need none of it
 
     texts = {}
@@ -69,7 +70,7 @@ def carry_out(words: Sequence[str], command: Sequence[str] = ()) -> int:
         return 0
     for folder in left:
         prepare(folder, texts[folder])
-    _logger.info("%d of %d runs left to do, in %s", len(left), len(texts), sweep.folder)
+    _logger.info("%d of %s left to do, in %s", len(left), count(len(texts), "run"), sweep.folder)
     stopped_by = launch(sweep, left, command or [str(Path(sys.executable).with_name("gigpo"))]) if left else 0
     rows = [row(sweep.folder / run.name, {key: run.overrides[key] for key in sweep.swept}) for run in sweep.runs]
     write_csv(sweep.folder / "results.csv", rows)

@@ -13,7 +13,7 @@ import pytest
 import torch
 from lightning.pytorch import LightningModule
 from torch.utils.data import DataLoader
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from callbacks import Export
 from gigpo_lightning.algorithm import GiGPO
@@ -51,7 +51,7 @@ def logprobs(policy, ids):
 def loaded(folder):
     """What anybody loads with Transformers alone, as a policy."""
     model = AutoModelForCausalLM.from_pretrained(folder)
-    return Policy(model, TransformersTokenizer(PreTrainedTokenizerFast.from_pretrained(folder)))
+    return Policy(model, TransformersTokenizer(AutoTokenizer.from_pretrained(folder)))
 
 
 @pytest.mark.parametrize("tie_embeddings", [True, False])
@@ -91,6 +91,17 @@ def test_the_newest_are_kept(tmp_path):
     (tmp_path / "mine" / "epoch_900").mkdir()
     fit(tmp_path, Export(folder="mine", keep=2), epochs=4)
     assert names(tmp_path / "mine") == ["epoch_2", "epoch_3", "epoch_900"]  # nothing but what this run has written
+
+
+def test_a_run_that_goes_on_with_nothing_left_to_train_writes_what_it_was_given(tmp_path):
+    module = fit(tmp_path, Export(folder="before"), epochs=2)
+    module.trainer.save_checkpoint(tmp_path / "last.ckpt")
+    again, export = tiny_module(), Export()
+    trainer = quiet_trainer(tmp_path, ScriptedSync(), export, max_epochs=2, limit_val_batches=0)
+    trainer.fit(again, walking_data(random_walk(again)), ckpt_path=tmp_path / "last.ckpt", weights_only=True)
+    assert names(tmp_path / "exports") == ["epoch_1"]
+    ids = [3, 4, 5, 6]
+    assert torch.equal(logprobs(loaded(tmp_path / "exports" / "epoch_1"), ids), logprobs(module.policy, ids))
 
 
 @pytest.mark.parametrize("before", [False, True])

@@ -6,14 +6,18 @@ import re
 import numpy as np
 import pytest
 from lightning.pytorch import Callback
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from matplotlib.figure import Figure
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.custom_scalar import layout_pb2
 
 from callbacks import AnchorStats, GroupFigure, HeldOutEvaluation, RolloutMetrics, TensorBoardLayout, Transcripts
-from gigpo_lightning.figures import group_size_shares, scalar_layout
+from callbacks.showing import show_figure, show_transcripts
+from gigpo_lightning.figures import Transcript, group_size_shares, scalar_layout
 from tests.scripted_run import ScriptedSync, quiet_trainer, random_walk, tiny_module, walking_data
+
+TOLD = Transcript(markdown="it won", columns=["step", "action"], rows=[["0", "go north"]])
 
 
 class Keeper(Callback):
@@ -134,10 +138,50 @@ def test_what_a_logger_cannot_show_is_skipped(tmp_path, loggers):
     }
     trainer, rollouts = run(tmp_path, of[loggers])
     assert len(rollouts) == 3
+    copies = tmp_path / trainer.log_dir  # without a logger that is the trainer's default folder
+    assert (copies / "figures/rollout/group/epoch_2.png").is_file()
+    assert (copies / "figures/held_out/valid_seen/outcomes/version_3.png").is_file()
+    assert (copies / "transcripts/held_out/valid_seen/version_3.md").is_file()
     if loggers == "both":
         assert "rollout/group" in events_of(trainer.loggers[1].log_dir).Tags()["images"]
     if loggers != "none":
         assert "anchors/group_size_share/2-5" in (tmp_path / trainer.loggers[0].log_dir / "metrics.csv").read_text()
+
+
+def test_of_many_figures_the_first_and_the_latest_are_kept(tmp_path):
+    trainer = quiet_trainer(tmp_path)
+    for epoch in (0, 1, 2, 9, 10, 11):
+        show_transcripts(trainer, str(tmp_path), "rollout", f"epoch_{epoch}", {"best": TOLD})
+    found = sorted(path.name for path in (tmp_path / "transcripts/rollout").iterdir())
+    assert found == ["epoch_0.md", "epoch_10.md", "epoch_11.md", "epoch_9.md"]
+
+
+def test_a_figure_goes_to_a_logger_of_images_and_an_episode_to_one_of_tables(tmp_path):
+    class Gallery(Logger):
+        name = version = "gallery"
+        experiment = None
+
+        def __init__(self):
+            super().__init__()
+            self.shown = {}
+
+        def log_metrics(self, metrics, step=None):
+            pass
+
+        log_hyperparams = log_metrics
+
+        def log_image(self, key, images, step=None):
+            self.shown[key] = images
+
+        def log_text(self, key, columns, data, step=None):
+            self.shown[key] = [columns, *data]
+
+    trainer = quiet_trainer(tmp_path, logger=(gallery := Gallery()))
+    assert show_figure(trainer, None, "rollout/group", "epoch_0", Figure(figsize=(2, 1), dpi=100))
+    show_transcripts(trainer, None, "rollout", "epoch_0", {"best": TOLD})
+    (picture,) = gallery.shown["rollout/group"]
+    assert (picture.shape, picture.dtype) == ((100, 200, 3), np.uint8)
+    assert gallery.shown["rollout/best"] == [TOLD.columns, *TOLD.rows]
 
 
 def test_without_a_logger_of_figures_the_log_has_the_outcomes(tmp_path, caplog):

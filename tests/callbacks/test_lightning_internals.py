@@ -3,9 +3,12 @@
 import signal
 
 import pytest
-from lightning.pytorch import Callback
+from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar, TQDMProgressBar
+from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams import metadata
 
 from callbacks.lightning_internals import (
     TypedTrainer,
@@ -13,8 +16,10 @@ from callbacks.lightning_internals import (
     choose_version,
     epochs_done,
     has_chosen_version,
+    is_made_by_command_line,
     last_saved,
     metrics_to_be_logged,
+    show_hparams,
     show_length,
     take_over_sigterm,
     trainer_of,
@@ -146,3 +151,27 @@ def test_a_logger_chooses_its_number_when_it_is_asked_or_told(tmp_path, kind):
     assert has_chosen_version(asked)
     choose_version(told, 7)
     assert told.version == 7
+
+
+def test_the_settings_of_a_run_are_in_tensorboard_without_a_list_of_metrics(tmp_path):
+    logger = TensorBoardLogger(tmp_path)
+    show_hparams(logger, {"seed": 3})
+    logger.save()
+    events = EventAccumulator(logger.log_dir)
+    events.Reload()
+    ((tag, content),) = events.PluginTagToContent("hparams").items()
+    assert tag == metadata.SESSION_START_INFO_TAG
+    assert metadata.parse_session_start_info_plugin_data(content).hparams["seed"].number_value == 3
+
+
+def test_a_constructor_knows_whether_the_command_line_calls_it():
+    made = []
+
+    class Module(LightningModule):
+        def __init__(self, size: int) -> None:
+            made.append(is_made_by_command_line())
+            super().__init__()
+
+    Module(1)
+    LightningCLI(Module, args=["--model.size", "1"], run=False, save_config_callback=None)
+    assert made == [False, True]

@@ -6,6 +6,7 @@ import signal
 import pytest
 import torch
 from lightning.pytorch import Callback
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.demos.boring_classes import BoringDataModule, BoringModel
 
 from callbacks import Preemption
@@ -95,3 +96,33 @@ def test_a_trial_run_leaves_no_checkpoint(tmp_path):
     with pytest.raises(Preempted):
         quiet_trainer(tmp_path, ScriptedSync(), Preemption(), Stop(), fast_dev_run=True).fit(module, data)
     assert list(tmp_path.rglob("*.ckpt")) == []
+
+
+class Interrupt(Callback):
+    """Is Ctrl-C at the start of an epoch."""
+
+    def __init__(self, epoch):
+        self.epoch = epoch
+
+    def on_train_epoch_start(self, trainer, pl_module):
+        if trainer.current_epoch == self.epoch:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ("epoch", "said"),
+    [
+        (0, "stopped by Ctrl-C, nothing was kept yet: the first checkpoint is written when an epoch is over"),
+        (2, "stopped by Ctrl-C, 2 epochs done; go on with --ckpt_path last, or {}/checkpoints/epoch=1"),
+    ],
+)
+def test_ctrl_c_says_from_where_the_run_can_go_on(tmp_path, caplog, epoch, said):
+    caplog.set_level("INFO")
+    module, data = plain()
+    keep = ModelCheckpoint(save_on_train_epoch_end=True)
+    callbacks = (keep, Preemption(), Interrupt(epoch))
+    options = {"max_epochs": 3, "limit_train_batches": 1, "limit_val_batches": 0, "enable_checkpointing": True}
+    trainer = quiet_trainer(tmp_path, *callbacks, **options)
+    with pytest.raises(SystemExit):
+        trainer.fit(module, data)
+    assert [line.startswith(said.format(tmp_path)) for line in caplog.messages if "Ctrl-C" in line] == [True]

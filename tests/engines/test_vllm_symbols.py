@@ -32,6 +32,7 @@ USED: dict[str, tuple[str, ...]] = {
     ),
     "vllm.inputs.engine.tokens_input": ("prompt_token_ids",),
     "vllm.lora.request.LoRARequest": ("lora_name", "lora_int_id", "lora_path"),
+    "vllm.platforms.current_platform.import_kernels": (),
     "vllm.platforms.current_platform.is_cpu": (),
     "vllm.sampling_params.RequestOutputKind.FINAL_ONLY": (),
     "vllm.v1.engine.llm_engine.LLMEngine.abort_request": ("request_ids",),

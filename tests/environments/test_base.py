@@ -47,12 +47,22 @@ def test_an_environment_that_says_only_what_it_must_passes_and_is_asked_for_succ
 ) -> None:
     class Terse(Faulty):
         def _say(self, words: str) -> tuple[str, Info]:
-            return words, {}
+            return words, {"success": False} if words == "start" else {}  # what reset says is no outcome
 
     globals()["Terse"] = Terse  # pickle looks classes up by their names
     Terse.__qualname__ = "Terse"
     check_environment(Terse(), TASK)
     assert "task 'a': info['success'] did not come in a trial of 8 steps" in caplog.text
+
+
+def test_a_reset_without_options_is_refused_with_what_it_must_accept() -> None:
+    class Optionless(Faulty):
+        def reset(self, *, seed: int | None = None) -> tuple[str, Info]:  # type: ignore[override]
+            return self._say("start")
+
+    said = r"reset takes options, as reset\(self, \*, seed=None, options=None\) does.*Optionless\.reset does not"
+    with pytest.raises(ValueError, match=said):
+        check_environment(Optionless(), TASK)
 
 
 def test_an_environment_that_says_whether_it_succeeded_is_told_nothing(caplog: pytest.LogCaptureFixture) -> None:

@@ -18,7 +18,7 @@ def counts(*steps: Any) -> ReplyCounts:
 
 def said(diagnosis: Diagnosis, replies: ReplyCounts, **metrics: float) -> list[str]:
     """Reasons of an epoch in which nothing else is wrong, apart from some figures."""
-    figures = {"success_rate": 0.5, "truncated_prompts": 0.0}
+    figures = {"success_rate": 0.5}
     usual = replies.metrics() | {"rollout/uniform_group_fraction": 0.5}
     return list(diagnosis.reasons(replies, usual | {f"rollout/{k}": v for k, v in (figures | metrics).items()}))
 
@@ -73,11 +73,6 @@ def test_invalid_replies_that_were_cut_name_max_tokens():
 
 def test_replies_that_are_as_long_as_they_may_be_and_valid_are_no_reason():
     assert said(Diagnosis(), counts(step(reply_cut=True))) == []
-
-
-def test_shortened_prompts_name_the_context():
-    (reason,) = said(Diagnosis(), counts(step(), step()), truncated_prompts=1.0)
-    assert reason.startswith("1 of 2 prompts were shortened to fit, the longest has 2 tokens: raise")
 
 
 def test_three_epochs_without_a_difference_are_said():

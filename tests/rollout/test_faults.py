@@ -114,7 +114,7 @@ def test_after_too_many_attempts_the_group_is_dropped_and_counted(tmp_path, faul
     assert all(len(group.trajectories) == 3 for group in groups)
     assert (progress.finished, progress.dropped) == (9, 3)
     assert progress.total == progress.finished + progress.dropped
-    assert "task 'task 1' is dropped" in caplog.text
+    assert "test: dropped the task 'task 1'" in caplog.text
 
 
 @pytest.mark.parametrize("fault", ["dies", "hangs"])

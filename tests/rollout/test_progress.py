@@ -4,7 +4,8 @@ import logging
 
 import pytest
 
-from gigpo_lightning.rollout.progress import ProgressDisplay, RolloutProgress, SuccessWatch
+from gigpo_lightning.rollout.progress import CutWatch, ProgressDisplay, RolloutProgress, SuccessWatch
+from tests.episodes import group, step, trajectory
 
 
 @pytest.fixture
@@ -22,11 +23,13 @@ def test_the_line_says_how_far_how_well_and_how_fast(clock):
     progress = RolloutProgress(name="epoch 3", total=8, finished=4, successes=1, steps=40, tokens=100, started=100.0)
     progress.note_environment("a", 0.25)
     clock.now += 2
-    assert progress.line() == "epoch 3: 4/8 episodes, success 25%, 20 steps/s, 50 tokens/s, slowest environment 0.25 s"
+    assert (
+        progress.line() == "epoch 3: success .25 in 4/8 episodes, 20 steps/s, 50 tokens/s, slowest environment 0.25 s"
+    )
 
 
 def test_before_the_first_episode_has_ended_no_success_is_claimed(clock):
-    assert "success -" in RolloutProgress(name="x", total=8, started=100.0).line()
+    assert "success - in 0/8" in RolloutProgress(name="x", total=8, started=100.0).line()
 
 
 def test_a_log_gets_a_line_now_and_then(clock, caplog):
@@ -59,7 +62,7 @@ def test_a_terminal_shows_the_line_live(clock, capsys, monkeypatch):
         progress.finished = 8
         clock.now += 1
         display.update(progress)
-    assert "epoch 3: 8/8 episodes" in capsys.readouterr().err
+    assert "epoch 3: success .00 in 8/8 episodes" in capsys.readouterr().err
 
 
 def test_a_rollout_that_never_says_whether_it_succeeded_is_told_so_once(caplog):
@@ -76,3 +79,12 @@ def test_a_rollout_that_never_says_whether_it_succeeded_is_told_so_once(caplog):
 def test_one_episode_that_says_so_is_enough_and_none_is_asked_for_nothing(counts, caplog):
     SuccessWatch().look_at(RolloutProgress(name="x", total=8, **counts))
     assert caplog.messages == []
+
+
+def test_prompts_that_were_cut_are_told_of_once(caplog):
+    whole, cut = (group(trajectory(*[step(prompt_truncated=is_cut)] * 2)) for is_cut in (False, True))
+    watch = CutWatch()
+    for number, groups in enumerate([[whole], [whole, cut], [cut]]):
+        watch.look_at(f"epoch {number}", groups, 64)
+    (message,) = caplog.messages
+    assert message.startswith("epoch 1: 2 of 4 prompts were cut to fit into 64 tokens (max_model_len, the reply incl")

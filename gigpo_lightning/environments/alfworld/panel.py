@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 import random
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -38,7 +39,10 @@ def alfworld_panel(
         raise ValueError(f"kinds must be among {KINDS}, got {unknown}")
     folder = Path(data_dir) / "json_2.1.1" / split
     if not folder.is_dir():
-        raise ValueError(f"data_dir must hold json_2.1.1/{split}, but {folder} is not a folder")
+        raise ValueError(
+            f"data_dir must hold json_2.1.1/{split}, but {folder} is not a folder; the official games are fetched by: "
+            f"alfworld-download --data-dir {shlex.quote(str(data_dir))}"
+        )
     files = sorted(folder.rglob("game.tw-pddl"), key=lambda file: file.relative_to(folder).as_posix())
     tasks: list[Task] = []
     corrupt: list[str] = []
