@@ -57,11 +57,13 @@ def make_table(num_groups: int, num_rows: int, *, shuffled: bool = True, seed: i
     anchors = np.empty(len(trajectory), dtype=object)
     anchors[:] = [observations[place] for place in state.tolist()]
     order = draw.permutation(len(trajectory)) if shuffled else np.arange(len(trajectory))
+    reached = np.where(last, anchors[draw.permutation(len(trajectory))], np.roll(anchors, -1))
     return StepTable(
         episode_group_id=group[order],
         trajectory_id=trajectory[order],
         step_index=step[order],
         anchor_key=anchors[order],
+        next_anchor_key=reached[order],
         reward=np.where(last & success, 10.0, 0.0)[order],
         valid_action=(draw.random(len(trajectory)) < 0.9)[order],
         success=success[order],
@@ -116,6 +118,20 @@ def seconds(function: Callable[[], object], repeats: int = 5) -> float:
     return min(times)
 
 
+EVERY: dict[str, CreditEstimator] = {
+    "GiGPO": GiGPO(scale_by_std=True),
+    "GiGPO, reference rules": GiGPO(scale_by_std=True, **REFERENCE),
+    "GRPO": GRPO(),
+    "DrGRPO": DrGRPO(),
+    "RLOO": RLOO(),
+    "REINFORCE++": ReinforcePlusPlus(),
+    "HGPO": HGPO(),
+    "GraphGPO": GraphGPO(),
+    "RewardFlow": RewardFlow(),
+    "RewardFlow, rules of its code": RewardFlow(value_rule="first", floor_at_zero=False, end_of_longest=False),
+}
+
+
 def against_a_loop() -> None:
     """6,400 rows, 16 groups of 8."""
     table = make_table(16, 6400)
@@ -124,21 +140,23 @@ def against_a_loop() -> None:
     loop = seconds(lambda: plain_loop(table))
     report = Table("estimator", "milliseconds", title=f"{len(table):,} rows, 16 groups of 8")
     report.add_row("a linear Python loop, GiGPO", f"{1000 * loop:.1f}")
-    every: dict[str, CreditEstimator] = {
-        "GiGPO": estimator,
-        "GiGPO, reference rules": GiGPO(scale_by_std=True, **REFERENCE),
-        "GRPO": GRPO(),
-        "DrGRPO": DrGRPO(),
-        "RLOO": RLOO(),
-        "REINFORCE++": ReinforcePlusPlus(),
-        "HGPO": HGPO(),
-        "GraphGPO": GraphGPO(),
-        "RewardFlow": RewardFlow(),
-    }
-    for name, each in every.items():
+    for name, each in EVERY.items():
         report.add_row(name, f"{1000 * seconds(lambda each=each: each.estimate(table)):.2f}")
     OUT.print(report)
     OUT.print(f"GiGPO against the loop: {loop / seconds(lambda: estimator.estimate(table)):.1f} times faster\n")
+
+
+def every_by_size(largest: int) -> None:
+    """All estimators on large tables, and how their time grows from a tenth of the rows to all of them."""
+    sizes = (largest // 10, largest)
+    tables = [make_table(size // 400, size) for size in sizes]
+    report = Table(
+        "estimator", *(f"{size:,} rows, s" for size in sizes), "power", title="every estimator, rows shuffled"
+    )
+    for name, each in EVERY.items():
+        few, many = (seconds(lambda each=each, table=table: each.estimate(table), repeats=2) for table in tables)
+        report.add_row(name, f"{few:.3f}", f"{many:.2f}", f"{np.log10(many / few):.2f}")
+    OUT.print(report)
 
 
 def by_size(largest: int, *, shuffled: bool) -> None:
@@ -230,6 +248,7 @@ if __name__ == "__main__":
     parser.add_argument("--largest", type=int, default=1_000_000)
     arguments = parser.parse_args()
     against_a_loop()
+    every_by_size(arguments.largest)
     by_size(arguments.largest, shuffled=False)
     by_size(arguments.largest, shuffled=True)
     similarity()

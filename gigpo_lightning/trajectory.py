@@ -182,6 +182,30 @@ class StepTable:
         object.__setattr__(table, "scores", {name: column[rows] for name, column in self.scores.items()})
         return table
 
+    def with_ends(self, rows: np.ndarray) -> "StepTable":
+        """Add a row one step later for the state that each of some rows led to, so that a grouping sees it.
+
+        Args:
+            rows: Last rows of trajectories, whose ``next_anchor_key`` is known.
+
+        Returns:
+            A table without ``next_anchor_key`` and scores: the rows, then the ends, valid and without a reward.
+        """
+        assert self.next_anchor_key is not None
+        ends = self.take(rows)
+        changes = {
+            "anchor_key": ends.next_anchor_key,
+            "step_index": ends.step_index + 1,
+            "reward": np.zeros(len(rows)),
+            "valid_action": np.ones(len(rows), dtype=bool),
+        }
+        table = object.__new__(StepTable)
+        for name, column in (ends.columns() | changes).items():
+            object.__setattr__(table, name, np.concatenate([getattr(self, name), column]))
+        object.__setattr__(table, "next_anchor_key", None)
+        object.__setattr__(table, "scores", {})
+        return table
+
     @classmethod
     def from_groups(
         cls, groups: Sequence[TrajectoryGroup], scores: Mapping[str, Sequence[float]] | None = None

@@ -9,7 +9,7 @@ from gigpo_lightning.algorithm import GiGPO
 from gigpo_lightning.experience import Experience
 from gigpo_lightning.rollout.group_sampler import PlayedGroups
 from gigpo_lightning.rollout.progress import RolloutProgress
-from gigpo_lightning.scorers import SampledEntropy
+from gigpo_lightning.scorers import IdleActions, SampledEntropy
 from gigpo_lightning.trajectory import StepTable, TrajectoryGroup
 from tests.episodes import step, trajectory
 from tests.scripted_run import ScriptedSync, quiet_trainer, random_walk, tiny_module, walking_data
@@ -42,6 +42,20 @@ def experience(*scorers, policy=None):
 def test_the_entropy_of_a_reply_is_minus_its_mean_log_probability():
     assert SampledEntropy().score(GROUPS, None)["sampled_entropy"][:2] == [1.5, 0.5]
     assert math.isnan(SampledEntropy().score(GROUPS, None)["sampled_entropy"][2])
+
+
+def test_idle_actions_are_found_by_what_was_done_and_by_what_the_world_said_to_it():
+    said = ["a hall", "a table with a lamp", "You see nothing special.", "Nothing happens.", "a kitchen"]
+    done = ["look", "examine table 1", "eat lamp", "go to kitchen 1", "take look 1"]
+    steps = [step(observation=words, action=action) for words, action in zip(said, done, strict=True)]
+    played = [TrajectoryGroup(task_id="t", trajectories=(trajectory(*steps, final_observation="Nothing happens."),))]
+    assert IdleActions().score(played, None) == {"idle": [1.0, 1.0, 1.0, 0.0, 1.0]}
+    assert IdleActions(actions="go.*", observations="^$").score(played, None) == {"idle": [0.0, 0.0, 0.0, 1.0, 0.0]}
+
+
+def test_an_expression_of_idle_actions_that_is_none_is_refused():
+    with pytest.raises(ValueError, match=r"actions must be a regular expression, got '\(': "):
+        IdleActions(actions="(")
 
 
 def test_scores_reach_the_table_and_the_log():

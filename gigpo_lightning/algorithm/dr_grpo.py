@@ -12,6 +12,8 @@ class DrGRPO(GRPO):
 
     Dividing by the standard deviation would weigh tasks by how much their returns agree; Dr. GRPO leaves it out. The
     other half of the method is in the loss, which must not divide by a reply's length: ``aggregation: sequence``.
+    Differs from its code by a constant: its loss divides a reply's sum by the longest reply that may be written, this
+    one by nothing. So gradients are that many times larger; Adam does not mind, but ``max_grad_norm`` does.
     Equal to ``GRPO()``, whose default leaves it out too, and with no way to put it back.
     """
 

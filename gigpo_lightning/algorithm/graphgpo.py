@@ -9,6 +9,8 @@ import numpy as np
 from jaxtyping import Float64, Int64
 from numpy import ndarray
 
+from gigpo_lightning.algorithm.grouping import Grouping, checked_groups
+from gigpo_lightning.algorithm.returns import episode_returns
 from gigpo_lightning.algorithm.state_graph import StateGraph, state_graph
 from gigpo_lightning.algorithm.two_level import TwoLevelEstimator
 from gigpo_lightning.errors import check_range
@@ -22,8 +24,13 @@ class GraphGPO(TwoLevelEstimator):
     All trajectories of an episode group are joined into one graph of states, so that a useful step counts even in an
     episode that failed. A state from which no episode succeeded is one step farther than the farthest of the others;
     where all fail, all states are alike. An invalid action's penalty is part of R(τ), and is taken from its own
-    step's worth, as in its code; its published runs set ``scale_by_std``. Differs from its code where a failed episode
-    ends: the table does not name the state that its last action led to, so that action counts as leading nowhere.
+    step's worth, as in its code; its published runs set ``scale_by_std``. A failed episode's last action leads to the
+    state that it ended in, as in its code; where an older record does not name that state, it leads nowhere.
+
+    Differs from its code in three defaults. Its code takes an episode for won if its return is above 0
+    (``success_by_return``). It lets a similarity merge states in the graph alone, and compares only steps from equal
+    states (``graph_grouping``). And its A_E has the mean and deviation over step rows, so that long episodes weigh
+    more; here it has Eq. 3's, and no option.
 
     Raises:
         ValueError: If an argument is out of its range.
@@ -35,6 +42,11 @@ class GraphGPO(TwoLevelEstimator):
     """Use 10·γ^(d' − d + 1) instead, with d from the state before the step: an option of its code."""
     goal_return: float = 10.0
     """The 10, in units of reward."""
+    success_by_return: bool = False
+    """Take an episode for won if its rewards add up to more than 0, as its code does, instead of by ``success``."""
+    graph_grouping: Grouping | None = None
+    """Finds the graph's states, if other than ``grouping``, which finds the steps to compare. Its code's similarity is
+    ``SimilarityGrouping`` here, with the default there."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -43,7 +55,11 @@ class GraphGPO(TwoLevelEstimator):
 
     def step_worth(self, table: StepTable, step_group_id: Int64[ndarray, " S"]) -> Float64[ndarray, " S"]:
         """10·γ^d(s'), or 10·γ^(d(s') − d(s) + 1), less the penalty, ``(S,)``."""
-        graph = state_graph(table, step_group_id)
+        won = episode_returns(table.reward, table.trajectory_id) > 0 if self.success_by_return else table.success
+        if self.graph_grouping is None:
+            graph = state_graph(table, step_group_id, self.grouping, won)
+        else:
+            graph = state_graph(table, checked_groups(self.graph_grouping, table), self.graph_grouping, won)
         distance = goal_distances(graph)
         exponent = distance[graph.target]
         if self.relative_distance:

@@ -32,9 +32,12 @@ class HGPO(PenalisedEstimator):
     group of one has no A_k, and a step that is alone for every k gets 0. With ``history_length`` = 0 it is GiGPO's step
     level alone.
 
-    Differs from its code in two ways: a group whose members agree counts with its 0 (the code drops zeros, so that what
-    a longer history has shown to be equal is outvoted by the shorter ones: ``count_zeros: false``), and there is no
-    epsilon in the sum of the weights. Like its code it divides by the population's standard deviation (n).
+    Differs from its code by default, in 9 to 18 % of small random tables: a group whose members agree counts with its
+    0, as the paper's formula has it. The code drops zeros, so that what a longer history has shown to be equal is
+    outvoted by the shorter ones (``count_zeros: false``), and subtracts the penalty after discounting
+    (``own_step_penalty``); ``configs/credit/hgpo_reference.yaml`` sets both. With ``episode_group`` its A_0 has the
+    mean and deviation over step rows; here it has Eq. 3's. Like its code it divides by the population's standard
+    deviation (n).
 
     Raises:
         ValueError: If an argument is out of its range.

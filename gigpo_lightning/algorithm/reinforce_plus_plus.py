@@ -16,8 +16,10 @@ class ReinforcePlusPlus(PenalisedEstimator):
     """A_t = (R_t − mean of the batch) / std of the batch, with R_t the step's return from there on.
 
     The one estimator here that compares steps of different tasks: its baseline is the whole batch, every step row
-    counted once. Differs from published code, which weighs a row by its number of tokens. Equal returns everywhere give
-    exactly 0, and so does a single row.
+    counted once. Differs from published code, which weighs a row by its number of tokens, and from the paper, whose
+    return of a token holds −β·KL to the reference of all tokens to come; here the KL is a term of the loss
+    (``kl_coefficient``), and no part of the advantage. Equal returns everywhere give exactly 0, and so does a single
+    row.
 
     Raises:
         ValueError: If an argument is out of its range.

@@ -31,8 +31,8 @@ def table_of(*episodes: tuple[int, Sequence[Row]]) -> StepTable:
     )
 
 
-def valid(anchors: str, rewards: Sequence[float]) -> list[Row]:
-    """Steps with a letter as anchor each, all valid."""
+def valid(anchors: Sequence[str], rewards: Sequence[float]) -> list[Row]:
+    """Steps with a letter or a word as anchor each, all valid."""
     return [(anchor, reward, True) for anchor, reward in zip(anchors, rewards, strict=True)]
 
 
@@ -50,6 +50,17 @@ _rewards = st.sampled_from([-1.0, 0.0, 0.1, 0.5, 1.0, 10.0])
 _steps = st.lists(st.tuples(st.sampled_from("abcd"), _rewards, st.booleans()), min_size=1, max_size=6)
 
 
+def ending(table: StepTable, *ends: Hashable) -> StepTable:
+    """The same table, in which each trajectory's last action led to such a state, in the order of their numbers."""
+    reached = np.empty(len(table), dtype=object)
+    for number, end in zip(np.unique(table.trajectory_id), ends, strict=True):
+        rows = np.flatnonzero(table.trajectory_id == number)
+        rows = rows[np.argsort(table.step_index[rows])]
+        reached[rows[:-1]] = table.anchor_key[rows[1:]]
+        reached[rows[-1]] = end
+    return replace(table, next_anchor_key=reached)
+
+
 @st.composite
 def step_tables(draw: st.DrawFn) -> StepTable:
     """A few groups of a few episodes that meet in few states and sometimes succeed, rows in any order."""
@@ -57,3 +68,12 @@ def step_tables(draw: st.DrawFn) -> StepTable:
     table = table_of(*((2 * number + 1, steps) for number, episodes in enumerate(groups) for steps in episodes))
     table = won(table, *draw(st.sets(st.sampled_from(sorted(set(table.trajectory_id.tolist()))))))
     return take(table, draw(st.permutations(range(len(table)))))
+
+
+@st.composite
+def ending_tables(draw: st.DrawFn) -> StepTable:
+    """Such tables that know where episodes ended: mostly in states that others pass through, or end in as well."""
+    table = draw(step_tables())
+    num_trajectories = len(set(table.trajectory_id.tolist()))
+    ends = st.sampled_from(["a", "b", "c", "d", "end", "other end", None])
+    return ending(table, *draw(st.lists(ends, min_size=num_trajectories, max_size=num_trajectories)))

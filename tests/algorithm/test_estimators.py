@@ -41,12 +41,15 @@ WITHIN_GROUPS: dict[str, CreditEstimator] = {
     "HGPO, episode group": HGPO(episode_group=True),
     "GraphGPO": GraphGPO(scale_by_std=True),
     "GraphGPO, relative": GraphGPO(relative_distance=True),
+    "GraphGPO, code": GraphGPO(success_by_return=True, graph_grouping=SimilarityGrouping(0.6)),
     "RewardFlow": RewardFlow(scale_by_std=True),
+    "RewardFlow, first": RewardFlow(value_rule="first", floor_at_zero=False),
 }
 few = settings(max_examples=25)  # for each of a dozen estimators
 EVERY = WITHIN_GROUPS | {
     "REINFORCE++": ReinforcePlusPlus(),
     "REINFORCE++, baseline": ReinforcePlusPlus(group_baseline=True),
+    "RewardFlow, longest": RewardFlow(end_of_longest=False),
 }
 estimators = pytest.mark.parametrize("estimator", EVERY.values(), ids=EVERY.keys())
 within_groups = pytest.mark.parametrize("estimator", WITHIN_GROUPS.values(), ids=WITHIN_GROUPS.keys())
@@ -192,8 +195,9 @@ ARGUMENTS = {
     ReinforcePlusPlus: {"discount", "group_baseline"},
     HGPO: {"history_length", "length_weight_exponent", "episode_group", "count_zeros", "discount", "scale_by_std"}
     | {"grouping"},
-    GraphGPO: TWO_LEVELS | {"distance_discount", "relative_distance", "goal_return"},
-    RewardFlow: TWO_LEVELS | {"value_discount"},
+    GraphGPO: TWO_LEVELS
+    | {"distance_discount", "relative_distance", "goal_return", "success_by_return", "graph_grouping"},
+    RewardFlow: TWO_LEVELS | {"value_discount", "value_rule", "floor_at_zero", "end_of_longest", "bridge_idle"},
 }
 
 

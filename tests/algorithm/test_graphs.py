@@ -1,19 +1,19 @@
 """GraphGPO and RewardFlow: credit from the graph that a group's episodes make together."""
 
-from collections import deque
-from collections.abc import Hashable
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gigpo_lightning.algorithm import ExactGrouping, GraphGPO, RewardFlow
+from gigpo_lightning.algorithm import ExactGrouping, GraphGPO, RewardFlow, SimilarityGrouping
 from gigpo_lightning.algorithm.graphgpo import goal_distances
-from gigpo_lightning.algorithm.rewardflow import state_values
+from gigpo_lightning.algorithm.rewardflow import arrival_rewards, state_values
 from gigpo_lightning.algorithm.state_graph import state_graph
 from gigpo_lightning.trajectory import StepTable
-from tests.algorithm.tables import step_tables, table_of, valid, won
+from tests.algorithm import graph_oracle
+from tests.algorithm.tables import ending, ending_tables, step_tables, table_of, valid, won
 
 # The first episode goes a-b-c and wins. The second gets to b as well, by way of d, but then turns back and loses.
 WINNER, LOSER = valid("abc", [0, 0, 10]), valid("adba", [0, 0, 0, 0])
@@ -58,7 +58,7 @@ def test_where_all_fail_the_graph_says_nothing() -> None:
 def test_rewardflow_by_hand() -> None:
     # V: c 10·.5 = 5, b 2.5, a 1.25, d 1.25; the goal 10, the losing end 0.
     graph = state_graph(TABLE, ExactGrouping().group(TABLE))
-    values = state_values(graph, TABLE.reward, discount=0.5)
+    values = state_values(graph, arrival_rewards(graph, np.stack([np.zeros(7), TABLE.reward], axis=1)), discount=0.5)
     assert {key: values[node] for key, node in zip(TABLE.anchor_key, graph.source, strict=True)} == pytest.approx(
         {"a": 1.25, "b": 2.5, "c": 5.0, "d": 1.25}
     )
@@ -71,65 +71,165 @@ def test_a_partial_reward_at_the_end_of_a_lost_episode_flows_back() -> None:
     assert RewardFlow().estimate(table).step_advantage[0] > 0
 
 
-def edges(table: StepTable) -> list[tuple[Hashable, Hashable, float]]:
-    """Where each step led, row by row: a state of its episode group, its goal, or the end of its trajectory."""
-    found = []
-    for i in range(len(table)):
-        own = np.flatnonzero(table.trajectory_id == table.trajectory_id[i])
-        later = own[table.step_index[own] == table.step_index[i] + 1]
-        group = int(table.episode_group_id[i])
-        if later.size:
-            target: Hashable = (group, table.anchor_key[later[0]])
-        elif table.success[i]:
-            target = (group, "goal")
-        else:
-            target = (group, "end", int(table.trajectory_id[i]))
-        found.append(((group, table.anchor_key[i]), target, float(table.reward[i])))
-    return found
+@given(step_tables() | ending_tables(), st.sampled_from([0.1, 0.5, 0.8]), st.booleans(), st.booleans(), st.booleans())
+def test_graphgpo_equals_its_oracle(
+    table: StepTable, discount: float, relative_distance: bool, scale_by_std: bool, success_by_return: bool
+) -> None:
+    estimator = GraphGPO(
+        distance_discount=discount,
+        relative_distance=relative_distance,
+        scale_by_std=scale_by_std,
+        success_by_return=success_by_return,
+    )
+    expected = graph_oracle.graphgpo(
+        table,
+        discount=discount,
+        relative_distance=relative_distance,
+        scale_by_std=scale_by_std,
+        success_by_return=success_by_return,
+    )
+    np.testing.assert_allclose(estimator.estimate(table).step_advantage, expected, atol=1e-6)
 
 
-@given(step_tables())
-def test_distances_equal_a_plain_search(table: StepTable) -> None:
+@settings(max_examples=200)
+@given(
+    step_tables() | ending_tables(),
+    st.sampled_from([0.2, 0.5, 0.9]),
+    st.booleans(),
+    st.booleans(),
+    st.booleans(),
+    st.none() | st.integers(0, 2**31),
+)
+def test_rewardflow_equals_its_oracle(
+    table: StepTable, discount: float, first: bool, floor: bool, end_of_longest: bool, idle_seed: int | None
+) -> None:
+    idle = None if idle_seed is None else np.random.default_rng(idle_seed).random(len(table)) < 0.4
+    estimator = RewardFlow(
+        value_discount=discount,
+        value_rule="first" if first else "largest",
+        floor_at_zero=floor,
+        end_of_longest=end_of_longest,
+        bridge_idle=idle is not None,
+    )
+    expected = graph_oracle.rewardflow(
+        table,
+        discount=discount,
+        first=first,
+        floor=floor,
+        end_of_longest=end_of_longest,
+        scale_by_std=False,
+        idle=None if idle is None else idle.tolist(),
+    )
+    scored = table if idle is None else replace(table, scores={"idle": idle.astype(float)})
+    np.testing.assert_allclose(estimator.estimate(scored).step_advantage, expected, atol=1e-9)
+
+
+CUT = won(table_of((0, valid("ab", [0, 10])), (0, valid("a", [0]))), 0)
+
+
+def test_where_a_lost_episode_was_cut_is_a_state_like_any_other() -> None:
+    # Both first steps lead to b, one from the goal: worth 10·.1 = 1 each.
+    credit = GraphGPO(distance_discount=0.1, goal_return=10.0).estimate(ending(CUT, "won", "b"))
+    np.testing.assert_allclose(credit.step_advantage, [0, 0, 0], atol=1e-12)
+
+
+def test_where_no_record_says_it_the_last_step_of_a_lost_episode_leads_nowhere() -> None:
+    # To b, 1 from the goal: 1; to an end one step farther than the farthest state, a at 2: 10·.1³ = .01.
+    for table in (CUT, ending(CUT, "won", None)):
+        credit = GraphGPO(distance_discount=0.1, goal_return=10.0).estimate(table)
+        np.testing.assert_allclose(credit.step_advantage, [0.495, 0, -0.495], atol=1e-12)
+
+
+def test_a_won_episode_s_last_step_leads_to_the_goal_whatever_its_last_state() -> None:
+    np.testing.assert_array_equal(
+        GraphGPO().estimate(ending(CUT, "a", "b")).advantage, GraphGPO().estimate(ending(CUT, "won", "b")).advantage
+    )
+
+
+def test_two_ends_of_one_task_may_be_one_state_and_of_two_tasks_never() -> None:
+    table = won(table_of((0, valid("a", [0])), (0, valid("b", [0])), (1, valid("a", [0])), (1, valid("ab", [0, 1]))), 3)
+    graph = state_graph(ending(table, "b", "b", "b", "won"), ExactGrouping().group(table))
+    assert graph.target[0] == graph.target[1] == graph.source[1]
+    assert graph.target[2] == graph.source[4] != graph.source[1]
+
+
+def test_similar_states_may_be_one_in_the_graph_alone() -> None:
+    # "a lamp" and "a lamb" are one node, from which the first episode won; only equal states are compared.
+    rooms = table_of(
+        (0, [("a hall", 0.0, True), ("a lamp", 10.0, True)]), (0, [("a hall", 0.0, True), ("a lamb", 0.0, True)])
+    )
+    table = ending(won(rooms, 0), "won", "elsewhere")
+    alike = SimilarityGrouping(0.8)
+    in_graph = GraphGPO(graph_grouping=alike).estimate(table)
+    assert in_graph.step_advantage.tolist() == [0.0] * 4
+    assert in_graph.step_group_id.tolist() == [0, 1, 0, 2]
+    assert GraphGPO().estimate(table).step_advantage[0] > 0
+    assert GraphGPO(grouping=alike).estimate(table).step_advantage[1] > 0
+
+
+def test_an_end_is_alike_a_state_where_the_grouping_says_so() -> None:
+    table = ending(
+        won(table_of((0, valid(["hall", "a lamp"], [0, 10])), (0, valid(["hall"], [0]))), 0), "won", "a lamb"
+    )
+    assert not GraphGPO(grouping=SimilarityGrouping(0.8)).estimate(table).step_advantage.any()
+    assert GraphGPO().estimate(table).step_advantage.any()
+
+
+def test_success_may_be_told_by_the_return_as_in_its_code() -> None:
+    partly = table_of((0, valid("a", [4])), (0, valid("a", [0])))
+    assert not GraphGPO().estimate(partly).step_advantage.any()
+    assert GraphGPO(success_by_return=True).estimate(partly).step_advantage[0] > 0
+
+
+def test_the_first_reward_of_a_state_or_the_largest() -> None:
+    # b is reached for 1, then for 3, and from it a later step won nothing: V(b) is 1 or 3, V(a) half of it.
+    table = ending(table_of((0, valid("a", [1])), (0, valid("a", [3])), (0, valid("a", [0]))), "b", "b", "c")
     graph = state_graph(table, ExactGrouping().group(table))
-    distance = goal_distances(graph)
-    known = edges(table)
-    reachable = reachable_nodes(table)
-    for row, (source, target, _) in enumerate(known):
-        for node, number in ((source, graph.source[row]), (target, graph.target[row])):
-            if node in reachable:
-                assert distance[number] == reachable[node]
-            else:
-                farthest = max((d for n, d in reachable.items() if n[0] == node[0]), default=0)  # type: ignore[index]
-                assert distance[number] == farthest + 1
+    rewards = np.stack([np.zeros(3), table.reward], axis=1)
+    for first, expected in ((True, 1.0), (False, 3.0)):
+        recorded = arrival_rewards(graph, rewards, first=first)
+        values = state_values(graph, recorded, discount=0.5)
+        assert (values[graph.target[0]], values[graph.source[0]]) == pytest.approx((expected, expected / 2))
 
 
-def reachable_nodes(table: StepTable) -> dict[Hashable, int]:
-    """Breadth-first, backwards from every goal."""
-    known = edges(table)
-    distance: dict[Hashable, int] = {target: 0 for _, target, _ in known if target[1] == "goal"}  # type: ignore[index]
-    queue = deque(distance)
-    while queue:
-        node = queue.popleft()
-        for source, target, _ in known:
-            if target == node and source not in distance:
-                distance[source] = distance[node] + 1
-                queue.append(source)
-    return distance
-
-
-@given(step_tables(), st.sampled_from([0.2, 0.9]))
-def test_values_equal_value_iteration(table: StepTable, discount: float) -> None:
+@pytest.mark.parametrize(("floor", "expected"), [(True, [0.0, 0.0]), (False, [-0.09, -0.1])])
+def test_a_value_below_zero(floor: bool, expected: list[float]) -> None:
+    # Each step costs .1: the values of b and c, one and no step before the end, with γ = .9; a started with 0.
+    table = ending(table_of((0, valid("abc", [-0.1, -0.1, -0.1]))), "end")
     graph = state_graph(table, ExactGrouping().group(table))
-    values = state_values(graph, table.reward, discount=discount)
-    known = edges(table)
-    expected: dict[Hashable, float] = {}
-    for _ in range(len(table) + 2):
-        for source, target, reward in known:
-            expected[target] = max(expected.get(target, 0.0), reward, 0.0)
-            expected[source] = max(expected.get(source, 0.0), discount * expected[target])
-    for row, (source, target, _) in enumerate(known):
-        assert values[graph.source[row]] == pytest.approx(expected[source], abs=1e-9)
-        assert values[graph.target[row]] == pytest.approx(expected[target], abs=1e-9)
+    rewards = np.stack([[0.0, -0.1, -0.1], table.reward], axis=1)
+    values = state_values(graph, arrival_rewards(graph, rewards, first=True), discount=0.9, floor_at_zero=floor)
+    assert values[graph.target[[1, 2]]] == pytest.approx(expected)
+
+
+def test_the_longest_episodes_of_all_tasks_may_lose_their_last_edge() -> None:
+    # As in its code: no turn follows it there, so no success flows back, and the step is worth its plain reward.
+    table = won(
+        table_of((0, valid("ab", [0, 10])), (0, valid("a", [0])), (1, valid("a", [10])), (1, valid("a", [0]))), 0, 2
+    )
+    credit = RewardFlow(end_of_longest=False, value_discount=0.5).estimate(table)
+    np.testing.assert_allclose(credit.step_advantage, [0, 0, 0, 5, -5])
+    assert RewardFlow(end_of_longest=False).whole_batch
+    assert not RewardFlow().whole_batch
+
+
+BRIDGED = won(table_of((0, [("a", 0, True), ("b", 10, True)]), (0, [("a", 0, True)])), 0)
+
+
+@pytest.mark.parametrize(
+    ("bridge", "values", "advantages"), [(False, [0.9, 1.0], [4.5, 0, -4.5]), (True, [-9, 10], [0] * 3)]
+)
+def test_idle_actions_bridged_as_in_its_code(bridge: bool, values: list[float], advantages: list[float]) -> None:
+    # a –look→ b –go→ goal (10), and a –…→ failure, γ = .9. Bridged, a leads to the goal, and b is worth 0: -9, +10, -9.
+    table = replace(ending(BRIDGED, "won", "failure"), scores={"idle": np.array([1.0, 0.0, 0.0])})
+    estimator = RewardFlow(value_discount=0.9, bridge_idle=bridge)
+    assert estimator.step_worth(table, np.array([0, 1, 0]))[:2] == pytest.approx(values)
+    np.testing.assert_allclose(estimator.estimate(table).step_advantage, advantages, atol=1e-12)
+
+
+def test_to_bridge_idle_actions_somebody_has_to_say_which_they_are() -> None:
+    with pytest.raises(ValueError, match=r"bridge_idle must find the score 'idle' .* add gigpo_lightning.scorers.Idle"):
+        RewardFlow(bridge_idle=True).estimate(BRIDGED)
 
 
 def test_with_a_reward_for_success_alone_both_say_the_same() -> None:
