@@ -1,8 +1,10 @@
+from pathlib import Path
 from statistics import fmean, pstdev
 from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,6 +17,7 @@ MEETING = table_of(
     (0, valid("bc", [0, 6])), (0, valid("bc", [0, 2])), (0, valid("dc", [0, 4])), (0, valid("dc", [0, 0]))
 )
 IN_C = np.array([1, 3, 5, 7])
+PRESET = Path(__file__).resolve().parent.parent.parent / "configs" / "credit" / "hgpo_reference.yaml"
 
 
 def test_two_histories_by_hand() -> None:
@@ -53,11 +56,15 @@ def test_no_exponent_is_too_large() -> None:
     assert np.isfinite(HGPO(history_length=2, length_weight_exponent=1e4).estimate(MEETING).advantage).all()
 
 
-def oracle(table: StepTable, k_max: int, alpha: float, scale_by_std: bool, count_zeros: bool) -> np.ndarray:
+def oracle(
+    table: StepTable, k_max: int, alpha: float, scale_by_std: bool, count_zeros: bool, late_penalty: bool = False
+) -> np.ndarray:
     """One step at a time, every other step asked whether its last k states are the same."""
     rows = range(len(table))
-    rewards = table.reward - 0.1 * ~table.valid_action
+    penalty = 0.1 * ~table.valid_action
+    rewards = table.reward - (0.0 if late_penalty else penalty)
     returns = discounted_returns(rewards, table.trajectory_id, table.step_index, discount=0.95)
+    returns = returns - (penalty if late_penalty else 0.0)
 
     def history(i: int) -> list[Any]:
         own = [j for j in rows if table.trajectory_id[j] == table.trajectory_id[i]]
@@ -97,6 +104,14 @@ def test_the_vector_code_equals_the_obvious_loops(
     ).estimate(table)
     expected = oracle(table, length + 1, alpha, scale_by_std, count_zeros)
     np.testing.assert_allclose(credit.advantage, expected, atol=1e-8)
+
+
+@given(step_tables())
+def test_the_reference_preset_drops_zeros_and_takes_the_penalty_off_after_discounting(table: StepTable) -> None:
+    options = yaml.safe_load(PRESET.read_text())["model"]["init_args"]["credit"]["init_args"]
+    del options["grouping"]
+    expected = oracle(table, 3, 1.0, True, False, late_penalty=True)
+    np.testing.assert_allclose(HGPO(**options).estimate(table).advantage, expected, atol=1e-8)
 
 
 @given(step_tables())
