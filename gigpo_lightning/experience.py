@@ -164,18 +164,12 @@ class Experience:
         slowest = {name: max(values[name] for _, _, values in by_rank) for name in measured}
         tokens, seconds = totals.pop("tokens"), slowest["time/rollout"]
         speeds = {"rollout/tokens_per_second": tokens / seconds, "rollout/episodes_per_second": len(episodes) / seconds}
-        return means | totals | slowest | speeds | self.replies().metrics() | self._scores()
+        scores = {name: (float(np.nansum(s)), int((~np.isnan(s)).sum())) for name, s in self.table.scores.items()}
+        return means | totals | slowest | speeds | self.replies().metrics() | score_means(gather(scores))
 
     def replies(self) -> ReplyCounts:
         """Counts of all ranks' replies, those of discarded groups among them. Every rank must ask."""
         return ReplyCounts.total(gather(ReplyCounts.of(list(self.played.every()))))
-
-    def _scores(self) -> dict[str, float]:
-        """Means of the scores over the steps of all ranks that have one."""
-        by_rank = gather({name: (np.nansum(s), (~np.isnan(s)).sum()) for name, s in self.table.scores.items()})
-        names = dict.fromkeys(name for of_rank in by_rank for name in of_rank)  # an environment's may be on some ranks
-        totals = {name: np.sum([of_rank[name] for of_rank in by_rank if name in of_rank], axis=0) for name in names}
-        return {f"scores/{name}": float(total / max(1, number)) for name, (total, number) in totals.items()}
 
     def _of_episodes(self) -> list[dict[str, float]]:
         """Figures of each episode, the environment's own among them."""
@@ -228,6 +222,17 @@ def scored_table(
     for scorer in scorers:
         scores |= scorer.score(groups, policy)
     return StepTable.from_groups(groups, scores)
+
+
+def score_means(by_rank: Sequence[Mapping[str, tuple[float, int]]]) -> dict[str, float]:
+    """The mean of each score over the steps that have one, as ``scores/<name>``; a rank may have no such step.
+
+    Args:
+        by_rank: The sum of each score on a rank, and the number of its steps that have one.
+    """
+    names = dict.fromkeys(name for of_rank in by_rank for name in of_rank)
+    totals = {name: np.sum([of_rank[name] for of_rank in by_rank if name in of_rank], axis=0) for name in names}
+    return {f"scores/{name}": float(total / max(1, number)) for name, (total, number) in totals.items()}
 
 
 def _means(episodes: list[dict[str, float]]) -> dict[str, float]:

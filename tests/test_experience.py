@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from gigpo_lightning.algorithm import GiGPO
-from gigpo_lightning.experience import Experience
+from gigpo_lightning.experience import Experience, score_means
 from gigpo_lightning.rollout.group_sampler import PlayedGroups
 from gigpo_lightning.rollout.progress import RolloutProgress
 from gigpo_lightning.scorers import IdleActions, SampledEntropy
@@ -64,6 +64,11 @@ def test_scores_reach_the_table_and_the_log():
     metrics = made.metrics()
     assert metrics["scores/sampled_entropy"] == 1.0  # the step without tokens has none
     assert metrics["scores/place"] == 1.0
+
+
+def test_a_score_that_only_some_ranks_have_is_averaged_over_their_steps():
+    by_rank = [{"progress": (3.0, 2)}, {}, {"progress": (1.0, 2), "praise": (0.0, 0)}]
+    assert score_means(by_rank) == {"scores/progress": 1.0, "scores/praise": 0.0}
 
 
 def test_without_scorers_there_are_no_scores():
