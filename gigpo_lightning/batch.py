@@ -35,6 +35,7 @@ class StepBatch:
         trajectory_share: One over the number of steps of its trajectory, ``(S,)``.
         row_weight: 1, or 0 for a step that only fills up, ``(S,)``.
         row: The step's row in the rollout's table, -1 for one that only fills up, ``(S,)``.
+        clip_scale: Multiplies both clip ranges of the step, ``(S,)``; None unless its credit has some.
     """
 
     tokens: TokenBatch
@@ -44,10 +45,12 @@ class StepBatch:
     trajectory_share: Float32[Tensor, " S"]
     row_weight: Float32[Tensor, " S"]
     row: Int64[Tensor, " S"]
+    clip_scale: Float32[Tensor, " S"] | None = None
 
     def to(self, device: torch.device) -> "StepBatch":
         """The same batch on a device."""
-        return StepBatch(**{field.name: getattr(self, field.name).to(device) for field in fields(self)})
+        parts = {field.name: getattr(self, field.name) for field in fields(self)}
+        return StepBatch(**{name: part.to(device) for name, part in parts.items() if part is not None})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -285,4 +288,5 @@ def make_step_batch(
         trajectory_share=torch.tensor([trajectory_share[row] for row in rows]),
         row_weight=torch.ones(len(rows)),
         row=torch.tensor(rows),
+        clip_scale=None if credit.clip_scale is None else torch.from_numpy(credit.clip_scale[rows].astype(np.float32)),
     )

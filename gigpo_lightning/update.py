@@ -212,6 +212,7 @@ class Learner:
             counts=batch.counts,
             engine_logprobs=micro_batch.engine_logprobs,
             trajectory_share=micro_batch.trajectory_share,
+            clip_scale=micro_batch.clip_scale,
             progress=progress,
         )
 

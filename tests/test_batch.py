@@ -1,4 +1,4 @@
-from dataclasses import fields
+from dataclasses import fields, replace
 from itertools import chain
 from typing import Any
 
@@ -48,6 +48,17 @@ CREDIT = credit_of([0.5, -1.5, 2.0])
 )
 def test_two_steps_as_tensors_by_hand(tensor: str, values: list[Any]) -> None:
     assert getattr(make_step_batch([[1], [0]], STEPS, SHARES, CREDIT, PAD), tensor).tolist() == values
+
+
+def test_a_step_s_clip_scale_goes_with_it() -> None:
+    scaled = replace(CREDIT, clip_scale=np.array([0.7, 1.3, 1.0]))
+    batch = make_step_batch([[1], [0]], STEPS, SHARES, scaled, PAD).to(torch.device("cpu"))
+    assert batch.clip_scale is not None
+    torch.testing.assert_close(batch.clip_scale, torch.tensor([1.3, 0.7]))
+
+
+def test_without_clip_scales_there_are_none() -> None:
+    assert make_step_batch([[1], [0]], STEPS, SHARES, CREDIT, PAD).clip_scale is None
 
 
 def test_the_sampler_s_logprobs_lie_where_its_tokens_do() -> None:

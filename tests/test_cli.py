@@ -5,8 +5,13 @@ import os
 import subprocess
 import sys
 from collections import Counter
+from contextlib import redirect_stdout
+from copy import deepcopy
+from importlib import import_module
 from inspect import signature
+from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -15,7 +20,6 @@ import torch
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from gigpo_lightning import algorithm
 from gigpo_lightning.cli import build_cli
 from modules import PretrainedPolicy
 from tests import forked
@@ -60,18 +64,48 @@ def test_every_config_is_parsed(config: str, capsys: pytest.CaptureFixture[str])
     assert "class_path" in printed_config(capsys, config)["model"]
 
 
+@pytest.fixture(scope="module")
+def tiny_config() -> dict[str, Any]:
+    """The run's config that presets go on top of."""
+    command = ["fit", "--config", str(ROOT / "configs/alfworld/tiny_cpu.yaml"), "--print_config"]
+    with redirect_stdout(StringIO()) as printed, pytest.raises(SystemExit):
+        build_cli(command)
+    config: dict[str, Any] = yaml.safe_load(printed.getvalue())
+    return config
+
+
 @pytest.mark.parametrize("config", ON_TOP)
 @pytest.mark.slow
-def test_a_credit_preset_goes_on_top_of_a_run_s_config(config: str, capsys: pytest.CaptureFixture[str]):
-    below = printed_config(capsys, "configs/alfworld/tiny_cpu.yaml")
+def test_a_credit_preset_goes_on_top_of_a_run_s_config(
+    config: str, tiny_config: dict[str, Any], capsys: pytest.CaptureFixture[str]
+):
+    below = deepcopy(tiny_config)
     printed = printed_config(capsys, "configs/alfworld/tiny_cpu.yaml", config)
-    credit = printed["model"]["init_args"].pop("credit")
-    credit["init_args"].get("grouping", {}).pop("init_args", None)
-    assert credit == yaml.safe_load((ROOT / config).read_text())["model"]["init_args"]["credit"]
-    estimator = getattr(algorithm, credit["class_path"].rpartition(".")[2])
-    assert set(credit["init_args"]) == set(signature(estimator).parameters)  # nothing is left to a default
-    below["model"]["init_args"].pop("credit")
-    assert printed == below  # and nothing else is touched
+    for each in (printed, below):  # presets leave a grouping's arguments out
+        (each["model"]["init_args"]["credit"]["init_args"].get("grouping") or {}).pop("init_args", None)
+    preset = yaml.safe_load((ROOT / config).read_text())
+    assert printed == on_top(below, preset)  # and nothing else is touched
+
+
+def on_top(below: Any, preset: Any) -> Any:
+    """A config with a preset on top of it; another class brings its own arguments."""
+    same = isinstance(below, dict) and isinstance(preset, dict)
+    if not same or preset.get("class_path") != below.get("class_path"):
+        return preset
+    return below | {key: on_top(below.get(key), value) for key, value in preset.items()}
+
+
+@pytest.mark.parametrize("config", ON_TOP)
+def test_a_credit_preset_leaves_nothing_to_a_default(config: str):
+    ours = yaml.safe_load((ROOT / config).read_text())
+    parts = [part for place in ours.values() for part in place["init_args"].values()]
+    parts += [part for loss in parts if "class_path" not in loss for part in loss.values() if isinstance(part, dict)]
+    chosen = [part for part in parts if "class_path" in part]
+    assert chosen
+    for part in chosen:
+        package, _, name = part["class_path"].rpartition(".")
+        kind = getattr(import_module(package), name)
+        assert set(part["init_args"]) == set(signature(kind).parameters)
 
 
 @pytest.mark.slow

@@ -14,18 +14,22 @@ from gigpo_lightning.algorithm.graphgpo import GraphGPO
 from gigpo_lightning.algorithm.grouping import ExactGrouping, Grouping, SimilarityGrouping
 from gigpo_lightning.algorithm.grpo import GRPO
 from gigpo_lightning.algorithm.hgpo import HGPO
+from gigpo_lightning.algorithm.hoelder import HoelderRatio, HoelderTokens
 from gigpo_lightning.algorithm.losses import LossSettings
-from gigpo_lightning.algorithm.ratios import HoelderRatio, ImportanceRatio, SequenceRatio, TokenRatio
+from gigpo_lightning.algorithm.ratios import ImportanceRatio, SequenceRatio, TokenRatio
 from gigpo_lightning.algorithm.reinforce_plus_plus import ReinforcePlusPlus
 from gigpo_lightning.algorithm.returns import discounted_returns
 from gigpo_lightning.algorithm.rewardflow import RewardFlow
 from gigpo_lightning.algorithm.rloo import RLOO
+from gigpo_lightning.algorithm.soft_gate import SoftGate
+from gigpo_lightning.algorithm.surrogates import ClippedSurrogate, Surrogate
 from gigpo_lightning.algorithm.token_credit import ForkingTokens, TokenCredit
 
 __all__ = [
     "GRPO",
     "HGPO",
     "RLOO",
+    "ClippedSurrogate",
     "Credit",
     "CreditEstimator",
     "DrGRPO",
@@ -35,6 +39,7 @@ __all__ = [
     "GraphGPO",
     "Grouping",
     "HoelderRatio",
+    "HoelderTokens",
     "ImportanceCorrection",
     "ImportanceRatio",
     "LossSettings",
@@ -45,6 +50,8 @@ __all__ = [
     "RewardFlow",
     "SequenceRatio",
     "SimilarityGrouping",
+    "SoftGate",
+    "Surrogate",
     "TokenCredit",
     "TokenRatio",
     "TruncatedCorrection",

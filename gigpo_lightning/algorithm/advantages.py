@@ -29,6 +29,7 @@ class Credit:
         step_advantage: The step level's part before its weight, A_S of Eq. 7, ``(S,)``.
         step_group_id: Anchor group of each step, for the metrics where nothing is compared by it, ``(S,)``.
         metrics: Figures to be logged, by their TensorBoard names.
+        clip_scale: Multiplies both clip ranges of a step's ratio, positive, ``(S,)``; None leaves them as they are.
     """
 
     advantage: Float64[ndarray, " S"]
@@ -36,6 +37,7 @@ class Credit:
     step_advantage: Float64[ndarray, " S"]
     step_group_id: Int64[ndarray, " S"]
     metrics: dict[str, float]
+    clip_scale: Float64[ndarray, " S"] | None = None
 
 
 @runtime_checkable
@@ -86,8 +88,8 @@ class OrderedEstimator(ABC):
         if ordered is table:
             return credit
         back = np.argsort(order)
-        columns = [column.name for column in fields(credit) if column.name != "metrics"]
-        return replace(credit, **{name: getattr(credit, name)[back] for name in columns})
+        columns = {column.name: getattr(credit, column.name) for column in fields(credit) if column.name != "metrics"}
+        return replace(credit, **{name: column[back] for name, column in columns.items() if column is not None})
 
     @abstractmethod
     def estimate_in_order(self, table: StepTable) -> Credit:
@@ -120,17 +122,22 @@ class PenalisedEstimator(OrderedEstimator):
     def __post_init__(self) -> None:
         check_range("invalid_action_penalty", self.invalid_action_penalty, why="it is subtracted")
 
-    def trajectory_advantage(self, table: StepTable, *, scale_by_std: bool = False) -> Float64[ndarray, " S"]:
+    def trajectory_advantage(
+        self, table: StepTable, *, scale_by_std: bool = False, reward: Float64[ndarray, " S"] | None = None
+    ) -> Float64[ndarray, " S"]:
         """A_E = R(τ) − mean of R over the episode group, each trajectory counted once (Eq. 3).
 
         Args:
             table: The rollout.
             scale_by_std: Divide by the standard deviation of the group's returns (n - 1).
+            reward: What R is the sum of, ``(S,)``; default: the table's.
 
         Returns:
             The same advantage for every step of a trajectory, ``(S,)``; a lone trajectory gets 0.
         """
-        scores = trajectory_scores(table, self.invalid_action_penalty, own_step_penalty=self.own_step_penalty)
+        scores = trajectory_scores(
+            table, self.invalid_action_penalty, own_step_penalty=self.own_step_penalty, reward=reward
+        )
         first, trajectory, group_ids = trajectories(table)
         by_trajectory = group_relative(scores[first], group_ids, scale_by_std=scale_by_std)
         advantage: Float64[ndarray, " S"] = by_trajectory[trajectory]
@@ -212,7 +219,11 @@ def group_relative(
 
 
 def trajectory_scores(
-    table: StepTable, invalid_action_penalty: float, *, own_step_penalty: bool = False
+    table: StepTable,
+    invalid_action_penalty: float,
+    *,
+    own_step_penalty: bool = False,
+    reward: Float64[ndarray, " S"] | None = None,
 ) -> Float64[ndarray, " S"]:
     """R(τ) = Σ r_t − p·(number of invalid steps) of each row's trajectory: what the episode level compares, ``(S,)``.
 
@@ -221,12 +232,14 @@ def trajectory_scores(
         invalid_action_penalty: p, a positive number.
         own_step_penalty: Subtract p·(share of invalid steps). Trajectories without a valid step then lose the same,
             whatever their length; otherwise a longer one loses more.
+        reward: r_t, ``(S,)``; default: the table's.
     """
     # Penalties are counted, not summed: equal rewards and as many invalid actions give equal returns to the last bit.
     count = episode_returns((~table.valid_action).astype(np.float64), table.trajectory_id)
     if own_step_penalty:
         count /= episode_returns(np.ones(len(table)), table.trajectory_id)  # exactly 1 where no step is valid
-    return episode_returns(table.reward, table.trajectory_id) - invalid_action_penalty * count
+    reward = table.reward if reward is None else reward
+    return episode_returns(reward, table.trajectory_id) - invalid_action_penalty * count
 
 
 def step_returns(

@@ -63,7 +63,8 @@ def _check_on(estimator: Any, state: Mapping[str, Any], table: StepTable, genera
     _check_equal(credit, estimated(table), "the same table after load_state_dict must get the same credit")
 
     order = generator.permutation(len(table))
-    reordered = replace(credit, **{name: getattr(credit, name)[order] for name in _ADVANTAGES})
+    parts = {name: getattr(credit, name) for name in (*_ADVANTAGES, "clip_scale")}
+    reordered = replace(credit, **{name: part[order] for name, part in parts.items() if part is not None})
     rule = "the order of the rows must change nothing (an OrderedEstimator sorts them)"
     _check_equal(reordered, estimated(table.take(order)), rule)
     renamed = replace(
@@ -107,7 +108,8 @@ def _check_without_ends(estimator: Any, state: Mapping[str, Any], table: StepTab
 def _check_credit(credit: object, num_rows: int) -> None:
     if not isinstance(credit, Credit):
         raise ValueError(f"estimate must return a Credit, got {type(credit).__name__}")
-    for name in (*_ADVANTAGES, "step_group_id"):
+    optional = () if credit.clip_scale is None else ("clip_scale",)
+    for name in (*_ADVANTAGES, "step_group_id", *optional):
         part: Any = getattr(credit, name)
         dtype = np.int64 if name == "step_group_id" else np.float64
         if not isinstance(part, np.ndarray) or part.dtype != dtype or part.shape != (num_rows,):
@@ -115,6 +117,8 @@ def _check_credit(credit: object, num_rows: int) -> None:
             raise ValueError(f"{name} must be {dtype.__name__} of shape ({num_rows},), got {found}")
         if not np.isfinite(part).all():
             raise ValueError(f"{name} must be finite, got {part[~np.isfinite(part)][0]}")
+    if credit.clip_scale is not None and not (credit.clip_scale > 0).all():
+        raise ValueError(f"clip_scale must be > 0, got {credit.clip_scale.min()}")
     for name, value in credit.metrics.items():
         if not isinstance(name, str) or not isinstance(value, int | float):
             raise ValueError(f"metrics must map names to numbers, got {name!r}: {value!r}")
@@ -132,7 +136,7 @@ def _check_groups(credit: Credit, table: StepTable) -> None:
 
 
 def _check_equal(one: Credit, other: Credit, rule: str) -> None:
-    for name in _ADVANTAGES:
+    for name in (*_ADVANTAGES, "clip_scale"):
         if not np.array_equal(getattr(one, name), getattr(other, name)):
             raise ValueError(f"{rule}, to the last bit, but {name} differs")
 

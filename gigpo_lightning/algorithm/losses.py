@@ -1,16 +1,16 @@
-"""The policy loss (Eq. 9 of arXiv:2505.10978): clipped surrogate, KL to a reference, entropy.
+"""The policy loss (Eq. 9 of arXiv:2505.10978): a surrogate, KL to a reference, entropy.
 
     loss = Σ over tokens of weight · (−correction · surrogate + β · KL − coefficient · entropy)
 
 Every term is a sum over a micro-batch divided by the counts of the whole minibatch, so that the micro-batches' terms
-add up to the minibatch's, however it was split. Ratios are in ``ratios.py``, corrections in ``corrections.py``.
+add up to the minibatch's, however it was split. Ratios are in ``ratios.py``, surrogates in ``surrogates.py``,
+corrections in ``corrections.py``.
 
 Shape letters: B = rows (steps) of a micro-batch, T = tokens of a row.
 """
 
-import math
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Bool, Float
@@ -18,11 +18,10 @@ from torch import Tensor
 
 from gigpo_lightning.algorithm.corrections import ImportanceCorrection
 from gigpo_lightning.algorithm.ratios import ImportanceRatio, TokenRatio
+from gigpo_lightning.algorithm.surrogates import MAX_LOG_RATIO, ClippedSurrogate, Surrogate
 from gigpo_lightning.errors import check_count, check_range
 
 Aggregation = Literal["token", "step", "sequence", "trajectory"]
-
-_MAX_LOG_RATIO = 20.0  # float32 overflows at 88, and then backward turns infinity times 0 into NaN
 
 
 @dataclass(frozen=True, kw_only=True)  # no slots: the command line reads defaults with vars()
@@ -37,6 +36,8 @@ class LossSettings:
     """At least 1: a bad action's objective is never below dual_clip · A (arXiv:1912.09729, Eq. 5); 3 in common code."""
     ratio: ImportanceRatio | None = None
     """Importance ratio of a token; default: its own, ``TokenRatio()``."""
+    surrogate: Surrogate | None = None
+    """What ratio and advantage are worth together; default: the clip of Eq. 9, ``ClippedSurrogate(dual_clip)``."""
     importance_correction: ImportanceCorrection | None = None
     """Correction between the engine's probabilities and the trainer's; costs a forward pass. Default: none."""
     aggregation: Aggregation = "step"
@@ -57,6 +58,10 @@ class LossSettings:
             check_range(name, getattr(self, name))
         if self.dual_clip is not None:
             check_range("dual_clip", self.dual_clip, 1.0)
+            if self.surrogate is not None:
+                raise ValueError(
+                    f"dual_clip must be None with a surrogate, which clips by itself, got {self.dual_clip}"
+                )
         if self.aggregation not in get_args(Aggregation):
             raise ValueError(f"aggregation must be one of {get_args(Aggregation)}, got {self.aggregation!r}")
         if self.kl_estimator not in ("k1", "k2", "k3"):
@@ -71,7 +76,7 @@ class LossTerms:
 
     Attributes:
         loss: What is differentiated.
-        policy: The clipped surrogate, negated.
+        policy: The surrogate, negated.
         kl: KL divergence to the reference, in nats per token; 0 without one.
         entropy: Entropy of the policy where it wrote, in nats per token.
         clip_fraction: Share of the tokens whose ratio was clipped.
@@ -118,44 +123,6 @@ class BatchCounts:
             )
 
 
-def clipped_surrogate(
-    log_ratio: Float[Tensor, "B T"],
-    advantage: Float[Tensor, "B T"],
-    *,
-    clip_low: float = 0.2,
-    clip_high: float = 0.2,
-    dual_clip: float | None = None,
-) -> tuple[Float[Tensor, "B T"], Bool[Tensor, "B T"]]:
-    """min(r·A, clip(r, 1 − ε_low, 1 + ε_high)·A) per token (Eq. 9), and where clipping decided.
-
-    With ``dual_clip`` c it is max(c·A, that) where A < 0. Beyond 20 nats the log ratio counts as 20 and has no
-    gradient: it is on its way to overflow.
-
-    Args:
-        log_ratio: log r, of the policy's probability over the sampler's, ``(B, T)``.
-        advantage: Of the token's step, ``(B, T)``.
-        clip_low: ε_low.
-        clip_high: ε_high.
-        dual_clip: c, at least 1.
-
-    Returns:
-        The objective, to be maximised, ``(B, T)``; and True where a clipped branch decided.
-
-    Example:
-        >>> objective, clipped = clipped_surrogate(torch.tensor([[0.0, 1.0]]), torch.tensor([[2.0, 2.0]]))
-        >>> objective.tolist(), clipped.tolist()
-        ([[2.0, 2.4000000953674316]], [[False, True]])
-    """
-    ratio = log_ratio.clamp(-_MAX_LOG_RATIO, _MAX_LOG_RATIO).exp()
-    plain = ratio * advantage
-    clipped = ratio.clamp(1 - clip_low, 1 + clip_high) * advantage
-    objective, by_clip = torch.minimum(plain, clipped), clipped < plain
-    if dual_clip is None:
-        return objective, by_clip
-    floor = torch.where(advantage < 0, dual_clip * advantage, -math.inf)
-    return torch.maximum(objective, floor), by_clip | (floor > objective)
-
-
 def kl_estimate(
     logprobs: Float[Tensor, "B T"], ref_logprobs: Float[Tensor, "B T"], estimator: Literal["k1", "k2", "k3"]
 ) -> Float[Tensor, "B T"]:
@@ -180,7 +147,7 @@ def kl_estimate(
         return -log_ratio
     if estimator == "k2":
         return log_ratio.square() / 2
-    log_ratio = log_ratio.clamp(-_MAX_LOG_RATIO, _MAX_LOG_RATIO)
+    log_ratio = log_ratio.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
     return log_ratio.exp() - 1 - log_ratio
 
 
@@ -242,6 +209,7 @@ def policy_loss(
     counts: BatchCounts,
     engine_logprobs: Float[Tensor, "B T"] | None = None,
     trajectory_share: Float[Tensor, " B"] | None = None,
+    clip_scale: Float[Tensor, " B"] | None = None,
     progress: float = 0.0,
 ) -> LossTerms:
     """A micro-batch's share of the loss (Eq. 9), L = Σ w·(−c·min(r·A, clip(r)·A) + β·KL − coefficient·H).
@@ -261,7 +229,8 @@ def policy_loss(
         counts: Of the whole minibatch.
         engine_logprobs: Of the engine that sampled, in nats, ``(B, T)``; default: the same as ``old_logprobs``.
         trajectory_share: One over the number of steps of the row's trajectory, ``(B,)``; for that aggregation.
-        progress: Share of the training that is done, from 0 to 1: what ratios may be scheduled by.
+        clip_scale: Multiplies both clip ranges of a row, ``(B,)``; default: 1 everywhere.
+        progress: Share of the training that is done, from 0 to 1: what ratios and surrogates may be scheduled by.
 
     Returns:
         Sums over this micro-batch, divided by the minibatch's counts.
@@ -282,13 +251,8 @@ def policy_loss(
         return torch.where(mask, values, 0.0)
 
     log_ratio = written(logprobs - old_logprobs)
-    objective, clipped = clipped_surrogate(
-        (settings.ratio or TokenRatio()).log_ratio(log_ratio, mask, progress),
-        written(advantage.to(logprobs.dtype).reshape(len(logprobs), -1).expand_as(logprobs)),
-        clip_low=settings.clip_low,
-        clip_high=settings.clip_high,
-        dual_clip=settings.dual_clip,
-    )
+    of_tokens = written(advantage.to(logprobs.dtype).reshape(len(logprobs), -1).expand_as(logprobs))
+    objective, clipped = _surrogate(settings, log_ratio, of_tokens, mask, clip_scale, progress)
     log_weight = written(old_logprobs - (old_logprobs if engine_logprobs is None else engine_logprobs))
     weight, bounded = _corrected(log_weight, settings.importance_correction)
     policy = -(objective * weight * in_loss).sum()
@@ -316,12 +280,28 @@ def policy_loss(
         )
 
 
+def _surrogate(
+    settings: LossSettings,
+    log_ratio: Float[Tensor, "B T"],
+    advantage: Float[Tensor, "B T"],
+    mask: Bool[Tensor, "B T"],
+    clip_scale: Float[Tensor, " B"] | None,
+    progress: float,
+) -> Any:
+    """Objective of every token, and where clipping decided it."""
+    ratio = settings.ratio or TokenRatio()
+    surrogate = settings.surrogate or ClippedSurrogate(settings.dual_clip)
+    scale: Any = 1.0 if clip_scale is None else clip_scale.to(log_ratio.dtype).unsqueeze(1)
+    low, high = settings.clip_low * scale, settings.clip_high * scale
+    return surrogate.objective(ratio.log_ratio(log_ratio, mask, progress), advantage, mask, low, high, progress)
+
+
 def _corrected(
     log_weight: Float[Tensor, "B T"], correction: ImportanceCorrection | None
 ) -> tuple[Float[Tensor, "B T"], Bool[Tensor, "B T"]]:
     """The factor of a token's surrogate, c = bounded(π_old/π_engine) or 1, and where it is not π_old/π_engine."""
     if correction is None:
         return torch.ones_like(log_weight), torch.zeros_like(log_weight, dtype=torch.bool)
-    whole = log_weight.clamp(-_MAX_LOG_RATIO, _MAX_LOG_RATIO).exp()
+    whole = log_weight.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
     weight = correction.bounded(whole)
     return weight, weight != whole

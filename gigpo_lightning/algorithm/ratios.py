@@ -1,4 +1,4 @@
-"""Importance ratios between the policy and the one that sampled: per token, per sequence, or in between.
+"""Importance ratios between the policy and the one that sampled: per token or per sequence.
 
 Each takes and gives logarithms; the clipped surrogate (Eq. 9 of arXiv:2505.10978) takes what comes out as the log ratio
 of every token.
@@ -6,14 +6,10 @@ of every token.
 Shape letters: B = rows (steps) of a micro-batch, T = tokens of a row.
 """
 
-import math
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
-import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
-
-from gigpo_lightning.errors import check_range
 
 
 @runtime_checkable
@@ -63,71 +59,3 @@ class SequenceRatio:
         if self.normalise_by_length:
             total = total / action_mask.sum(1, keepdim=True).clamp(min=1)
         return total.expand_as(log_ratio)
-
-
-class HoelderRatio:
-    """One ratio for all tokens of a reply: the Hölder mean (1/T · Σ r_t^p)^(1/p) (HölderPO, arXiv:2605.12058).
-
-    p = 1 is the arithmetic mean, whose objective and gradient before clipping are those of ``TokenRatio`` averaged over
-    the reply; p = 0 the geometric mean, ``SequenceRatio``. The larger p, the more the gradient gathers on the tokens
-    that became likelier; the smaller, the smaller its variance. Its paper lets p fall: from 2 to −1 for mathematics,
-    from 1 to −1 for ALFWorld.
-
-    Args:
-        exponent: p at the start of the training, between −10 and 10.
-        final_exponent: p at its end; default: the same.
-        schedule: ``"linear"``, or ``"cosine"``, which falls slowly at both ends.
-
-    Raises:
-        ValueError: If an exponent is out of its range.
-    """
-
-    def __init__(
-        self,
-        exponent: float = 1.0,
-        final_exponent: float | None = None,
-        schedule: Literal["linear", "cosine"] = "linear",
-    ) -> None:
-        check_range("exponent", exponent, -10.0, 10.0)
-        check_range("final_exponent", exponent if final_exponent is None else final_exponent, -10.0, 10.0)
-        if schedule not in ("linear", "cosine"):
-            raise ValueError(f"schedule must be 'linear' or 'cosine', got {schedule!r}")
-        self.exponent = exponent
-        self.final_exponent = exponent if final_exponent is None else final_exponent
-        self.schedule = schedule
-
-    def exponent_at(self, progress: float) -> float:
-        """The exponent p when this share of the training is done.
-
-        Raises:
-            ValueError: If it changes, and nobody knows how long the training is.
-
-        Example:
-            >>> [HoelderRatio(1.0, -1.0).exponent_at(progress) for progress in (0.0, 0.25, 1.0)]
-            [1.0, 0.5, -1.0]
-        """
-        if self.final_exponent == self.exponent:
-            return self.exponent
-        if math.isnan(progress):
-            raise ValueError(
-                "final_exponent needs trainer.max_epochs: without a last epoch there is nothing to fall by"
-            )
-        if self.schedule == "cosine":
-            progress = (1 - math.cos(math.pi * progress)) / 2
-        return self.exponent + (self.final_exponent - self.exponent) * progress
-
-    def log_ratio(
-        self, log_ratio: Float[Tensor, "B T"], action_mask: Bool[Tensor, "B T"], progress: float
-    ) -> Float[Tensor, "B T"]:
-        """The logarithm of the Hölder mean, for each token of the reply."""
-        p = self.exponent_at(progress)
-        lengths = action_mask.sum(1, keepdim=True).clamp(min=1)
-        mean = log_ratio.sum(1, keepdim=True) / lengths
-        if p == 0:
-            return mean.expand_as(log_ratio)
-        # log(1/T Σ e^(p·x)) / p, written around the mean: for small p what is left is small, not a difference of likes.
-        deviation = torch.where(action_mask, p * (log_ratio - mean), 0.0)
-        largest = deviation.detach().amax(1, keepdim=True).clamp(min=0.0)
-        scaled = torch.expm1(deviation - largest) * action_mask
-        spread = largest + torch.log1p(scaled.sum(1, keepdim=True) / lengths)
-        return (mean + spread / p).expand_as(log_ratio)

@@ -46,7 +46,8 @@ def credited_groups(groups: Sequence[TrajectoryGroup], credit: Credit) -> list[l
         bad = np.flatnonzero(~np.isfinite(getattr(credit, name)))
         if bad.size:
             raise ValueError(f"credit.{name} must be finite, got {getattr(credit, name)[bad[0]]} in row {bad[0]}")
-    columns = {each.name: getattr(credit, each.name) for each in fields(credit) if each.name != "metrics"}
+    names = [each.name for each in fields(credit) if each.name not in ("metrics", "clip_scale")]
+    columns = {name: getattr(credit, name) for name in names}
     columns["group_size"] = np.bincount(credit.step_group_id)[credit.step_group_id].astype(np.int64)
     credited: list[list[CreditedEpisode]] = []
     start = 0

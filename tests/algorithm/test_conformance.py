@@ -81,6 +81,16 @@ class ForgetsToSave(Broken):
         return replace(credit, advantage=credit.advantage / self.count)
 
 
+class ClipsToNothing(Broken):
+    def change(self, credit: Credit, table: StepTable) -> Any:
+        return replace(credit, clip_scale=np.zeros(len(table)))
+
+
+class ClipsByRow(Broken):
+    def change(self, credit: Credit, table: StepTable) -> Any:
+        return replace(credit, clip_scale=1.0 + np.arange(len(table)))
+
+
 class LogsWords(Broken):
     def change(self, credit: Credit, table: StepTable) -> Any:
         return _assemble(credit, metrics={"credit/mood": "good"})
@@ -140,6 +150,8 @@ def _assemble(credit: Credit, **changes: Any) -> Credit:
         (LogsWords, "metrics must map names to numbers, got 'credit/mood': 'good'"),
         (WritesIntoTheTable, "estimate must leave its table as it was, but changed column reward"),
         (ForgetsToSave, "the same table after load_state_dict must get the same credit, to the last bit"),
+        (ClipsToNothing, r"clip_scale must be > 0, got 0\.0"),
+        (ClipsByRow, r"the order of the rows must change nothing .* but clip_scale differs"),
         (TellsRowsApart, r"the order of the rows must change nothing .* but advantage differs"),
         (ReadsNumbers, "the numbers of groups and trajectories must not matter"),
         (GroupsByAnchorAlone, "step_group_id must name groups within one episode group"),

@@ -13,11 +13,11 @@ from gigpo_lightning.algorithm.losses import (
     BatchCounts,
     LossSettings,
     LossTerms,
-    clipped_surrogate,
     kl_estimate,
     policy_loss,
     token_weights,
 )
+from gigpo_lightning.algorithm.surrogates import clipped_surrogate
 
 F64 = torch.float64
 TERMS = tuple(field.name for field in fields(LossTerms))

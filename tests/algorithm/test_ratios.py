@@ -9,6 +9,7 @@ from jsonargparse import ArgumentParser
 from torch import Tensor
 
 from gigpo_lightning.algorithm import HoelderRatio, ImportanceRatio, LossSettings, SequenceRatio, TokenRatio
+from gigpo_lightning.algorithm.hoelder import Schedule
 from tests.algorithm.test_losses import MASK, batch, gradient, policy_loss
 
 F64 = torch.float64
@@ -118,6 +119,30 @@ def test_the_exponent_falls_over_the_training() -> None:
     assert [linear.exponent_at(x) for x in (0.0, 0.5, 1.0)] == [1.0, 0.0, -1.0]
     assert [cosine.exponent_at(x) for x in (0.0, 0.5, 1.0)] == pytest.approx([1.0, 0.0, -1.0])
     assert cosine.exponent_at(0.1) > linear.exponent_at(0.1)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "falling", "rising"),
+    [  # from 2 to -2 and back, a quarter on, as the method's code has them
+        ("linear", 1.0, -1.0),  # high - (high - low)·x
+        ("cosine", 2 * math.cos(math.pi / 4), -2 * math.cos(math.pi / 4)),  # middle ± half·cos(πx)
+        ("power", 2 - 4 / 64, -2 + 4 / 64),  # high - (high - low)·x^3
+        ("cubic", 0.25, -0.25),  # middle - half·(2x - 1)^3
+    ],
+)
+def test_the_schedules_by_hand(schedule: Schedule, falling: float, rising: float) -> None:
+    down, up = HoelderRatio(2.0, -2.0, schedule, power=3.0), HoelderRatio(-2.0, 2.0, schedule, power=3.0)
+    assert [each.exponent_at(0.25) for each in (down, up)] == pytest.approx([falling, rising])
+    assert [down.exponent_at(x) for x in (0.0, 1.0)] == pytest.approx([2.0, -2.0])
+
+
+def test_the_power_is_a_square_by_default() -> None:
+    assert HoelderRatio(2.0, -2.0, "power").exponent_at(0.5) == 1.0
+
+
+def test_a_power_of_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match="power must be >= 1e-06, got 0"):
+        HoelderRatio(2.0, -2.0, "power", power=0.0)
 
 
 def test_a_falling_exponent_needs_an_end() -> None:

@@ -11,7 +11,7 @@ from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 
-from gigpo_lightning.algorithm import Credit, GiGPO, HoelderRatio, TruncatedCorrection
+from gigpo_lightning.algorithm import Credit, GiGPO, HoelderRatio, HoelderTokens, TruncatedCorrection
 from gigpo_lightning.algorithm.losses import LossSettings
 from gigpo_lightning.environments.gridworld import gridworld_words
 from gigpo_lightning.prompts.gridworld import gridworld_markers
@@ -160,6 +160,24 @@ def test_a_scheduled_ratio_follows_the_training(tmp_path):
 
     fit(make_module(loss=LossSettings(ratio=Noting(1.0, -1.0))), tmp_path, max_epochs=4)
     assert sorted(set(seen), reverse=True) == pytest.approx([1.0, 1 / 3, -1 / 3, -1.0])
+
+
+def test_an_estimator_s_clip_ranges_and_the_exponent_of_a_surrogate_reach_the_loss(tmp_path):
+    seen = []
+
+    class Noting(HoelderTokens):
+        def objective(self, log_ratio, advantage, action_mask, clip_low, clip_high, progress):
+            seen.append((clip_low, self.exponent_at(progress)))
+            return super().objective(log_ratio, advantage, action_mask, clip_low, clip_high, progress)
+
+    class Wider(GiGPO):
+        def estimate(self, table):
+            return replace(super().estimate(table), clip_scale=np.full(len(table), 1.5))
+
+    fit(make_module(Wider(), loss=LossSettings(surrogate=Noting(1.0, -1.0))), tmp_path, max_epochs=3)
+    assert {exponent for _, exponent in seen} == {1.0, 0.0, -1.0}
+    for clip_low, _ in seen:
+        torch.testing.assert_close(clip_low.cpu(), torch.full((len(clip_low), 1), 0.3))
 
 
 def test_gradients_are_scaled_down_to_their_largest_norm(tmp_path):

@@ -55,7 +55,7 @@ class TestComposition:
     @pytest.mark.parametrize(
         ("words", "expected"),
         [
-            (("credit=grppo",), "credit must be one of gigpo_paper, "),
+            (("credit=grppo",), "credit must be one of a2tgpo, "),
             (("run=alfworld/tiny",), "run must be one of alfworld/qwen2.5_1.5b, "),
             (("hydra/launcher=dask",), "Could not find 'hydra/launcher/dask' Available options"),
             (("hydra.launcher.n_jobs=2",), "Could not override 'hydra.launcher.n_jobs'"),
