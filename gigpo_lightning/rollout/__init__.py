@@ -11,7 +11,7 @@ from gigpo_lightning.pool.base import EnvironmentPool, make_pool
 from gigpo_lightning.pool.workers import Deadlines
 from gigpo_lightning.rollout.carry_over import CarryOver
 from gigpo_lightning.rollout.collector import Collector
-from gigpo_lightning.rollout.group_sampler import DynamicSampling, GroupSampler
+from gigpo_lightning.rollout.group_sampler import DynamicSampling, GroupSampler, RanksGroups, VariedReturns
 from gigpo_lightning.rollout.player import HeldOutGroups, RolloutPlayer
 from gigpo_lightning.rollout.sync import EngineSync, ProvedSync
 
@@ -29,6 +29,7 @@ __all__ = [
     "HeldOutGroups",
     "LoadsAdapters",
     "ProvedSync",
+    "RanksGroups",
     "RolloutEngine",
     "RolloutPlayer",
     "SamplingParameters",
@@ -38,5 +39,6 @@ __all__ = [
     "TransformersEngine",
     "VLLMEngine",
     "VLLMServerEngine",
+    "VariedReturns",
     "make_pool",
 ]

@@ -6,7 +6,7 @@ import pytest
 
 from gigpo_lightning.environments.base import Task
 from gigpo_lightning.errors import NothingPlayedError, RunError
-from gigpo_lightning.rollout import DynamicSampling, GroupSampler
+from gigpo_lightning.rollout import DynamicSampling, GroupSampler, VariedReturns
 from gigpo_lightning.rollout.group_sampler import play_groups
 from gigpo_lightning.rollout.progress import RolloutProgress
 from gigpo_lightning.trajectory import TrajectoryGroup
@@ -106,6 +106,38 @@ def test_without_a_sampler_everything_is_kept():
 def test_no_round_at_all_is_refused():
     with pytest.raises(ValueError, match="max_rounds must be >= 1, got 0"):
         DynamicSampling(max_rounds=0)
+
+
+def spread_by(*deviations: float) -> list[TrajectoryGroup]:
+    """Groups of two returns with these standard deviations."""
+    return [group_of(task, 0.0, value * 2**0.5) for task, value in zip(TASKS, deviations, strict=False)]
+
+
+def test_the_groups_whose_returns_vary_most_are_kept_by_hand():
+    assert VariedReturns(0.5).keep_of(spread_by(0.0, 0.5, 0.4, 0.1)) == [False, True, True, False]
+
+
+def test_of_groups_that_vary_alike_the_first_are_kept():
+    assert VariedReturns(0.5).keep_of(spread_by(0.1, 0.3, 0.3, 0.3)) == [False, True, True, False]
+
+
+@pytest.mark.parametrize(("share", "kept"), [(0.25, 1), (0.1, 1), (0.6, 3), (1.0, 6)])
+def test_the_share_is_rounded_down_but_leaves_one(share: float, kept: int):
+    assert sum(VariedReturns(share).keep_of(spread_by(0.1, 0.2, 0.3, 0.4, 0.5, 0.6))) == kept
+
+
+def test_no_other_group_is_played_for_those_that_vary_little(caplog):
+    player = Player(1)
+    result = player.run(VariedReturns(0.4))
+    assert (player.rounds, names(result.groups)) == ([["task 0", "task 1", "task 2"]], ["task 1"])
+    assert names(result.discarded) == ["task 0", "task 2"]
+    assert "were kept" not in caplog.text
+
+
+@pytest.mark.parametrize("share", [0.0, 1.5, float("nan")])
+def test_a_share_without_meaning_is_refused(share: float):
+    with pytest.raises(ValueError, match="share must be in"):
+        VariedReturns(share)
 
 
 def test_an_engine_that_is_lost_in_a_later_round_ends_the_rollout():
