@@ -62,7 +62,7 @@ class ExactGrouping:
         tasks = np.unique(table.episode_group_id, return_inverse=True)[1]
         order = visit_order(table.trajectory_id, table.step_index)
         ids = np.empty(len(table), dtype=np.int64)
-        ids[order] = _by_first_visit((tasks * len(numbers) + states)[order])
+        ids[order] = by_first_visit((tasks * len(numbers) + states)[order])
         return ids
 
 
@@ -183,7 +183,7 @@ class _Alone:
     """A key that is equal to no other."""
 
 
-def _by_first_visit(pairs: Int64[ndarray, " S"]) -> Int64[ndarray, " S"]:
+def by_first_visit(pairs: Int64[ndarray, " S"]) -> Int64[ndarray, " S"]:
     """Number codes >= 0 in the order of their first appearance, from 0, ``(S,)``."""
     if not pairs.size:
         return pairs

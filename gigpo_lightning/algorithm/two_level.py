@@ -6,6 +6,7 @@ Shape letters: S = rows of the step table.
 from abc import abstractmethod
 from dataclasses import dataclass
 
+import numpy as np
 from jaxtyping import Float64, Int64
 from numpy import ndarray
 
@@ -42,10 +43,9 @@ class TwoLevelEstimator(PenalisedEstimator):
     def estimate_in_order(self, table: StepTable) -> Credit:
         """Compute both levels for every row."""
         step_group_id = checked_groups(self.grouping, table)
-        worth = self.step_worth(table, step_group_id)
         return combine(
             self.episode_advantage(table),
-            group_relative(worth, step_group_id, scale_by_std=self.scale_by_std),
+            self.step_advantage(table, step_group_id),
             step_group_id,
             episode_advantage_weight=self.episode_advantage_weight,
             step_advantage_weight=self.step_advantage_weight,
@@ -55,6 +55,22 @@ class TwoLevelEstimator(PenalisedEstimator):
     def step_worth(self, table: StepTable, step_group_id: Int64[ndarray, " S"]) -> Float64[ndarray, " S"]:
         """What each step was worth, its penalty included, in units of reward, ``(S,)``."""
 
+    def step_advantage(self, table: StepTable, step_group_id: Int64[ndarray, " S"]) -> Float64[ndarray, " S"]:
+        """A_S of each row: what it was worth, among the steps of its group (Eq. 7), ``(S,)``."""
+        worth = self.step_worth(table, step_group_id)
+        return group_relative(worth, step_group_id, scale_by_std=self.scale_by_std)
+
     def episode_advantage(self, table: StepTable) -> Float64[ndarray, " S"]:
         """A_E of each row: its trajectory against its group, each trajectory counted once (Eq. 3), ``(S,)``."""
         return self.trajectory_advantage(table, scale_by_std=self.scale_by_std)
+
+
+def steps_left(table: StepTable) -> Int64[ndarray, " S"]:
+    """Steps of its trajectory from each row on, the row's own included, T − t, ``(S,)``.
+
+    Args:
+        table: The rollout, sorted by trajectory and step; a gap in ``step_index`` is not a step.
+    """
+    ends = np.flatnonzero(np.r_[np.diff(table.trajectory_id) != 0, True])
+    left: Int64[ndarray, " S"] = np.repeat(ends, np.diff(np.r_[-1, ends])) - np.arange(len(table)) + 1
+    return left

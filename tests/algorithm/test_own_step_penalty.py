@@ -13,6 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gigpo_lightning.algorithm import (
+    A2TGPO,
+    G2PO,
     GRPO,
     HGPO,
     RLOO,
@@ -20,6 +22,7 @@ from gigpo_lightning.algorithm import (
     DrGRPO,
     GiGPO,
     GraphGPO,
+    ReBel,
     ReinforcePlusPlus,
     RewardFlow,
     SimilarityGrouping,
@@ -43,6 +46,9 @@ KINDS: list[tuple[Any, dict[str, Any]]] = [
     *[(GraphGPO, {"scale_by_std": std}) for std in STD],
     (GraphGPO, {"relative_distance": True, "scale_by_std": True}),
     *[(RewardFlow, {"scale_by_std": std}) for std in STD],
+    *[(G2PO, {"scale_by_std": std}) for std in STD],
+    (ReBel, {}),
+    *[(A2TGPO, {"scale_by_std": std}) for std in STD],
     *[(ReinforcePlusPlus, {"group_baseline": baseline}) for baseline in (False, True)],
 ]
 kinds = pytest.mark.parametrize(("kind", "options"), KINDS)
