@@ -20,18 +20,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from gigpo_lightning.algorithm import (
-    GRPO,
-    HGPO,
-    RLOO,
-    CreditEstimator,
-    DrGRPO,
-    GiGPO,
-    GraphGPO,
-    ReinforcePlusPlus,
-    RewardFlow,
-    SimilarityGrouping,
-)
+from gigpo_lightning import algorithm
+from gigpo_lightning.algorithm import CreditEstimator, GiGPO, OrderedEstimator, RewardFlow, SimilarityGrouping
 from gigpo_lightning.trajectory import StepTable
 
 OUT = Console()
@@ -118,16 +108,14 @@ def seconds(function: Callable[[], object], repeats: int = 5) -> float:
     return min(times)
 
 
+EXPORTED = [getattr(algorithm, name) for name in algorithm.__all__]
 EVERY: dict[str, CreditEstimator] = {
-    "GiGPO": GiGPO(scale_by_std=True),
+    kind.__name__: kind()
+    for kind in EXPORTED
+    if isinstance(kind, type) and hasattr(kind, "estimate") and kind not in (CreditEstimator, OrderedEstimator)
+} | {
+    "GiGPO, std": GiGPO(scale_by_std=True),
     "GiGPO, reference rules": GiGPO(scale_by_std=True, **REFERENCE),
-    "GRPO": GRPO(),
-    "DrGRPO": DrGRPO(),
-    "RLOO": RLOO(),
-    "REINFORCE++": ReinforcePlusPlus(),
-    "HGPO": HGPO(),
-    "GraphGPO": GraphGPO(),
-    "RewardFlow": RewardFlow(),
     "RewardFlow, rules of its code": RewardFlow(value_rule="first", floor_at_zero=False, end_of_longest=False),
 }
 

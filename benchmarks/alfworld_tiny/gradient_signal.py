@@ -6,7 +6,9 @@
     python benchmarks/alfworld_tiny/gradient_signal.py \
         runs/signal/lightning_logs/version_0/trajectories/epoch_0.parquet configs/alfworld/tiny_policy --groups 200
 
-Every group of episodes gives one gradient g of the policy loss by each estimator, all from the same episodes. A step of
+Every group of episodes gives one gradient g of the policy loss by each estimator, all from the same episodes: the
+variants that are listed here, and every other exported estimator with its defaults; what it is in the loss, such as a
+ratio of the whole reply, changes nothing on policy. A step of
 a given length along a batch's mean gradient raises success, to first order, by its cosine with the gradient of success;
 where noise is most of g that is
 
@@ -30,7 +32,8 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from gigpo_lightning.algorithm import GRPO, RLOO, CreditEstimator, GiGPO, GraphGPO, RewardFlow
+from gigpo_lightning import algorithm
+from gigpo_lightning.algorithm import GRPO, RLOO, CreditEstimator, GiGPO, OrderedEstimator
 from gigpo_lightning.batch import make_step_batch, step_rows
 from gigpo_lightning.rollout.store import read_trajectories
 from gigpo_lightning.token_batch import plan_micro_batches
@@ -56,9 +59,31 @@ ESTIMATORS: Mapping[str, CreditEstimator] = {
     "GiGPO, ω 4, γ .6": GiGPO(step_advantage_weight=4.0, discount=0.6),
     "step level alone": GiGPO(episode_advantage_weight=0.0),
     "step level alone, γ .8": GiGPO(episode_advantage_weight=0.0, discount=0.8),
-    "RewardFlow": RewardFlow(),
-    "GraphGPO": GraphGPO(),
 }
+
+
+def every_estimator() -> dict[str, CreditEstimator]:
+    """The variants above, and every other estimator of ours with its defaults."""
+    exported = {name: getattr(algorithm, name) for name in algorithm.__all__}
+    kinds = {name: kind for name, kind in exported.items() if isinstance(kind, type) and hasattr(kind, "estimate")}
+    known = {CreditEstimator, OrderedEstimator, *map(type, ESTIMATORS.values())}
+    return {**ESTIMATORS, **{name: kind() for name, kind in kinds.items() if kind not in known}}
+
+
+def all_advantages(table: StepTable) -> dict[str, NDArray[np.float64]]:
+    """What each estimator says of a table; those are left out that need what it has not, or say nothing."""
+    found = {}
+    for name, estimator in every_estimator().items():
+        try:
+            advantage = estimator.estimate(table).advantage
+        except ValueError as error:
+            _logger.warning("%s is left out: %s", name, error)
+            continue
+        if advantage.any():
+            found[name] = advantage
+        else:
+            _logger.warning("%s is left out: all of its advantages are 0", name)
+    return found
 
 
 def group_gradients(
@@ -144,15 +169,16 @@ def main() -> None:
     groups, temperature = read_trajectories(arguments.trajectories)
     groups = groups[: arguments.groups]
     table = StepTable.from_groups(groups)
-    advantages = np.stack([estimator.estimate(table).advantage for estimator in ESTIMATORS.values()])
+    advantages = all_advantages(table)
     policy = PretrainedPolicy(arguments.policy).build().eval()
-    measured = ratios(group_gradients(policy, groups, advantages, temperature), list(ESTIMATORS))
+    gradients = group_gradients(policy, groups, np.stack(list(advantages.values())), temperature)
+    measured = ratios(gradients, list(advantages))
     success = table.success[table.step_index == 0].mean()
     shown = Table(title=f"{len(groups)} groups, {len(table)} steps, success {success:.2f}: efficiency over GRPO's")
     columns = ("estimator", "plain", "±", "episodes' worth", "Adam", "±", "episodes' worth")
     for column in columns:
         shown.add_column(column)
-    for name, (plain, error, adam, adam_error) in zip(ESTIMATORS, measured, strict=True):
+    for name, (plain, error, adam, adam_error) in zip(advantages, measured, strict=True):
         numbers = (plain, error, max(0.0, plain) ** 2, adam, adam_error, max(0.0, adam) ** 2)
         shown.add_row(name, *(f"{number:.2f}" for number in numbers))
     Console(width=120).print(shown)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.algorithm.tables import table_of, valid
 from tests.benchmarks.runs import FOLDER, script
 
 
@@ -42,6 +43,13 @@ def test_an_estimator_without_noise_is_worth_more_than_one_with():
     np.testing.assert_allclose(measured[:, 0], [1.0, 2.0, -2.0], atol=0.4)
     np.testing.assert_allclose(measured[:, 2], [1.0, 2.0, -2.0], atol=0.7)  # noise counts in every coordinate alike
     assert 0.0 == measured[0, 1] < measured[1, 1] < 0.4
+
+
+def test_every_estimator_is_measured_that_the_episodes_say_enough_for(caplog: pytest.LogCaptureFixture):
+    signal = script("gradient_signal")
+    table = table_of((0, valid("abc", [0, 0, 8])), (0, valid("aba", [0, 0, 0])))
+    assert {"GRPO", signal.SUCCESS, "HGPO", "G2PO", "ReinforcePlusPlus"} <= signal.all_advantages(table).keys()
+    assert "GRAFT is left out: column next_anchor_key must say where every step led" in caplog.text
 
 
 def test_the_published_rows_follow_from_the_published_games():
