@@ -15,7 +15,7 @@ SWEEPS ?= core tuned rates
 COMPARISON := benchmarks/alfworld_tiny
 RUNS := runs/alfworld_experiment
 
-.PHONY: help install train warm-start compare test check lint
+.PHONY: help install train warm-start llm compare test check lint
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -30,6 +30,9 @@ train: install ## Train a tiny agent on ALFWorld games on the CPU, and report he
 
 warm-start: install ## Make the tiny agent's starting weights anew, by imitation
 	@$(BIN)/gigpo fit --config configs/alfworld/warm_start.yaml $(ARGS)
+
+llm: install ## Fetch a small pretrained language model (93 MB) into data/llm, as a folder that configurations name
+	@$(BIN)/python tools/llm.py
 
 compare: install ## Compare GiGPO with GRPO in 50 runs: nine hours, goes on where it was stopped (SWEEPS=wide: 45 more)
 	@for sweep in $(SWEEPS); do \
@@ -48,6 +51,6 @@ lint: install ## Check format, style, types, import rules and spelling
 	@$(BIN)/ruff format --check --quiet
 	@$(BIN)/ruff check --quiet
 	@$(BIN)/mypy --no-error-summary
-	@$(BIN)/mypy --no-error-summary tools/install.py
+	@$(BIN)/mypy --no-error-summary tools/install.py tools/llm.py
 	@$(BIN)/lint-imports >/dev/null || $(BIN)/lint-imports
 	@$(BIN)/codespell

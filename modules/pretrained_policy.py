@@ -3,6 +3,7 @@
 import contextlib
 import pickle
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -34,12 +35,15 @@ class PretrainedPolicy:
 
     Args:
         model: Folder or hub name of the checkpoint.
+        gguf_file: Name of a GGUF file in that folder or repository; its weights are dequantized to ``dtype``, trained,
+            and exported as any others. Needs the extra ``gguf``.
         dtype: Type of the weights that are trained.
         attention: Attention implementation, as Transformers names it.
         gradient_checkpointing: Recompute activations in the backward pass: less memory, about a third more time.
         trust_remote_code: Run code that the checkpoint brings along. Never unless you ask for it.
 
     Raises:
+        ImportError: If a GGUF file is to be read, and what reads it is not installed.
         ValueError: If ``model`` cannot be loaded, a weight is not finite, or its tokenizer lacks an end token.
     """
 
@@ -50,12 +54,19 @@ class PretrainedPolicy:
         attention: str = "sdpa",
         gradient_checkpointing: bool = False,
         trust_remote_code: bool = False,
+        gguf_file: str | None = None,
     ) -> None:
+        missing = [name for name in ("gguf", "accelerate") if find_spec(name) is None] if gguf_file else []
+        if missing:
+            raise ImportError(
+                f"gguf_file needs the package {missing[0]}, which is not installed. Install the extra 'gguf'"
+            )
         self.model = model
         self.dtype = dtype
         self.attention = attention
         self.gradient_checkpointing = gradient_checkpointing
         self.trust_remote_code = trust_remote_code
+        self.gguf_file = gguf_file
 
     def skeleton(self) -> Policy:
         """The policy without its weights, on the meta device, from what is on disk; nothing is fetched.
@@ -66,9 +77,10 @@ class PretrainedPolicy:
         """
         check_model(self.model)
         here: dict[str, Any] = {"trust_remote_code": self.trust_remote_code, "local_files_only": True}
+        self._check_gguf()
         try:
-            config = AutoConfig.from_pretrained(self.model, **here)
-            tokenizer = _load_tokenizer(self.model, **here)
+            config = AutoConfig.from_pretrained(self.model, gguf_file=self.gguf_file, **here)
+            tokenizer = _load_tokenizer(self.model, gguf_file=self.gguf_file, **here)
         except (OSError, ValueError) as error:
             if _may_be_on_hub(self.model):
                 raise ShapeUnknownError(f"{self.model} is not on this disk") from error
@@ -86,6 +98,8 @@ class PretrainedPolicy:
 
         None if they have to be loaded whole.
         """
+        if self.gguf_file is not None:
+            return None
         with self._loading():
             config = AutoConfig.from_pretrained(self.model, trust_remote_code=self.trust_remote_code)
             with torch.device("meta"):
@@ -99,8 +113,11 @@ class PretrainedPolicy:
     def build(self) -> Policy:
         """Load the checkpoint and its tokenizer."""
         with self._loading():
-            model = AutoModelForCausalLM.from_pretrained(self.model, **self._options)
-            tokenizer = _load_tokenizer(self.model, self.trust_remote_code)
+            self._check_gguf()
+            model = AutoModelForCausalLM.from_pretrained(self.model, gguf_file=self.gguf_file, **self._options)
+            tokenizer = _load_tokenizer(self.model, self.trust_remote_code, gguf_file=self.gguf_file)
+        if self.gguf_file is not None:
+            _forget_quantization(model)
         if name := first_not_finite(model.named_parameters()):  # a safetensors file has no checksum
             raise ValueError(
                 f"model must be a checkpoint of finite weights, got {self.model!r}, in which {name} is not"
@@ -111,6 +128,12 @@ class PretrainedPolicy:
     def _options(self) -> dict[str, Any]:
         dtype = getattr(torch, self.dtype)
         return {"dtype": dtype, "attn_implementation": self.attention, "trust_remote_code": self.trust_remote_code}
+
+    def _check_gguf(self) -> None:
+        """Refuse a file that is not there: Transformers would look for it on the hub."""
+        folder = Path(self.model)
+        if self.gguf_file is not None and folder.is_dir() and not (folder / self.gguf_file).is_file():
+            raise ValueError(f"gguf_file must be a file in {self.model!r}, got {self.gguf_file!r}")
 
     @contextlib.contextmanager
     def _loading(self) -> Iterator[None]:
@@ -137,13 +160,24 @@ def _may_be_on_hub(model: str) -> bool:
     return not Path(model).exists()
 
 
-def _load_tokenizer(model: str, trust_remote_code: bool, local_files_only: bool = False) -> PreTrainedTokenizerBase:
+def _forget_quantization(model: PreTrainedModel) -> None:
+    """Take away the marks of a file that was quantized: the weights are not, and could not be saved with them."""
+    cast("Any", model).hf_quantizer = None
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+
+
+def _load_tokenizer(
+    model: str, trust_remote_code: bool, local_files_only: bool = False, gguf_file: str | None = None
+) -> PreTrainedTokenizerBase:
     """Load a checkpoint's tokenizer by the class that it names.
 
     AutoTokenizer goes by the architecture for some models: a Qwen2 with any other tokenizer would get Qwen's rules on
     the wrong vocabulary, and encode everything as nothing. A generic class means that tokenizer.json says it all.
     """
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code, "local_files_only": local_files_only}
+    if gguf_file is not None:
+        return cast("PreTrainedTokenizerBase", AutoTokenizer.from_pretrained(model, gguf_file=gguf_file, **options))
     named = get_tokenizer_config(model, **options).get("tokenizer_class")
     generic = named in ("TokenizersBackend", "PreTrainedTokenizerFast")
     loader = PreTrainedTokenizerFast if generic else AutoTokenizer

@@ -1,5 +1,6 @@
 """The policy says how likely its replies are, and comes from any checkpoint without running its code."""
 
+import importlib.util
 import json
 from pathlib import Path
 
@@ -167,6 +168,18 @@ def test_a_model_that_is_not_there_is_refused_by_its_name(tmp_path: Path):
     missing = str(tmp_path / "nowhere")
     with pytest.raises(ValueError, match=r"model must be a checkpoint folder or a hub name .*nowhere"):
         PretrainedPolicy(missing).build()
+
+
+def test_a_gguf_file_that_is_not_there_is_refused_by_its_name(tmp_path: Path):
+    pytest.importorskip("gguf")
+    with pytest.raises(ValueError, match=r"gguf_file must be a file in '.*', got 'model\.gguf'"):
+        PretrainedPolicy(str(tmp_path), gguf_file="model.gguf").build()
+
+
+@pytest.mark.skipif(importlib.util.find_spec("gguf") is not None, reason="the package gguf is installed")
+def test_a_gguf_file_without_what_reads_it_is_refused(tmp_path: Path):
+    with pytest.raises(ImportError, match="Install the extra 'gguf'"):
+        PretrainedPolicy(str(tmp_path), gguf_file="model.gguf")
 
 
 def test_a_tokenizer_without_an_end_is_refused(tmp_path: Path):
