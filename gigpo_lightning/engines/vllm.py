@@ -12,6 +12,7 @@ import torch._dynamo
 
 from gigpo_lightning.engines.adapter import Adapter
 from gigpo_lightning.engines.base import Completion, EngineBase, GenerationRequest
+from gigpo_lightning.engines.vllm_adapters import leave_head_alone
 from gigpo_lightning.engines.vllm_device import binding_memory_quietly, check_one_device, on_this_device
 from gigpo_lightning.engines.vllm_server.messages import SCORING, reply_sampling
 from gigpo_lightning.engines.vllm_weights import show_weights
@@ -49,7 +50,7 @@ class VLLMEngine(EngineBase):
         enforce_eager: Leave out compilation and CUDA graphs: a quicker start, slower tokens on a GPU.
         trust_remote_code: Run code that the checkpoint brings along. Never unless you ask for it.
         allow_sleep: Let ``sleep`` free a GPU's memory; vLLM must know from the start.
-        max_lora_rank: Largest rank of a LoRA adapter; 0 takes none.
+        max_lora_rank: Largest rank of a LoRA adapter; 0 takes none. On CPUs adapters leave the output layer alone.
         options: More arguments of ``vllm.LLM``, by their names there.
     """
 
@@ -166,6 +167,8 @@ class VLLMEngine(EngineBase):
                     **device_options,
                 },
             )
+        if self._options.get("enable_lora") and self._on_cpu():
+            self._llm.collective_rpc(leave_head_alone)
 
     def details(self) -> dict[str, str]:
         """Which of vLLM's model runners computes, ``"V1"`` or ``"V2"``, and its class; empty before the start.
