@@ -11,6 +11,14 @@ from torch import Tensor, nn
 
 from gigpo_lightning.errors import ShapeUnknownError, check_count, check_range
 from modules.policy import Policy, PolicySource, gathered
+from modules.quantization import (
+    Quantization,
+    check_quantization,
+    dequantized,
+    quantize_linears,
+    whole_shape,
+    whole_weights,
+)
 from modules.sharded_policy import ShareableSource
 from modules.stored_weights import StoredWeights
 
@@ -42,12 +50,12 @@ class AdaptedPolicy(Policy):
 
     def weight_shapes(self) -> dict[str, tuple[int, ...]]:
         """The whole shape of each of ``named_weights`` and of ``base_weights``, in their order."""
-        return {name: tuple(weight.shape) for name, weight in self._base_shares()}
+        return {name: whole_shape(weight) for name, weight in self._base_shares()}
 
     def base_weights(self) -> Iterator[tuple[str, Tensor]]:
         """Every weight by the name that its checkpoint gives it, as if there were no adapters."""
         for name, weight in self._base_shares():
-            yield name, gathered(weight)
+            yield name, dequantized(gathered(weight))
 
     def adapter_tensors(self) -> dict[str, Tensor]:
         """The adapters, by the names that PEFT's folders give them."""
@@ -77,7 +85,7 @@ class AdaptedPolicy(Policy):
 
     def _base_shares(self) -> Iterator[tuple[str, Tensor]]:
         """Every weight beside the adapters, by the name that its checkpoint gives it, as this rank has it."""
-        for name, weight in self.model.state_dict().items():
+        for name, weight in whole_weights(self.model):
             if ".lora_" not in name:
                 yield name.replace(".base_layer.", "."), weight
 
@@ -95,9 +103,11 @@ class LoraPolicy:
         alpha: Adapters are scaled by ``alpha / rank``.
         dropout: Share of an adapter's inputs that is dropped in training; with one, ratios on policy are not 1.
         targets: Names of the linear layers that are adapted; default: all but the output layer.
+        quantization: Keep the weights of all linear layers but the output layer in four bits (QLoRA,
+            arXiv:2305.14314), by bitsandbytes; the engine and exports get what they stand for. Default: as they are.
 
     Raises:
-        ImportError: If PEFT is not installed.
+        ImportError: If PEFT is not installed, or bitsandbytes is needed and does not work here.
         ValueError: If a number is out of its range, or no layer has a target's name.
     """
 
@@ -108,16 +118,20 @@ class LoraPolicy:
         alpha: float = 32.0,
         dropout: float = 0.0,
         targets: Sequence[str] | None = None,
+        quantization: Quantization | None = None,
     ) -> None:
         check_count("rank", rank)
         check_range("dropout", dropout, 0.0, 1.0)
         if not 0 < alpha < math.inf:
             raise ValueError(f"alpha must be > 0 and finite, got {alpha}")
+        if quantization is not None:
+            check_quantization(quantization)
         self.base = base
         self.rank = rank
         self.alpha = alpha
         self.dropout = dropout
         self.targets = None if targets is None else list(targets)
+        self.quantization = quantization
 
     def skeleton(self) -> Policy:
         """The policy with its adapters and without its weights, on the meta device.
@@ -133,7 +147,16 @@ class LoraPolicy:
             return self._adapted(policy)
 
     def unloaded(self) -> tuple[Policy, StoredWeights] | None:
-        """The policy with its adapters on the meta device, and its weights; None if they have to be read whole."""
+        """The policy with its adapters on the meta device, and its weights; None if they have to be read whole.
+
+        Raises:
+            ValueError: If they are to be quantized, and so cannot be shared out.
+        """
+        if self.quantization is not None:
+            raise ValueError(
+                f"quantization must be left out where weights are sharded (trainer.strategy fsdp2), got "
+                f"{self.quantization!r}; with strategy ddp every rank has all of them in four bits"
+            )
         unloaded = self.base.unloaded() if isinstance(self.base, ShareableSource) else None
         if unloaded is None:
             return None
@@ -144,7 +167,10 @@ class LoraPolicy:
 
     def build(self) -> Policy:
         """Make the policy and put fresh adapters in: they change nothing yet."""
-        return self._adapted(self.base.build())
+        policy = self.base.build()
+        if self.quantization is not None:
+            quantize_linears(policy.model, policy.model.get_output_embeddings(), self.quantization)
+        return self._adapted(policy)
 
     def _with_adapters(self, weights: StoredWeights, policy: AdaptedPolicy) -> StoredWeights:
         """The weights by their names beside adapters, and fresh adapters as PEFT makes them."""

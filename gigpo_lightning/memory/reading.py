@@ -41,6 +41,8 @@ def setup_of(
     source, loss = getattr(module, "policy_source", None), getattr(module, "loss_settings", None)
     if source is None or loss is None or not hasattr(data, "batching"):
         raise MemoryUnknownError(f"{type(module).__name__} on {type(data).__name__} is not known here")
+    if getattr(source, "quantization", None) is not None:
+        raise MemoryUnknownError("weights in four bits are not counted; without quantization the sum is an upper bound")
     base, rank = (source.base, source.rank) if hasattr(source, "base") else (source, 0)
     shape = _shape(base, policy)
     settings = getattr(getattr(data, "player", None), "engine", None)
