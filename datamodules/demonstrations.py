@@ -1,174 +1,170 @@
-"""The DataModule that plays an expert's demonstrations for a warm start."""
+"""The DataModule that serves demonstrations for a warm start, and plays held-out tasks to say what it was worth."""
 
 import logging
-import random
-from collections.abc import Iterator, Sequence
-from typing import cast
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any, cast
 
-import gymnasium
-from lightning.pytorch import LightningDataModule
-from torch.utils.data import DataLoader, IterableDataset
+from lightning.pytorch import LightningDataModule, Trainer
+from torch.utils.data import DataLoader
 
-from gigpo_lightning.demonstrations import Demonstration, Expert, demonstrate
-from gigpo_lightning.environments.base import TaskPanel, TaskSource
-from gigpo_lightning.environments.splits import check_apart, check_split_names, read_panel
-from gigpo_lightning.errors import check_count, check_range, check_seed
-from gigpo_lightning.prompts.base import NoRoomError, Prompt, ReplyWriter
-from gigpo_lightning.token_batch import TokenBatch, make_token_batch
-from modules import Policy
-from modules.policy_module import PolicyModule
+from callbacks.lightning_internals import epochs_done, typed
+from datamodules.example_batches import ExampleBatches
+from datamodules.stream import stream
+from gigpo_lightning.environments.splits import check_split_names
+from gigpo_lightning.errors import check_count, check_seed
+from gigpo_lightning.imitation import DemonstrationSource, Example
+from gigpo_lightning.ranks import end_processes, place
+from gigpo_lightning.rollout.player import HeldOutGroups, RolloutPlayer
+from gigpo_lightning.rollout.sync import EngineSync
+from modules import BehaviourCloningModule
 
 _logger = logging.getLogger(__name__)
-_BUCKETS = 16  # batches that are sorted by length together
-
-Pair = tuple[tuple[int, ...], tuple[int, ...]]
 
 
 class DemonstrationDataModule(LightningDataModule):
-    """Plays demonstrations once, then serves them shuffled, in batches of like length.
+    """Serves demonstrations shuffled, in batches of like length, and measures what they teach on held-out ones.
 
     Args:
-        environment: Plays the tasks; it must list admissible actions if there are to be detours.
-        tasks: Where the tasks come from.
-        expert: Says what to do in every state.
-        prompt: Template of the turns.
-        split: Split that is demonstrated.
-        held_out_split: Split that the loss is measured on.
-        episodes_per_task: Episodes of every task, each with its own detours.
-        held_out_tasks: Tasks of the held-out split, its first.
-        detour_probability: Highest rate of random actions among the expert's.
-        slip_probability: Share of them that are commands of an earlier turn, which now do nothing.
-        max_steps: Longest episode.
-        max_prompt_tokens: Longest prompt.
+        demonstrations: Where they come from, such as ``gigpo_lightning.imitation.ChatMessages``.
+        player: Plays held-out tasks in every evaluation, on an engine that has the policy's weights; default: only the
+            loss is measured. Of its arguments the training's, such as ``tasks_per_epoch``, say only how many episodes
+            run at the same time.
+        held_out_splits: Splits that the player plays.
         batch_size: Rows of a batch.
-        seed: Of the detours and the order.
-        allow_shared_tasks: Let the held-out split share tasks with the one that is demonstrated, or be the same.
+        max_tokens: Longest row; longer ones are left out, and the log says how many. Default: the policy's context.
+        share_prompts: Put the replies to one prompt into one batch, and compute the prompt once for all of them.
+        seed: Of the order of the rows, and of whatever the source or the player draws.
 
     Raises:
-        ValueError: If a number is out of its range, or the held-out split is the one that is demonstrated.
+        ValueError: If a number is out of its range, or a held-out split is named twice or is the training split.
     """
 
     def __init__(
         self,
-        environment: gymnasium.Env,
-        tasks: TaskSource,
-        expert: Expert,
-        prompt: Prompt,
-        split: str = "train",
-        held_out_split: str = "valid_seen",
-        episodes_per_task: int = 4,
-        held_out_tasks: int = 60,
-        detour_probability: float = 0.5,
-        slip_probability: float = 0.15,
-        max_steps: int = 30,
-        max_prompt_tokens: int = 480,
+        demonstrations: DemonstrationSource,
+        player: RolloutPlayer | None = None,
+        held_out_splits: Sequence[str] = ("valid_seen",),
         batch_size: int = 128,
+        max_tokens: int | None = None,
+        share_prompts: bool = False,
         seed: int = 0,
-        allow_shared_tasks: bool = False,
     ) -> None:
         super().__init__()
-        least = {"episodes_per_task": episodes_per_task, "held_out_tasks": held_out_tasks, "max_steps": max_steps}
-        for name, value in (least | {"max_prompt_tokens": max_prompt_tokens, "batch_size": batch_size}).items():
-            check_count(name, value)
+        check_count("batch_size", batch_size)
+        if max_tokens is not None:
+            check_count("max_tokens", max_tokens, 2)
         check_seed(seed)
-        for name, share in (("detour_probability", detour_probability), ("slip_probability", slip_probability)):
-            check_range(name, share, 0.0, 1.0)
-        if not allow_shared_tasks:
-            check_split_names("held_out_split", [held_out_split], split)
-        self.environment = environment
-        self.tasks = tasks
-        self.expert = expert
-        self.prompt = prompt
-        self.split = split
-        self.held_out_split = held_out_split
-        self.episodes_per_task = episodes_per_task
-        self.held_out_tasks = held_out_tasks
-        self.detour_probability = detour_probability
-        self.slip_probability = slip_probability
-        self.max_steps = max_steps
-        self.max_prompt_tokens = max_prompt_tokens
+        self.demonstrations = demonstrations
+        self.player = player
+        self.held_out_splits = tuple(held_out_splits)
         self.batch_size = batch_size
+        self.max_tokens = max_tokens
+        self.share_prompts = share_prompts
         self.seed = seed
-        self.allow_shared_tasks = allow_shared_tasks
-        self._panels: dict[str, TaskPanel] = {}
-        self._pairs: dict[str, list[Pair]] = {}
+        if player is not None:
+            check_split_names("held_out_splits", self.held_out_splits, player.train_split)
+            player.seed = seed
+        self._rows: dict[bool, list[Example]] = {}
 
     def prepare_data(self) -> None:
         """Make or check the data on disk."""
-        self.tasks.prepare()
+        self.demonstrations.prepare()
+        if self.player is not None:
+            self.player.tasks.prepare()
 
     def setup(self, stage: str) -> None:
-        """Read the panels.
+        """Read the panels that evaluations play, and find the callback that syncs the engine, if there is one."""
+        if self.player is None:
+            return
+        self.player.read_panels(self.held_out_splits, training=False)
+        for callback in typed(self._trainer()).callbacks:
+            if isinstance(callback, EngineSync):
+                self.player.sync = callback
+
+    def train_dataloader(self) -> ExampleBatches:
+        """The demonstrations, in a new order every epoch; each rank has its share of the batches.
 
         Raises:
-            ValueError: If the source does not know a split, or the two share tasks that they must not share.
+            ValueError: If there is nothing to learn from.
         """
-        self._panels = {name: read_panel(self.tasks, name) for name in (self.split, self.held_out_split)}
-        if not self.allow_shared_tasks:
-            check_apart("held_out_split", [self.held_out_split], self._panels, self.split)
+        rows = self.rows(held_out=False)
+        if not rows:
+            raise ValueError("demonstrations must hold a row to learn from, got none")
+        rank, ranks = place()
+        trainer = self._trainer()
+        return self._batches(rows, lambda: epochs_done(trainer), rank, ranks)
 
-    def train_dataloader(self) -> DataLoader[TokenBatch]:
-        """The demonstrations, in a new order every epoch."""
-        return self._loader(self.split, self.episodes_per_task, None, shuffled=True)
+    def val_dataloader(self) -> list[Any]:
+        """Held-out demonstrations, if there are any, and then the held-out tasks of each split, played."""
+        rows = self.rows(held_out=True)
+        loaders: list[Any] = [self._batches(rows, None)] if rows else []
+        return loaders + self._played()
 
-    def val_dataloader(self) -> DataLoader[TokenBatch]:
-        """Demonstrations of held-out tasks, one episode each."""
-        return self._loader(self.held_out_split, 1, self.held_out_tasks, shuffled=False)
+    def on_exception(self, exception: BaseException) -> None:
+        """End the environments of a broken evaluation, and the ranks that would wait for this one in vain."""
+        if self.player is not None:
+            self.player.close()
+        end_processes(getattr(self._trainer().strategy.launcher, "procs", ()))
 
-    def _loader(self, split: str, episodes: int, limit: int | None, shuffled: bool) -> DataLoader[TokenBatch]:
-        assert self.trainer is not None
-        policy = cast("PolicyModule", self.trainer.lightning_module).policy
-        if split not in self._pairs:
-            played = demonstrate(
-                self.environment,
-                self._panels[split].tasks[:limit] * episodes,
-                self.expert,
-                detour_probability=self.detour_probability,
-                slip_probability=self.slip_probability,
-                max_steps=self.max_steps,
-                seed=self.seed,
-            )
-            self._pairs[split] = [self._encode(policy, each) for each in played]
-            _logger.info("%d demonstrations of %s", len(self._pairs[split]), split)
-        batches = _Batches(self._pairs[split], self.batch_size, policy.tokenizer.pad_token_id, shuffled, self.seed)
-        return DataLoader(batches, batch_size=None, num_workers=0)
+    def teardown(self, stage: str) -> None:
+        """End the environments; the engine stays for a next stage."""
+        if self.player is not None:
+            self.player.close()
 
-    def _encode(self, policy: Policy, demonstration: Demonstration) -> Pair:
-        tokenizer = policy.tokenizer
-        try:
-            prompt = self.prompt.encode(demonstration.view, tokenizer, self.max_prompt_tokens)
-        except NoRoomError as error:
-            raise NoRoomError(f"max_prompt_tokens must have room for every prompt, but: {error}") from error
-        reply = demonstration.action
-        if isinstance(self.prompt, ReplyWriter):
-            reply = self.prompt.write_reply(reply, demonstration.view)
-        return prompt.ids, (*tokenizer.encode(reply), tokenizer.end_token_id)
+    def rows(self, *, held_out: bool) -> list[Example]:
+        """The rows of one part, read or played when first asked for."""
+        if held_out not in self._rows:
+            found = self.demonstrations.episodes(self._module().tokenizer, held_out=held_out, seed=self.seed)
+            self._rows[held_out] = self._short_enough([row for episode in found for row in episode], held_out)
+        return self._rows[held_out]
 
+    def _short_enough(self, rows: list[Example], held_out: bool) -> list[Example]:
+        """The rows that the policy can read; the log says how many there are, and how many are too long."""
+        config = self._module().policy.model.config.get_text_config()
+        context = getattr(config, "max_position_embeddings", None)
+        limit = self.max_tokens if self.max_tokens is not None else context
+        kept = rows if limit is None else [row for row in rows if row.num_tokens <= limit]
+        what = "held out" if held_out else "to learn from"
+        written = sum(sum(row.written) if row.written is not None else len(row.reply_ids) for row in kept)
+        _logger.info(
+            "%d rows %s: %d tokens, of which the policy writes %d",
+            len(kept),
+            what,
+            sum(row.num_tokens for row in kept),
+            written,
+        )
+        if len(kept) < len(rows):
+            _logger.warning("%d rows %s are longer than %d tokens, and left out", len(rows) - len(kept), what, limit)
+        return kept
 
-class _Batches(IterableDataset[TokenBatch]):
-    """Batches of rows of like length, in a new order every epoch."""
+    def _batches(
+        self, rows: Sequence[Example], epoch: Callable[[], int] | None, rank: int = 0, ranks: int = 1
+    ) -> ExampleBatches:
+        policy = self._module().policy
+        return ExampleBatches(
+            rows,
+            self.batch_size,
+            policy.tokenizer.pad_token_id,
+            epoch=epoch,
+            seed=self.seed,
+            shared=self.share_prompts and policy.layout == "shared",
+            rank=rank,
+            ranks=ranks,
+        )
 
-    def __init__(self, pairs: Sequence[Pair], batch_size: int, pad_token_id: int, shuffled: bool, seed: int) -> None:
-        self._pairs = pairs
-        self._batch_size = batch_size
-        self._pad_token_id = pad_token_id
-        self._shuffled = shuffled
-        self._seed = seed
-        self._epoch = 0
+    def _played(self) -> list[DataLoader[HeldOutGroups]]:
+        if self.player is None:
+            return []
+        return [stream(partial(self._held_out, self.player, split)) for split in self.held_out_splits]
 
-    def __len__(self) -> int:
-        return -(-len(self._pairs) // self._batch_size)
+    def _held_out(self, player: RolloutPlayer, split: str) -> Iterator[HeldOutGroups]:
+        yield player.evaluate(split, self._module())
 
-    def __iter__(self) -> Iterator[TokenBatch]:
-        order = list(range(len(self._pairs)))
-        if self._shuffled:
-            random.Random(f"{self._seed}/{self._epoch}").shuffle(order)
-            self._epoch += 1
-        reach = self._batch_size * _BUCKETS
-        for start in range(0, len(order), reach):
-            bucket = sorted(order[start : start + reach], key=lambda i: len(self._pairs[i][0]))
-            batches = [bucket[i : i + self._batch_size] for i in range(0, len(bucket), self._batch_size)]
-            if self._shuffled:
-                random.Random(f"{self._seed}/{self._epoch}/{start}").shuffle(batches)
-            for rows in batches:
-                yield make_token_batch([self._pairs[i] for i in rows], self._pad_token_id, "rows")
+    def _trainer(self) -> Trainer:
+        if self.trainer is None:
+            raise RuntimeError("DemonstrationDataModule serves demonstrations only under a Trainer")
+        return self.trainer
+
+    def _module(self) -> BehaviourCloningModule:
+        return cast("BehaviourCloningModule", self._trainer().lightning_module)

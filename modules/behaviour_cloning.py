@@ -2,6 +2,7 @@
 
 import logging
 import math
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ from lightning.pytorch import Callback
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
-from callbacks.lightning_internals import trainer_of
+from callbacks import HeldOutEvaluation
+from callbacks.lightning_internals import keep_epochs_whole, trainer_of, typed
 from gigpo_lightning.disk import whole_folder
 from gigpo_lightning.errors import check_count, check_range
 from gigpo_lightning.token_batch import TokenBatch
@@ -22,6 +24,7 @@ from modules.rehearsal import Rehearsal, rehearse_policy
 from modules.run_folder import RunFolder
 
 _logger = logging.getLogger(__name__)
+_LINES = 10  # that an epoch's updates have in the log
 
 
 class BehaviourCloningModule(PolicyModule):
@@ -33,6 +36,9 @@ class BehaviourCloningModule(PolicyModule):
         warm_up_steps: Optimizer steps of linear warm-up; then the rate falls along a cosine to a tenth.
         weight_decay: Of AdamW.
         output_folder: Where the checkpoint goes that ``PretrainedPolicy`` loads; default: nowhere.
+
+    Attributes:
+        policy_version: Updates that have made the weights which an evaluation plays with.
 
     Raises:
         ValueError: If ``learning_rate`` is not positive, or another number is negative.
@@ -58,15 +64,30 @@ class BehaviourCloningModule(PolicyModule):
         self.warm_up_steps = warm_up_steps
         self.weight_decay = weight_decay
         self.output_folder = output_folder
+        self.policy_version = 0
+        self._epoch_started = 0.0
+
+    @staticmethod
+    def missing_callbacks(named: list[type]) -> list[type[Callback]]:
+        """The callback that counts held-out episodes, unless it is among some classes."""
+        return [] if any(issubclass(each, HeldOutEvaluation) for each in named) else [HeldOutEvaluation]
+
+    @property
+    def rescores(self) -> bool:
+        """Never: nothing is compared with the policy that sampled."""
+        return False
 
     def configure_callbacks(self) -> list[Callback]:
-        """Claim the run's folder, before any process makes data or logs; a subclass's own should keep this one."""
-        return [RunFolder(self.trainer)]
+        """Claim the run's folder, and add the standard callback that the Trainer lacks; a subclass keeps both."""
+        keep_epochs_whole(self.trainer)
+        named = [type(each) for each in typed(self.trainer).callbacks]
+        return [RunFolder(self.trainer), *(kind() for kind in self.missing_callbacks(named))]
 
     def configure_model(self) -> None:
         """Build the policy."""
         if self._policy is None:
             self._policy = self.policy_source.build()
+            self.strict_loading = all(weight.requires_grad for weight in self._policy.parameters())
 
     def rehearse(self, trainer: Any) -> Rehearsal:
         """Try out the policy without its weights, before anything is played.
@@ -78,13 +99,19 @@ class BehaviourCloningModule(PolicyModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW with warm-up and cosine."""
-        optimizer = torch.optim.AdamW(self.policy.parameters(), self.learning_rate, weight_decay=self.weight_decay)
+        trained = [each for each in self.policy.parameters() if each.requires_grad]
+        optimizer = torch.optim.AdamW(trained, self.learning_rate, weight_decay=self.weight_decay)
         total = int(self.trainer.estimated_stepping_batches)
         warm_up = max(1, min(self.warm_up_steps, total - 1))
         rise = torch.optim.lr_scheduler.LinearLR(optimizer, 1 / warm_up, total_iters=warm_up)
         fall = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, total - warm_up, self.learning_rate / 10)
         scheduler = torch.optim.lr_scheduler.SequentialLR(optimizer, [rise, fall], milestones=[warm_up])
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def on_train_epoch_start(self) -> None:
+        """Start the clock of the epoch's updates, with dropout if there is any."""
+        self.policy.train()
+        self._epoch_started = time.perf_counter()
 
     def training_step(self, batch: TokenBatch, batch_idx: int) -> Tensor:
         """Mean negative log-likelihood of the replies' tokens, in nats.
@@ -103,12 +130,27 @@ class BehaviourCloningModule(PolicyModule):
         self.log("cloning/loss", loss, prog_bar=True, on_step=True, on_epoch=False)
         return loss
 
-    def validation_step(self, batch: TokenBatch, batch_idx: int) -> None:
-        """Log the loss, and how likely a whole demonstrated command is."""
+    def on_train_batch_end(self, outputs: Any, batch: TokenBatch, batch_idx: int) -> None:
+        """A few lines an epoch: how far it is, and how long the rest will take."""
+        batches, done = int(self.trainer.num_training_batches), batch_idx + 1
+        if done % max(1, batches // _LINES) == 0:
+            left = (time.perf_counter() - self._epoch_started) / done * (batches - done)
+            text, loss = "epoch %d: batch %d of %d, loss %.3f, %.0f s left", float(outputs["loss"])
+            _logger.info(text, self.current_epoch, done, batches, loss, left)
+
+    def on_validation_start(self) -> None:
+        """Number the weights by their updates, so that a player knows whether its engine has them."""
+        self.policy_version = self.trainer.global_step
+
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:
+        """Log the loss, and how likely a whole demonstrated row is; played episodes go on to what counts them."""
+        if not isinstance(batch, TokenBatch):
+            return batch
         logprobs = self._logprobs(batch)
-        rows = len(batch.reply_ids)
-        self.log("cloning/held_out_loss", -logprobs.sum() / batch.action_mask.sum(), batch_size=rows)
-        self.log("cloning/held_out_command_probability", logprobs.sum(1).exp().mean(), batch_size=rows)
+        rows: dict[str, Any] = {"batch_size": len(batch.reply_ids), "add_dataloader_idx": False}
+        self.log("cloning/held_out_loss", -logprobs.sum() / batch.action_mask.sum(), **rows)
+        self.log("cloning/held_out_command_probability", logprobs.sum(1).exp().mean(), **rows)
+        return None
 
     def on_validation_epoch_end(self) -> None:
         """Log the held-out loss in one line."""
@@ -120,6 +162,14 @@ class BehaviourCloningModule(PolicyModule):
                 metrics["cloning/held_out_loss"],
                 metrics["cloning/held_out_command_probability"],
             )
+
+    def state_dict(self, *, destination: Any = None, prefix: str = "", keep_vars: bool = False) -> Any:
+        """The weights that are trained: beside LoRA adapters the others are reloaded from their source."""
+        state = super().state_dict(destination=destination, prefix=prefix, keep_vars=keep_vars)
+        for name, weight in self.named_parameters(remove_duplicate=False):
+            if not weight.requires_grad:
+                state.pop(prefix + name, None)
+        return state
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep nothing more, and no weights that an update has ruined.

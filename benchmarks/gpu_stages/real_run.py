@@ -124,9 +124,9 @@ def _imitation(tiny: bool, source: Path, home: Path) -> dict[str, Any]:
     if not tiny:
         config["trainer"]["precision"] = _precision()
         model |= {"policy": _pretrained(source), "learning_rate": 1e-4, "warm_up_steps": 20}
-    data = config["data"]["init_args"]
-    data["tasks"]["init_args"] = _scenes(tiny, home)
-    data["episodes_per_task"] = 1 if tiny else 2
+    expert = config["data"]["init_args"]["demonstrations"]["init_args"]
+    expert["tasks"]["init_args"] = _scenes(tiny, home)
+    expert["episodes_per_task"] = 1 if tiny else 2
     return config
 
 

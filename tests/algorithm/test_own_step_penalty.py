@@ -168,23 +168,24 @@ def test_an_invalid_action_beside_a_valid_one_still_costs(scale_by_std: bool) ->
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
 
-def credit_of_a_hub_model(config: Path) -> dict[str, Any] | None:
-    """What a YAML says of credit, if it trains a model of the Hugging Face hub."""
-    model = yaml.safe_load(config.read_text()).get("model", {}).get("init_args", {})
+def credit_when_pretrained(config: Path) -> dict[str, Any] | None:
+    """What a YAML says of credit, if it trains a pretrained model by reinforcement learning."""
+    module = yaml.safe_load(config.read_text()).get("model", {})
+    model = module.get("init_args", {}) if module.get("class_path") == "modules.GiGPOModule" else {}
     policy = model.get("policy", {})
     if policy.get("class_path") != "modules.PretrainedPolicy":
         return None
-    return None if (CONFIGS.parent / policy["init_args"]["model"]).exists() else model.get("credit", {})
+    return None if policy["init_args"]["model"].startswith("configs/") else model.get("credit", {})
 
 
-FOR_HUB_MODELS = {str(path.relative_to(CONFIGS)): credit_of_a_hub_model(path) for path in CONFIGS.rglob("*.yaml")}
-FOR_HUB_MODELS = {name: credit for name, credit in FOR_HUB_MODELS.items() if credit is not None}
+FOR_PRETRAINED = {str(path.relative_to(CONFIGS)): credit_when_pretrained(path) for path in CONFIGS.rglob("*.yaml")}
+FOR_PRETRAINED = {name: credit for name, credit in FOR_PRETRAINED.items() if credit is not None}
 
 
-def test_six_configurations_train_a_model_of_the_hub() -> None:
-    assert len(FOR_HUB_MODELS) == 6
+def test_seven_configurations_train_a_pretrained_model() -> None:
+    assert len(FOR_PRETRAINED) == 7
 
 
-@pytest.mark.parametrize("name", FOR_HUB_MODELS)
+@pytest.mark.parametrize("name", FOR_PRETRAINED)
 def test_every_configuration_for_a_pretrained_model_sets_the_option(name: str) -> None:
-    assert FOR_HUB_MODELS[name]["init_args"]["own_step_penalty"] is True
+    assert FOR_PRETRAINED[name]["init_args"]["own_step_penalty"] is True

@@ -6,12 +6,16 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 
+from callbacks import HeldOutEvaluation
 from datamodules import DemonstrationDataModule
 from gigpo_lightning.environments.gridworld import GridworldEnvironment, GridworldTasks, gridworld_words
+from gigpo_lightning.imitation import ExpertDemonstrations
 from gigpo_lightning.prompts.gridworld import GridworldPrompt, gridworld_markers
+from gigpo_lightning.rollout import RolloutPlayer, SamplingParameters, TransformersEngine
 from gigpo_lightning.token_batch import TokenBatch, make_token_batch
-from modules import BehaviourCloningModule, Policy, PretrainedPolicy, TinyPolicy
+from modules import BehaviourCloningModule, LoraPolicy, Policy, PretrainedPolicy, TinyPolicy
 from tests.devices import ON_DEVICE
 from tests.gridworld_expert import GreedyExpert
 
@@ -23,15 +27,15 @@ def tiny(tie_embeddings: bool = True) -> TinyPolicy:
 
 
 def demonstrations() -> DemonstrationDataModule:
-    return DemonstrationDataModule(
+    expert = ExpertDemonstrations(
         GridworldEnvironment(),
         GridworldTasks(size=4, num_walls=0),
         GreedyExpert(),
         GridworldPrompt(),
         episodes_per_task=4,
         max_steps=6,
-        batch_size=32,
     )
+    return DemonstrationDataModule(expert, batch_size=32)
 
 
 def fit(folder: Path, tie_embeddings: bool = True, max_epochs: int = 6) -> tuple[BehaviourCloningModule, Trainer]:
@@ -143,3 +147,74 @@ def test_training_without_a_warm_up_is_possible(tmp_path: Path) -> None:
     )
     trainer.fit(module, demonstrations())
     assert trainer.global_step == 2
+
+
+def resumable(folder: Path, checkpoint: Path | None = None) -> BehaviourCloningModule:
+    """A run of two epochs, which keeps the checkpoint of its fifth update, in the middle of an epoch."""
+    torch.manual_seed(0)
+    module = BehaviourCloningModule(tiny(), learning_rate=1e-3)
+    keep = ModelCheckpoint(folder, filename="{step}", every_n_train_steps=5, save_top_k=-1)
+    trainer = Trainer(
+        default_root_dir=folder,
+        **ON_DEVICE,
+        max_epochs=2,
+        callbacks=[keep],
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+    )
+    trainer.fit(module, demonstrations(), ckpt_path=checkpoint)
+    return module
+
+
+@pytest.mark.slow
+def test_a_run_that_goes_on_in_the_middle_of_an_epoch_ends_as_the_one_that_was_not_stopped(tmp_path: Path) -> None:
+    whole = resumable(tmp_path / "whole")
+    resumed = resumable(tmp_path / "resumed", tmp_path / "whole" / "step=5.ckpt")
+    for name, weight in whole.state_dict().items():
+        assert torch.equal(weight, resumed.state_dict()[name]), name
+
+
+@pytest.mark.slow
+def test_held_out_tasks_are_played_before_and_after(tmp_path: Path) -> None:
+    data = demonstrations()
+    player = RolloutPlayer(
+        GridworldEnvironment(),
+        GridworldTasks(size=4, num_walls=0),
+        GridworldPrompt(),
+        TransformersEngine(),
+        sampling=SamplingParameters(max_tokens=1),
+        max_steps=8,
+        held_out_tasks=8,
+        workers=0,
+    )
+    data = DemonstrationDataModule(data.demonstrations, player, batch_size=32)
+    counted = HeldOutEvaluation()
+    trainer = Trainer(
+        default_root_dir=tmp_path,
+        **ON_DEVICE,
+        max_epochs=4,
+        callbacks=[counted],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=-1,
+        check_val_every_n_epoch=4,
+    )
+    torch.manual_seed(0)
+    trainer.fit(BehaviourCloningModule(tiny(), learning_rate=2e-3, warm_up_steps=5), data)
+    (before, _), (after, rates) = counted.evaluations["valid_seen"]
+    assert (before, after) == (0, trainer.global_step)
+    assert sum(rates.values()) / len(rates) > 0.5
+    assert trainer.callback_metrics["held_out/valid_seen/success_rate"] > 0.5
+
+
+@pytest.mark.slow
+def test_beside_adapters_a_checkpoint_holds_them_alone() -> None:
+    pytest.importorskip("peft")
+    module = BehaviourCloningModule(LoraPolicy(tiny(), rank=2))
+    module.configure_model()
+    assert {"lora_" in name for name in module.state_dict()} == {True}
+    assert not module.strict_loading
