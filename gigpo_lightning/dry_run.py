@@ -26,9 +26,9 @@ def plan(trainer: Any, module: Any, data: Any, accelerator: Any = None, strategy
         f"{_count(ranks, 'rank')}: {_count(trainer.num_nodes, 'machine')} with {trainer.num_devices} each, "
         f"accelerator {accelerator or 'auto'}, strategy {_name(strategy or 'auto')}, precision {trainer.precision}",
     ]
-    if not hasattr(data, "player"):
+    player = getattr(data, "player", None)
+    if player is None or not hasattr(data, "batching"):  # demonstrations, or stored episodes
         return lines
-    player = data.player
     check_share(player.tasks_per_epoch, ranks)
     least, more = divmod(player.tasks_per_epoch, ranks)
     steps = player.tasks_per_epoch * player.group_size * player.max_steps
