@@ -41,6 +41,11 @@ def epochs_done(trainer: Trainer) -> int:
     return int(_progress(trainer).current.processed)
 
 
+def batches_done(trainer: Trainer) -> int:
+    """Number of an epoch's batches that were over when the run stopped in it, as the next one is asked for; else 0."""
+    return int(trainer.fit_loop.epoch_loop.batch_progress.current.ready)
+
+
 def begin_epoch_again(trainer: Trainer) -> None:
     """Forget that an epoch was begun: a checkpoint written now goes on with its start, hooks and all."""
     for each in (_progress(trainer).total, _progress(trainer).current):

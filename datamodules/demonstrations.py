@@ -1,14 +1,14 @@
 """The DataModule that serves demonstrations for a warm start, and plays held-out tasks to say what it was worth."""
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any, cast
 
 from lightning.pytorch import LightningDataModule, Trainer
 from torch.utils.data import DataLoader
 
-from callbacks.lightning_internals import epochs_done, typed
+from callbacks.lightning_internals import batches_done, epochs_done, typed
 from datamodules.example_batches import ExampleBatches
 from datamodules.stream import stream
 from gigpo_lightning.environments.splits import check_split_names
@@ -93,12 +93,14 @@ class DemonstrationDataModule(LightningDataModule):
             raise ValueError("demonstrations must hold a row to learn from, got none")
         rank, ranks = place()
         trainer = self._trainer()
-        return self._batches(rows, lambda: epochs_done(trainer), rank, ranks)
+        return self._batches(
+            rows, epoch=lambda: epochs_done(trainer), done=lambda: batches_done(trainer), rank=rank, ranks=ranks
+        )
 
     def val_dataloader(self) -> list[Any]:
         """Held-out demonstrations, if there are any, and then the held-out tasks of each split, played."""
         rows = self.rows(held_out=True)
-        loaders: list[Any] = [self._batches(rows, None)] if rows else []
+        loaders: list[Any] = [self._batches(rows)] if rows else []
         return loaders + self._played()
 
     def on_exception(self, exception: BaseException) -> None:
@@ -138,20 +140,11 @@ class DemonstrationDataModule(LightningDataModule):
             _logger.warning("%d rows %s are longer than %d tokens, and left out", len(rows) - len(kept), what, limit)
         return kept
 
-    def _batches(
-        self, rows: Sequence[Example], epoch: Callable[[], int] | None, rank: int = 0, ranks: int = 1
-    ) -> ExampleBatches:
+    def _batches(self, rows: Sequence[Example], **place: Any) -> ExampleBatches:
         policy = self._module().policy
-        return ExampleBatches(
-            rows,
-            self.batch_size,
-            policy.tokenizer.pad_token_id,
-            epoch=epoch,
-            seed=self.seed,
-            shared=self.share_prompts and policy.layout == "shared",
-            rank=rank,
-            ranks=ranks,
-        )
+        shared = self.share_prompts and policy.layout == "shared"
+        pad_token_id = policy.tokenizer.pad_token_id
+        return ExampleBatches(rows, self.batch_size, pad_token_id, seed=self.seed, shared=shared, **place)
 
     def _played(self) -> list[DataLoader[HeldOutGroups]]:
         if self.player is None:

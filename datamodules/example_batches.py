@@ -23,6 +23,7 @@ class ExampleBatches:
         batch_size: Rows of a batch.
         pad_token_id: Fills rows up.
         epoch: Says the number of the epoch that begins; None keeps the rows' order.
+        done: Says how many of its batches have been learnt from, in a run that goes on.
         seed: Of the order.
         shared: Put replies to one prompt into one batch, beside their prompt.
         rank: Of this process.
@@ -36,6 +37,7 @@ class ExampleBatches:
         pad_token_id: int,
         *,
         epoch: Callable[[], int] | None = None,
+        done: Callable[[], int] = lambda: 0,
         seed: int = 0,
         shared: bool = False,
         rank: int = 0,
@@ -45,32 +47,28 @@ class ExampleBatches:
         self._batch_size = batch_size
         self._pad_token_id = pad_token_id
         self._epoch = epoch
+        self._done = done
         self._seed = seed
         self._shared = shared
         self._rank, self._ranks = rank, ranks
         pairs = [(row.prompt_ids, ()) for row in rows]
         self._blocks = shared_prompts(pairs) if shared else [[index] for index in range(len(rows))]
         self._blocks = [block[i : i + batch_size] for block in self._blocks for i in range(0, len(block), batch_size)]
-        self._given = 0
-        self._skip = 0
 
     def __len__(self) -> int:
         return -(-len(self._order(0)) // self._ranks)
 
     def __iter__(self) -> Iterator[TokenBatch]:
         batches = self._order(0 if self._epoch is None else self._epoch())
-        skip, self._skip = self._skip, 0
-        for number in range(skip, len(self)):
-            self._given = number + 1
+        for number in range(self._done(), len(self)):
             yield self._batch(batches[(number * self._ranks + self._rank) % len(batches)])
 
     def state_dict(self) -> dict[str, Any]:
-        """How many of the epoch's batches have been given."""
-        return {"given": self._given % len(self)}
+        """Nothing: the Trainer knows how far it is; that there is a state tells it that this loader can go on."""
+        return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Begin the next epoch after so many batches."""
-        self._skip = int(state["given"])
+        """Nothing to restore."""
 
     def _order(self, epoch: int) -> list[list[int]]:
         """The rows of each batch of an epoch; batches with shared prompts are always the same, in another order."""

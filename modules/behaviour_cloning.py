@@ -87,6 +87,7 @@ class BehaviourCloningModule(PolicyModule):
         """Build the policy."""
         if self._policy is None:
             self._policy = self.policy_source.build()
+            self._policy.train()  # Transformers loads for inference, without dropout
             self.strict_loading = all(weight.requires_grad for weight in self._policy.parameters())
 
     def rehearse(self, trainer: Any) -> Rehearsal:
@@ -109,8 +110,7 @@ class BehaviourCloningModule(PolicyModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_train_epoch_start(self) -> None:
-        """Start the clock of the epoch's updates, with dropout if there is any."""
-        self.policy.train()
+        """Start the clock of the epoch's updates."""
         self._epoch_started = time.perf_counter()
 
     def training_step(self, batch: TokenBatch, batch_idx: int) -> Tensor:
@@ -130,7 +130,7 @@ class BehaviourCloningModule(PolicyModule):
         self.log("cloning/loss", loss, prog_bar=True, on_step=True, on_epoch=False)
         return loss
 
-    def on_train_batch_end(self, outputs: Any, batch: TokenBatch, batch_idx: int) -> None:
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """A few lines an epoch: how far it is, and how long the rest will take."""
         batches, done = int(self.trainer.num_training_batches), batch_idx + 1
         if done % max(1, batches // _LINES) == 0:

@@ -109,6 +109,12 @@ def test_a_turn_s_end_ends_a_reply(policy: Policy) -> None:
     assert policy.tokenizer.exact_text(policy.tokenizer.stop_token_ids) == "<|im_end|>"
 
 
+def test_the_model_knows_something(policy: Policy) -> None:
+    prompt = policy.tokenizer.encode_chat(QUESTION)
+    answers = [f"The capital of France is {city}." for city in ("Paris", "London")]
+    assert likelihood(policy, prompt, answers[0]) > likelihood(policy, prompt, answers[1]) + 3.0
+
+
 def test_a_conversation_of_a_file_is_one_row_of_which_the_replies_are_learnt(policy: Policy, tmp_path: Path) -> None:
     chat = [("user", "left or right?"), ("assistant", "left"), ("user", "and now?"), ("assistant", "right")]
     messages = [{"role": role, "content": content} for role, content in chat]
@@ -190,8 +196,6 @@ def test_the_engine_answers_a_question_as_the_trainer_would(engine: VLLMEngine, 
     while not replies:
         replies = engine.poll()
     (reply,) = replies
-    assert "Paris" in policy.tokenizer.decode(reply.token_ids)
-    assert reply.token_ids[-1] == policy.tokenizer.end_token_id
     ours = policy.score(make_token_batch([(prompt, reply.token_ids)], 0))[0][0].tolist()
     differences = [abs(one - other) for one, other in zip(ours, reply.logprobs, strict=True)]
     assert sum(differences) / len(differences) < agreement(engine)

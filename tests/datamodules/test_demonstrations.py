@@ -1,10 +1,10 @@
 """Demonstrations as training batches."""
 
 from collections import Counter
-from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from lightning.pytorch import Trainer
 
 from datamodules import DemonstrationDataModule
 from gigpo_lightning.demonstrations import demonstrate
@@ -13,7 +13,7 @@ from gigpo_lightning.environments.gridworld import GridworldEnvironment, Gridwor
 from gigpo_lightning.imitation import ExpertDemonstrations
 from gigpo_lightning.prompts.gridworld import GridworldPrompt, gridworld_markers
 from gigpo_lightning.token_batch import TokenBatch
-from modules import Policy, TinyPolicy
+from modules import BehaviourCloningModule, Policy, TinyPolicy
 from tests.gridworld_expert import GreedyExpert
 
 Pair = tuple[str, str]
@@ -25,23 +25,25 @@ def policy() -> Policy:
 
 
 def make(policy: Policy, **changes: Any) -> DemonstrationDataModule:
-    """A DataModule under a stand-in for the Trainer, which it asks for the policy and the epoch only."""
+    """A DataModule under a Trainer, which it asks for the policy and the epoch only."""
     arguments: dict[str, Any] = {"episodes_per_task": 1, "max_steps": 6} | changes
     batch_size = arguments.pop("batch_size", 16)
     tasks = arguments.pop("tasks", GridworldTasks(size=3, num_walls=0))
     source = ExpertDemonstrations(GridworldEnvironment(), tasks, GreedyExpert(), GridworldPrompt(), **arguments)
     data = DemonstrationDataModule(source, batch_size=batch_size)
-    data.trainer = cast("Any", stand_in(policy))
+    data.trainer = trainer_of(policy)
     data.prepare_data()
     data.setup("fit")
     return data
 
 
-def stand_in(policy: Policy) -> SimpleNamespace:
-    """As much of a Trainer as the DataModule asks for."""
-    module = SimpleNamespace(policy=policy, tokenizer=policy.tokenizer)
-    epochs = SimpleNamespace(current=SimpleNamespace(processed=0))
-    return SimpleNamespace(lightning_module=module, fit_loop=SimpleNamespace(epoch_progress=epochs))
+def trainer_of(policy: Policy) -> Trainer:
+    """A Trainer that has not begun, with a module whose policy is there already."""
+    module = BehaviourCloningModule(TinyPolicy([gridworld_words]))
+    module._policy = policy
+    trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
+    trainer.strategy.connect(module)
+    return trainer
 
 
 def rows(policy: Policy, batch: TokenBatch) -> list[Pair]:
@@ -89,7 +91,7 @@ def test_epochs_have_different_orders(policy: Policy) -> None:
     data = make(policy)
     loader = data.train_dataloader()
     first = [pair for batch in loader for pair in rows(policy, batch)]
-    data.trainer.fit_loop.epoch_progress.current.processed = 1  # type: ignore[union-attr]
+    data.trainer.fit_loop.epoch_progress.current.processed = 1
     assert first != [pair for batch in loader for pair in rows(policy, batch)]
 
 
