@@ -28,13 +28,13 @@ def tiny(tie_embeddings: bool = True) -> TinyPolicy:
     )
 
 
-def demonstrations() -> DemonstrationDataModule:
+def demonstrations(episodes_per_task: int = 4) -> DemonstrationDataModule:
     expert = ExpertDemonstrations(
         GridworldEnvironment(),
         GridworldTasks(size=4, num_walls=0),
         GreedyExpert(),
         GridworldPrompt(),
-        episodes_per_task=4,
+        episodes_per_task=episodes_per_task,
         max_steps=6,
     )
     return DemonstrationDataModule(expert, batch_size=32)
@@ -176,7 +176,7 @@ def resumable(folder: Path, checkpoint: Path | None = None) -> BehaviourCloningM
         enable_model_summary=False,
         num_sanity_val_steps=0,
     )
-    trainer.fit(module, demonstrations(), ckpt_path=checkpoint)
+    trainer.fit(module, demonstrations(episodes_per_task=1), ckpt_path=checkpoint)
     return module
 
 
