@@ -41,7 +41,8 @@ compare: install ## Compare GiGPO with GRPO in 50 runs: nine hours, goes on wher
 	@$(BIN)/python $(COMPARISON)/collect.py $(RUNS)
 	@$(BIN)/python $(COMPARISON)/report.py
 
-test: lint ## Run every check and every test
+test: lint ## Run every check and every test (a real model's are skipped where it cannot be fetched)
+	-@$(BIN)/python tools/llm.py --file-only
 	@$(PYTEST)
 
 check: lint ## Run every check and the fast tests, with fewer examples each
