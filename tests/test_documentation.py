@@ -94,6 +94,14 @@ def test_every_link_leads_to_a_file(document: Path) -> None:
     assert [link for link in LINK.findall(document.read_text()) if not (document.parent / link).exists()] == []
 
 
+@every_document
+def test_every_link_within_a_page_leads_to_a_heading(document: Path) -> None:
+    text = document.read_text()
+    headings = [re.sub(r"[^\w\- ]", "", line.lower()) for line in re.findall(r"^#+ (.*)$", text, re.MULTILINE)]
+    known = {heading.replace(" ", "-") for heading in headings}
+    assert [link for link in re.findall(r"\]\(#([^)]+)\)", text) if link not in known] == []
+
+
 @pytest.fixture
 def desk(document: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Sit where a reader of the document sits, its files written down."""

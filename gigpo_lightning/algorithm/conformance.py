@@ -79,10 +79,13 @@ def _check_on(estimator: Any, state: Mapping[str, Any], table: StepTable, genera
 def _check_tasks_apart(credit: Credit, estimated: Any, table: StepTable) -> None:
     """Change what happened in one task: the others' credit must stay."""
     elsewhere = table.episode_group_id != table.episode_group_id.max()
+    assert table.next_anchor_key is not None
     changed = replace(
         table,
         reward=np.where(elsewhere, table.reward, 7 * table.reward + table.step_index),
+        valid_action=np.where(elsewhere, table.valid_action, ~table.valid_action),
         success=np.where(elsewhere, table.success, ~table.success),
+        next_anchor_key=np.where(elsewhere | ~_is_last(table), table.next_anchor_key, "f"),
         scores={name: np.where(elsewhere, column, 7 * column + 1) for name, column in table.scores.items()},
     )
     before, after = credit.advantage[elsewhere], estimated(changed).advantage[elsewhere]
@@ -91,6 +94,13 @@ def _check_tasks_apart(credit: Credit, estimated: Any, table: StepTable) -> None
             "what happens in one task must not move the advantage of another's steps, but it did, by up to "
             f"{np.abs(before - after).max():.3g}; an estimator that means to compare tasks has whole_batch = True"
         )
+
+
+def _is_last(table: StepTable) -> Any:
+    """Whether a row is its trajectory's last, ``(S,)``."""
+    length = np.zeros(table.trajectory_id.max() + 1, dtype=np.int64)
+    np.maximum.at(length, table.trajectory_id, table.step_index)
+    return table.step_index == length[table.trajectory_id]
 
 
 def _check_without_ends(estimator: Any, state: Mapping[str, Any], table: StepTable) -> None:

@@ -24,8 +24,8 @@ class ReBel(TwoLevelEstimator):
     The groups are steps with one belief about the world: an environment's anchor, or a ``grouping``, says which these
     are (its variant ``gt_phase``: phase, target, whether something is held and has changed). Both parts are compared in
     these groups and added; the episode level knows the environment's return alone. Neither is divided by a deviation.
-    An invalid action's penalty is part of R(τ), and is taken from its own step's worth. Its last stage, which whitens
-    by the type of task, is not here: the table does not name types, and its thresholds are not published in full.
+    An invalid action's penalty is GiGPO's: part of R(τ) at the episode level, and taken from its own step's worth. An
+    option of its code, which whitens by the type of task in the end, is not here: the table does not name types.
 
     Raises:
         ValueError: If an argument is out of its range; of a table, if it has not the score that is named.

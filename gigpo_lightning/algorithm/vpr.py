@@ -41,7 +41,8 @@ class VPR(OrderedEstimator):
     min_rows: int = 4
     """Rows that a turn number needs for statistics of its own."""
     invalid_action_penalty: float = 0.1
-    """Subtracted from the reward of an invalid step, and of no other; a positive number."""
+    """Subtracted from the reward of an invalid step, and of no other; a positive number. Its code subtracts
+    nothing: there the environment's reward says it, -2 in Sokoban."""
 
     def __post_init__(self) -> None:
         check_range("outcome_scale", self.outcome_scale)

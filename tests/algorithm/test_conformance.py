@@ -68,6 +68,17 @@ class MixesTasks(Broken):
         return replace(credit, advantage=credit.advantage + np.sort(table.reward).sum())
 
 
+class MixesEnds(Broken):
+    def change(self, credit: Credit, table: StepTable) -> Any:
+        ends = [] if table.next_anchor_key is None else sorted(set(table.next_anchor_key.tolist()))
+        return replace(credit, advantage=credit.advantage + len(ends))
+
+
+class MixesValidity(Broken):
+    def change(self, credit: Credit, table: StepTable) -> Any:
+        return replace(credit, advantage=credit.advantage + table.valid_action.sum())
+
+
 class GroupsByAnchorAlone(Broken):
     def change(self, credit: Credit, table: StepTable) -> Any:
         return replace(credit, step_group_id=np.unique(table.anchor_key.astype(str), return_inverse=True)[1])
@@ -156,6 +167,8 @@ def _assemble(credit: Credit, **changes: Any) -> Credit:
         (ReadsNumbers, "the numbers of groups and trajectories must not matter"),
         (GroupsByAnchorAlone, "step_group_id must name groups within one episode group"),
         (MixesTasks, "what happens in one task must not move the advantage of another's steps"),
+        (MixesEnds, "what happens in one task must not move the advantage of another's steps"),
+        (MixesValidity, "what happens in one task must not move the advantage of another's steps"),
     ],
 )
 def test_each_broken_rule_is_named(kind: Any, message: str) -> None:
