@@ -107,6 +107,7 @@ def test_a_model_in_a_folder_is_summed_by_its_config_alone(planned, tmp_path: Pa
     (cached.parent.parent / "refs").mkdir()
     (cached.parent.parent / "refs" / "main").write_text("1")
     (cached / "config.json").write_text(json.dumps(sizes | heads))
+    (cached / "chat_template.jinja").write_text("{{ messages[0].content }}")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("huggingface_hub.file_download.constants.HF_HUB_CACHE", str(tmp_path))
         plan = planned(SMALL, POLICY + "model", "somebody/fine-tuned")

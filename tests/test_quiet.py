@@ -32,6 +32,8 @@ def lines(monkeypatch):
 
     handler, before = Said(), {name: list(logging.getLogger(name).filters) for name in LOGGERS}
     for name in LOGGERS:
+        monkeypatch.setattr(logging.getLogger(name), "disabled", False)
+        monkeypatch.setattr(logging.getLogger(name), "isEnabledFor", lambda level: True)  # vLLM was told otherwise
         logging.getLogger(name).addHandler(handler)
     with warnings.catch_warnings(action="always"):
         monkeypatch.setattr(warnings, "showwarning", lambda message, *rest: said.append(str(message)))

@@ -13,8 +13,11 @@ _CHARTS: dict[str, dict[str, list[str]]] = {
         "success in training, by kind": ["rollout/[^/]+/success_rate"],
         "return of an episode": ["rollout/return", "held_out/[^/]+/return"],
         "steps of an episode": ["rollout/episode_length", "held_out/[^/]+/episode_length"],
-        "share of invalid actions": ["rollout/invalid_action_rate", "held_out/[^/]+/invalid_action_rate"],
-        "share of replies that broke a rule": ["rollout/problems/.+"],
+        "share of invalid actions, and of each broken rule": [
+            "rollout/invalid_action_rate",
+            "held_out/[^/]+/invalid_action_rate",
+            "rollout/problems/.+",
+        ],
         "tokens of a reply: mean, longest": ["rollout/reply_length_mean", "rollout/reply_length_max"],
         "share of replies that were cut": ["rollout/cut_reply_rate"],
         "policy loss": ["loss/policy"],

@@ -111,6 +111,7 @@ class CompactSearchQAPrompt(SearchQAPrompt):
     """
 
     markers = (TASK, DID, SAW, PASSAGE, ACT, *_TAGS)
+    writes_chats = False
 
     def write(self, view: TurnView, num_turns: int, information: str, tokenizer: Tokenizer) -> list[int]:
         """Token ids of words and markers, of so many turns, the last of which found this information."""
