@@ -7,6 +7,7 @@ from collections.abc import Callable
 from gigpo_lightning.ranks import place
 
 _logger = logging.getLogger(__name__)
+_NO_NEWS = 5.0  # seconds; whoever reads that so little is left may as well read the result
 
 
 class Countdown:
@@ -44,8 +45,10 @@ class Countdown:
         self._last = done
         if now < self._due or not 0 < done < total:
             return ""
-        self._due = now + self.every
         left = (now - self._started) * (total - done) / done
+        if left < _NO_NEWS:
+            return ""
+        self._due = now + self.every
         return f"{self.name} {min(total, int(done) + 1)} of {total}, about {left:.0f} s left"
 
     def reach(self, done: float, total: int) -> None:

@@ -28,3 +28,7 @@ def test_the_end_is_no_news():
 
 def test_the_next_epoch_begins_anew():
     assert lines((0, 0), (100, 4), (200, 0), (210, 1)) == ["", "", "", ""]
+
+
+def test_little_that_is_left_is_no_news():
+    assert lines((0, 0), (30, 3.9))[1] == ""
