@@ -22,7 +22,7 @@ _CHARTS: dict[str, dict[str, list[str]]] = {
         "tokens of a reply: mean, longest": ["rollout/reply_length_mean", "rollout/reply_length_max"],
         "share of replies that were cut": ["rollout/cut_reply_rate", "held_out/[^/]+/cut_reply_rate"],
         "policy loss": ["loss/policy"],
-        "entropy, in nats": ["loss/entropy"],
+        "entropy, in nats": ["loss/entropy", "rollout/sampled_entropy"],
         "how far an update goes": ["loss/clip_fraction", "loss/approximate_kl", "loss/kl"],
         "gradient norm": ["loss/gradient_norm"],
         "learning rate": ["loss/learning_rate"],
