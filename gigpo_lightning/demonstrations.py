@@ -63,7 +63,7 @@ def demonstrate(
         check_range(name, value, 0.0, 1.0)
     countdown = Countdown("demonstrations: episode")
     for number, task in enumerate(tasks):
-        countdown.reach(number, len(tasks))
+        countdown.reach(float(number), len(tasks))
         rng = random.Random(f"{seed}/{number}/{task.task_id}")
         rate = rng.uniform(0, detour_probability)
         answer = read_reset(environment.reset(options={"task": task}))

@@ -149,7 +149,7 @@ class BehaviourCloningModule(PolicyModule):
     def on_validation_batch_start(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Say how far a slow measurement of the loss is."""
         if isinstance(batch, TokenBatch):
-            self._countdown.reach(batch_idx, int(self.trainer.num_val_batches[dataloader_idx]))
+            self._countdown.reach(float(batch_idx), int(self.trainer.num_val_batches[dataloader_idx]))
 
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:
         """Log the loss, and how likely a whole demonstrated row is; played episodes go on to what counts them."""
