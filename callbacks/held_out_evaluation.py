@@ -29,11 +29,13 @@ from gigpo_lightning.figures import (
 )
 from gigpo_lightning.ranks import gather, interleave
 from gigpo_lightning.rollout.player import HeldOutGroups
+from gigpo_lightning.rollout.replies import ReplyCounts
 from gigpo_lightning.text import as_rate, count
 from gigpo_lightning.trajectory import Trajectory
 from gigpo_lightning.where_to_look import where_to_look
 
 _logger = logging.getLogger(__name__)
+_MOST = 0.5  # share of invalid replies that the log's line has
 
 
 class HeldOutEvaluation(Callback):
@@ -47,6 +49,9 @@ class HeldOutEvaluation(Callback):
     results are neither: the reference code averages over batches, and a kind whose last items fall into the next batch
     has these few weigh as much as all others. Compare with ``success_rate_batch_mean`` and
     ``<kind>/success_rate_batch_mean``, and believe the others.
+
+    The replies' lengths, the share that was cut, their entropy and ``problems/…``, the share that broke each rule, are
+    logged as those of the rollout are.
 
     A figure, ``held_out/<split>/outcomes``, counts by kind how episodes ended and which games were won in the first
     evaluation and in this one. The run's folder keeps the first and the latest in ``figures/``. Where no logger shows
@@ -111,7 +116,11 @@ class HeldOutEvaluation(Callback):
         for name, value in values.items():
             if name.endswith("/success_rate") and name.count("/") == 2:
                 show_first(trainer, f"held_out_{name.split('/')[1]}", value)
-                _logger.info("%s %s at version %d", name, as_rate(value), getattr(pl_module, "policy_version", 0))
+                invalid = values.get(name.replace("success_rate", "invalid_action_rate"), 0.0)
+                told = f", invalid {as_rate(invalid)}" if invalid >= _MOST else ""
+                _logger.info(
+                    "%s %s at version %d%s", name, as_rate(value), getattr(pl_module, "policy_version", 0), told
+                )
 
     on_test_epoch_start = on_validation_epoch_start
     on_test_batch_end = on_validation_batch_end
@@ -165,6 +174,8 @@ class HeldOutEvaluation(Callback):
                 self._update(f"{prefix}/{name}", value)
             success[line["task_id"]].append(line["success"])
             kinds[line["task_id"]] = line["kind"]
+        for name, value in ReplyCounts.total(gather(ReplyCounts.of(episodes.groups))).metrics().items():
+            self._update(f"{prefix}/{name.removeprefix('rollout/')}", value)
         rates = {task: sum(wins) / len(wins) for task, wins in success.items()}
         self._average(prefix, list(kinds.values()), list(rates.values()))
         self.evaluations[episodes.split].append((episodes.policy_version, rates))

@@ -16,6 +16,7 @@ from torch import Tensor
 from gigpo_lightning.algorithm.advantages import Credit
 from gigpo_lightning.algorithm.losses import BatchCounts
 from gigpo_lightning.algorithm.token_credit import TokenCredit, TokenFacts
+from gigpo_lightning.countdown import Countdown
 from gigpo_lightning.policy_view import PolicyView
 from gigpo_lightning.ranks import gather, interleave
 from gigpo_lightning.token_batch import Layout, TokenBatch, make_token_batch, plan_micro_batches
@@ -158,10 +159,12 @@ def prepare(
     if token_credit is None and not policy.rescores:
         return list(minibatches)
     needs = token_credit.needs if token_credit else frozenset()
+    countdown = Countdown("before the update: minibatch")
     prepared, facts = [], []
-    for minibatch in minibatches:
+    for number, minibatch in enumerate(minibatches):
         parts, known = [], []
-        for part in minibatch.micro_batches:
+        for index, part in enumerate(minibatch.micro_batches):
+            countdown.reach(number + index / len(minibatch.micro_batches), len(minibatches))
             scores: dict[str, Tensor] = {}
             if policy.rescores or needs:
                 scored = policy.score(part.tokens, minibatch.temperature)

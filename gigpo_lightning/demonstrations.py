@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
+from gigpo_lightning.countdown import Countdown
 from gigpo_lightning.environments.answers import read_reset, read_step
 from gigpo_lightning.environments.base import Environment, Task
 from gigpo_lightning.errors import check_range
@@ -60,7 +61,9 @@ def demonstrate(
     """
     for name, value in (("detour_probability", detour_probability), ("slip_probability", slip_probability)):
         check_range(name, value, 0.0, 1.0)
+    countdown = Countdown("demonstrations: episode")
     for number, task in enumerate(tasks):
+        countdown.reach(float(number), len(tasks))
         rng = random.Random(f"{seed}/{number}/{task.task_id}")
         rate = rng.uniform(0, detour_probability)
         answer = read_reset(environment.reset(options={"task": task}))

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from callbacks import HeldOutEvaluation
 from callbacks.lightning_internals import keep_epochs_whole, trainer_of, typed
+from gigpo_lightning.countdown import Countdown
 from gigpo_lightning.disk import whole_folder
 from gigpo_lightning.errors import check_count, check_range
 from gigpo_lightning.token_batch import TokenBatch
@@ -24,7 +25,8 @@ from modules.rehearsal import Rehearsal, rehearse_policy
 from modules.run_folder import RunFolder
 
 _logger = logging.getLogger(__name__)
-_LINES = 10  # that an epoch's updates have in the log
+_LINES = 10  # that an epoch's updates have in the log, and more where they are slow
+_SILENT = 30.0  # seconds
 
 
 class BehaviourCloningModule(PolicyModule):
@@ -65,7 +67,8 @@ class BehaviourCloningModule(PolicyModule):
         self.weight_decay = weight_decay
         self.output_folder = output_folder
         self.policy_version = 0
-        self._epoch_started = 0.0
+        self._epoch_started, self._said = 0.0, math.inf
+        self._countdown = Countdown("held-out loss: batch")
 
     @staticmethod
     def missing_callbacks(named: list[type]) -> list[type[Callback]]:
@@ -111,7 +114,7 @@ class BehaviourCloningModule(PolicyModule):
 
     def on_train_epoch_start(self) -> None:
         """Start the clock of the epoch's updates."""
-        self._epoch_started = time.perf_counter()
+        self._epoch_started = self._said = time.perf_counter()
 
     def training_step(self, batch: TokenBatch, batch_idx: int) -> Tensor:
         """Mean negative log-likelihood of the replies' tokens, in nats.
@@ -132,15 +135,21 @@ class BehaviourCloningModule(PolicyModule):
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """A few lines an epoch: how far it is, and how long the rest will take."""
-        batches, done = int(self.trainer.num_training_batches), batch_idx + 1
-        if done % max(1, batches // _LINES) == 0:
-            left = (time.perf_counter() - self._epoch_started) / done * (batches - done)
+        batches, done, now = int(self.trainer.num_training_batches), batch_idx + 1, time.perf_counter()
+        if done % max(1, batches // _LINES) == 0 or now - self._said > _SILENT:
+            self._said = now
+            left = (now - self._epoch_started) / done * (batches - done)
             text, loss = "epoch %d: batch %d of %d, loss %.3f, %.0f s left", float(outputs["loss"])
             _logger.info(text, self.current_epoch, done, batches, loss, left)
 
     def on_validation_start(self) -> None:
         """Number the weights by their updates, so that a player knows whether its engine has them."""
         self.policy_version = self.trainer.global_step
+
+    def on_validation_batch_start(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Say how far a slow measurement of the loss is."""
+        if isinstance(batch, TokenBatch):
+            self._countdown.reach(float(batch_idx), int(self.trainer.num_val_batches[dataloader_idx]))
 
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:
         """Log the loss, and how likely a whole demonstrated row is; played episodes go on to what counts them."""

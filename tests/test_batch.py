@@ -1,5 +1,7 @@
+import logging
 from dataclasses import fields, replace
-from itertools import chain
+from functools import partial
+from itertools import chain, count
 from typing import Any
 
 import numpy as np
@@ -14,10 +16,13 @@ from gigpo_lightning.batch import (
     make_minibatches,
     make_step_batch,
     plan_minibatches,
+    prepare,
     step_rows,
 )
+from gigpo_lightning.countdown import Countdown
 from gigpo_lightning.trajectory import Step, StepTable, TrajectoryGroup
 from tests.episodes import group, step, trajectory
+from tests.scripted_run import tiny_module
 
 PAD = 99
 SHARES = [1.0, 1.0, 0.5, 0.5]
@@ -271,3 +276,18 @@ def test_ranks_have_equally_many_micro_batches(size: int | None) -> None:
     filling = [part for rank in ranks for minibatch in rank for part in minibatch.micro_batches if part.row[0] == -1]
     assert filling
     assert not any(part.row_weight.any() for part in filling)
+
+
+def test_a_slow_look_before_the_update_says_how_far_it_is(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    policy = tiny_module().policy
+    policy.rescores = True
+    batches = minibatches(size=5, budget=1000)
+    scores = iter([torch.zeros(part.old_logprobs.shape) for each in batches for part in each.micro_batches])
+    monkeypatch.setattr(policy, "score", lambda tokens, temperature: (scored := next(scores), scored))
+    seconds = count(0, 30)
+    monkeypatch.setattr("gigpo_lightning.batch.Countdown", partial(Countdown, clock=lambda: float(next(seconds))))
+    with caplog.at_level(logging.INFO, "gigpo_lightning"):
+        prepare(batches, policy)
+    assert caplog.messages == ["before the update: minibatch 2 of 2, about 30 s left"]

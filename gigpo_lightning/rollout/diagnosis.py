@@ -39,7 +39,8 @@ def _invalid(seen: Observed) -> str | None:
     return (
         f"{seen.replies.invalid_rate:.0%} of the replies are invalid, {share:.0%} because of {problem!r}; one of them "
         f"is {shown!r}. The policy cannot learn a format that it never writes: show it by imitation first "
-        "(modules.BehaviourCloningModule), name a model that follows instructions, or choose another data.prompt"
+        "(modules.BehaviourCloningModule, docs/warm_start.md), name a model that follows instructions, or choose "
+        "another data.prompt"
     )
 
 

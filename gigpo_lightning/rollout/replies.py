@@ -25,7 +25,7 @@ class ReplyCounts:
         cut_invalid: Replies among these that are invalid.
         nats: Minus the log-probabilities of all tokens, as they were sampled.
         groups: Number of groups.
-        uniform_groups: Groups whose episodes all have one return: they have nothing to compare.
+        uniform_groups: Groups of several episodes that all have one return: they have nothing to compare.
         problems: Invalid replies by the rule that they broke.
         examples: An invalid reply of each problem, the first.
     """
@@ -48,7 +48,8 @@ class ReplyCounts:
         """Count the replies of some groups."""
         counts = cls(groups=len(groups))
         for group in groups:
-            counts.uniform_groups += len({episode.episode_return for episode in group.trajectories}) == 1
+            returns = [episode.episode_return for episode in group.trajectories]
+            counts.uniform_groups += len(returns) > 1 and len(set(returns)) == 1
             for episode in group.trajectories:
                 for step in episode.steps:
                     counts._count(step)

@@ -47,6 +47,8 @@ def test_the_logged_success_is_that_of_the_record(folder):
     for name, won in success.items():
         logged = trainer.callback_metrics[f"held_out/valid_seen/{name}success_rate"]
         assert logged == pytest.approx(sum(won) / len(won))
+    for name in ("reply_length_mean", "reply_length_max", "cut_reply_rate", "sampled_entropy"):
+        assert f"held_out/valid_seen/{name}" in trainer.callback_metrics
 
 
 @pytest.mark.slow

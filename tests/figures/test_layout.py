@@ -25,6 +25,7 @@ def test_the_groups_are_the_four_that_a_reader_asks_for():
         "rollout/uniform_group_fraction",
         "rollout/tokens_per_second",
         "held_out/valid_seen/success_rate",
+        "held_out/valid_seen/problems/no_action_tags",
         "held_out/valid_seen/near/success_rate",
         "anchors/group_size_mean",
         "anchors/group_size_share/1",

@@ -161,6 +161,18 @@ def test_an_epoch_says_ten_times_how_far_it_is(caplog: pytest.LogCaptureFixture)
     assert caplog.messages[0].startswith("epoch 0: batch 2 of 20, loss 1.500, ")
 
 
+def test_a_slow_epoch_says_more_often_how_far_it_is(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module, seconds = BehaviourCloningModule(tiny()), iter(range(0, 10_000, 40))
+    module._trainer = cast("Any", SimpleNamespace(num_training_batches=200, current_epoch=0))
+    monkeypatch.setattr("time.perf_counter", lambda: float(next(seconds)))
+    module.on_train_epoch_start()
+    with caplog.at_level(logging.INFO, "modules"):
+        module.on_train_batch_end({"loss": torch.tensor(1.5)}, cast("Any", None), 0)
+    assert caplog.messages == ["epoch 0: batch 1 of 200, loss 1.500, 7960 s left"]
+
+
 def resumable(folder: Path, checkpoint: Path | None = None) -> BehaviourCloningModule:
     """A run of two epochs, which keeps the checkpoint of its fifth update, in the middle of an epoch."""
     torch.manual_seed(0)

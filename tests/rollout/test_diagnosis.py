@@ -44,6 +44,10 @@ def test_a_group_whose_returns_all_agree_is_uniform():
     assert ReplyCounts.of([LOST, won]).metrics()["rollout/uniform_group_fraction"] == 0.5
 
 
+def test_a_group_of_one_episode_is_not_uniform():
+    assert counts(step()).metrics()["rollout/uniform_group_fraction"] == 0.0
+
+
 def test_ranks_add_up():
     one, other = counts(step(valid_action=False, problem="a")), counts(step(completion_ids=(1, 2)), step())
     total = ReplyCounts.total([one, other])
