@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import time
+from typing import Any
 
 import psutil
 from lightning.pytorch import LightningModule, Trainer
@@ -24,6 +25,14 @@ class RolloutMetrics(ExperienceCallback):
 
     def __init__(self) -> None:
         self._diagnosis = Diagnosis()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The reasons that were given, so that a run that goes on does not give them again."""
+        return self._diagnosis.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Remember the reasons that were given."""
+        self._diagnosis.load_state_dict(state_dict)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock of the first iteration."""

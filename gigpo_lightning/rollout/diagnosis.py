@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from gigpo_lightning.rollout.replies import ReplyCounts
 
@@ -114,6 +115,15 @@ class Diagnosis:
     _first: Mapping[str, float] = field(default_factory=dict)
     _without_signal: int = 0
     _given: set[int] = field(default_factory=set)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The first epoch's figures, the epochs without signal, and which reasons were given, by number."""
+        return {"first": dict(self._first), "without_signal": self._without_signal, "given": sorted(self._given)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state."""
+        self._first, self._without_signal = state["first"], state["without_signal"]
+        self._given = set(state["given"])
 
     def reasons(self, replies: ReplyCounts, metrics: Mapping[str, float]) -> Iterator[str]:
         """What this epoch's figures show for the first time.

@@ -112,3 +112,12 @@ def test_replies_that_grow_are_said():
     said(diagnosis, counts(step()), reply_length_mean=50.0)
     (reason,) = said(diagnosis, counts(step()), reply_length_mean=160.0)
     assert reason.startswith("replies grew from 50 to 160 tokens on average")
+
+
+def test_a_run_that_goes_on_gives_no_reason_again():
+    first, bad = Diagnosis(), counts(step(valid_action=False))
+    assert said(first, bad)
+    resumed = Diagnosis()
+    resumed.load_state_dict(first.state_dict())
+    assert said(resumed, bad) == []
+    assert said(resumed, counts(step()), reply_length_mean=160.0)[0].startswith("replies grew from 1 to 160")
