@@ -45,6 +45,7 @@ from gigpo_lightning.trainer_settings import check_trainer, explain_trainer
 from modules import AtomicCheckpointIO
 from modules.checkpoint_folder import META
 from modules.checkpoint_io import check_file, check_whole
+from modules.policy import hide_bars_from_files
 from modules.run_folder import Claim, chosen_folder, claimed, hold
 
 __all__ = ["MENDABLE", "GigpoCLI", "build_cli", "checked_configuration", "main", "share_the_machine", "what_is_wrong"]
@@ -350,6 +351,7 @@ def main() -> None:
     # What every rank would say, the first says; what went wrong, each.
     log_to_stderr(*(("WARNING", f"rank {rank}: %(message)s") if rank else ()))
     leave_out_noise()
+    hide_bars_from_files()
     share_the_machine()
     exit_code = 0
     try:

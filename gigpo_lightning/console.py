@@ -9,6 +9,7 @@ from importlib.util import spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 
+INTERRUPTED = 130  # what a shell calls a process that SIGINT ended
 _ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -44,4 +45,9 @@ def sweep() -> None:
 
 def _main(module: str) -> None:
     sys.meta_path.insert(0, OwnPackages())
-    importlib.import_module(module).main()
+    try:
+        main = importlib.import_module(module).main
+    except KeyboardInterrupt:  # imports take seconds
+        sys.stderr.write("interrupted before anything began\n")
+        raise SystemExit(INTERRUPTED) from None
+    main()

@@ -77,7 +77,8 @@ class ExportCLI(StrictCLI):
 
     def parse_arguments(self, parser: Any, args: Any) -> None:
         """Parse them, with the checkpoint's own configuration where none is given."""
-        self.config = parser.parse_args([*_configuration(args), *args])
+        self._given = _given(args)
+        self.config = parser.parse_args([*_configuration(self._given), *args])
         refuse_nothing(parser, self.config)
 
     def _set_seed(self) -> None:
@@ -86,7 +87,7 @@ class ExportCLI(StrictCLI):
     def instantiate_classes(self) -> None:
         """Make the module: no Trainer, no engine and no environment."""
         _check_folder(self.config.folder)
-        self._path = _checkpoint(self.config)
+        self._path = self._given.path if self._given is not None else _checkpoint(self.config)
         if self.config.get("model") is None:
             raise ValueError(
                 f"the configuration of the run of {self._path} is not known: neither the checkpoint nor a config.yaml "
@@ -113,13 +114,18 @@ def _check_folder(folder: str | None) -> None:
         raise ValueError(f"folder must be empty or not there, got {folder!r}, which holds {held[0]}; choose another")
 
 
-def _configuration(words: Sequence[str]) -> list[str]:
-    """Options that hand on a checkpoint's own configuration, if its path is given and no configuration."""
+def _given(words: Sequence[str]) -> Progress | None:
+    """The checkpoint, if its path is given and no configuration."""
     options = dict(_options(words))
     path = Path(options.get("--ckpt_path", "last"))
     if not options.keys().isdisjoint(("--config", "-c")) or str(path) in _KEYWORDS or not path.exists():
-        return []
-    found = _run_configuration(_inside(path))
+        return None
+    return _inside(path)
+
+
+def _configuration(given: Progress | None) -> list[str]:
+    """Options that hand on a checkpoint's own configuration."""
+    found = None if given is None else _run_configuration(given)
     return [] if found is None else ["--config", yaml.safe_dump({"model": found["model"]}, sort_keys=False)]
 
 
@@ -173,7 +179,7 @@ def _inside(path: Path) -> Progress:
 
 
 def _furthest(roots: Sequence[Path], asked: str) -> Progress:
-    found = last_checkpoint(roots, check_file)
+    found = last_checkpoint(roots, check_file, asked=asked)
     if found is None:
         where = " or ".join(map(str, roots))
         raise ValueError(f"ckpt_path {asked!r} needs a checkpoint under {where}, but there is none; give its path")

@@ -87,13 +87,18 @@ def read_progress(path: Path) -> Progress:
 
 
 def last_checkpoint(
-    roots: Iterable[Path], check: Callable[[Path], None] = lambda path: None, *, to_go_on: bool = False
+    roots: Iterable[Path],
+    check: Callable[[Path], None] = lambda path: None,
+    *,
+    to_go_on: bool = False,
+    asked: str = "last",
 ) -> Progress | None:
     """The checkpoint with the most epochs done in any folder below those given, and of these the most optimizer steps.
 
     File times decide where several have come equally far: clocks jump, and copies have times of their own. Passed over,
     with a warning, is what cannot be read, what ``check`` refuses by a ``ValueError`` (only the best ones are checked)
-    and, ``to_go_on``, what holds weights only. The log says what was taken, and why. None if there is no checkpoint.
+    and, ``to_go_on``, what holds weights only. The log says what was taken, and why,
+    in the words of what was ``asked``. None if there is no checkpoint.
 
     Raises:
         ValueError: If there are some, and none can be used; the message says why of one of them.
@@ -108,18 +113,18 @@ def last_checkpoint(
         except FileNotFoundError:
             continue  # its run may have replaced it meanwhile
         except ValueError as error:
-            refused.append(_passed_over(error))
+            refused.append(_passed_over(error, asked))
     found.sort(key=lambda each: (each.epochs, each.global_step, each.written, str(each.path)), reverse=True)
     for index, best in enumerate(found):
         try:
             check(best.path)
         except ValueError as error:
-            refused.append(_passed_over(error))
+            refused.append(_passed_over(error, asked))
         else:
-            _say(best, found[index + 1 :])
+            _say(best, found[index + 1 :], asked)
             return best
     if refused:
-        raise ValueError(f"ckpt_path 'last' needs a checkpoint that can be used, but {refused[0]}")
+        raise ValueError(f"ckpt_path {asked!r} needs a checkpoint that can be used, but {refused[0]}")
     return None
 
 
@@ -133,14 +138,14 @@ def _epochs(checkpoint: dict[str, Any]) -> Any:
     return checkpoint["epoch"]
 
 
-def _passed_over(error: ValueError) -> str:
+def _passed_over(error: ValueError, asked: str) -> str:
     """Say that a checkpoint is passed over; why."""
     reason = _first_line(error)
-    _logger.warning("ckpt_path 'last' passes over a checkpoint: %s", reason)
+    _logger.warning("ckpt_path %r passes over a checkpoint: %s", asked, reason)
     return reason
 
 
-def _say(best: Progress, others: Sequence[Progress]) -> None:
+def _say(best: Progress, others: Sequence[Progress], asked: str) -> None:
     """Name the one that is taken and, where it is not the only one, why."""
     reason = ""
     equals = [each for each in others if (each.epochs, each.global_step) == (best.epochs, best.global_step)]
@@ -151,7 +156,7 @@ def _say(best: Progress, others: Sequence[Progress]) -> None:
         reason = f"; as far had come {named}, but {rule}"
     elif behind := [each for each in others if each.path.parent != best.path.parent]:
         reason = f"; the next furthest is {behind[0]}"
-    _logger.info("ckpt_path 'last' is %s%s", best, reason)
+    _logger.info("ckpt_path %r is %s%s", asked, best, reason)
 
 
 def _first_line(error: BaseException) -> str:

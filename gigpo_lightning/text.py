@@ -27,6 +27,16 @@ def count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
+def percent(share: float) -> str:
+    """A share as prose says it.
+
+    Example:
+        >>> percent(0.25)
+        '25 %'
+    """
+    return f"{100 * share:.0f} %"
+
+
 def as_rate(value: float, digits: int = 3, *, sign: bool = False) -> str:
     """A share, or a difference of two, as every page of this project writes it: with no zero before the point.
 

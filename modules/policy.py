@@ -4,6 +4,7 @@ Shape letters: S = replies of a micro-batch, R = tokens of the longest, A = toke
 length; H = width of the hidden states.
 """
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol, cast, runtime_checkable
@@ -13,6 +14,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
+from transformers.utils.logging import disable_progress_bar
 
 from gigpo_lightning.policy_view import AdaptedWeights
 from gigpo_lightning.token_batch import Layout, TokenBatch
@@ -166,6 +168,12 @@ def _spread(values: Float[Tensor, " A"], action_mask: Bool[Tensor, "S R"]) -> Fl
     """Put one value per written token back into rows, 0 elsewhere."""
     rows = torch.zeros(action_mask.shape, dtype=values.dtype, device=values.device)
     return rows.masked_scatter(action_mask, values)
+
+
+def hide_bars_from_files() -> None:
+    """Have Transformers draw its bars in a terminal alone: in a log file each is a line of a hundred fragments."""
+    if not sys.stderr.isatty():
+        disable_progress_bar()
 
 
 @runtime_checkable

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from gigpo_lightning import console
 from tests.conftest import ROOT
 
 ASKS = """
@@ -32,3 +33,13 @@ def test_a_user_s_packages_of_our_names_do_no_harm_and_are_found(tmp_path):
     command = [sys.executable, "-c", ASKS]
     result = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, cwd=tmp_path)
     assert result.returncode == 0, result.stderr[-2000:]
+
+
+def test_ctrl_c_during_the_imports_ends_with_130_and_no_traceback(tmp_path, monkeypatch, capsys):
+    (tmp_path / "slow_start.py").write_text("raise KeyboardInterrupt")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "meta_path", [*sys.meta_path])
+    with pytest.raises(SystemExit) as stop:
+        console._main("slow_start")
+    assert stop.value.code == 130
+    assert "interrupted" in capsys.readouterr().err

@@ -128,6 +128,14 @@ def test_the_log_says_what_is_exported_and_where_it_is(checkpoint, tmp_path, cap
     assert f"policy written to {tmp_path / 'out'}" in caplog.text
 
 
+def test_the_log_says_once_which_checkpoint_a_run_s_folder_means(checkpoint, tmp_path, caplog):
+    run = checkpoint.parent.parent
+    with caplog.at_level(logging.INFO):
+        export("--ckpt_path", run, "--folder", tmp_path / "out")
+    said = [each for each in caplog.messages if each.startswith("ckpt_path")]
+    assert said == [f"ckpt_path '{run}' is {checkpoint} (2 epochs done, global step 3)"]
+
+
 def test_the_configuration_beside_a_checkpoint_serves_where_it_holds_none(policy, tmp_path):
     path = checkpoint_of(policy, tmp_path / "version_0" / "checkpoints" / "last.ckpt")
     (tmp_path / "version_0" / "config.yaml").write_text(yaml.safe_dump(configuration()))

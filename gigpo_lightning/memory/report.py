@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from gigpo_lightning.memory.advice import ways_to_fit
 from gigpo_lightning.memory.device import ROOM, Setup
 from gigpo_lightning.memory.engine import EngineMemory, longest_reply
+from gigpo_lightning.text import percent
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +32,7 @@ def report(setup: Setup, device: str) -> MemoryReport:
     asleep = ", the engine asleep" if setup.sleeps else ""
     share = setup.predicted / setup.device_gib
     lines = [
-        f"memory of each device: {setup.predicted:.1f} GiB of {setup.device_gib:.1f} ({share:.0%}); {device}",
+        f"memory of each device: {setup.predicted:.1f} GiB of {setup.device_gib:.1f} ({percent(share)}); {device}",
         f"  update{asleep}: {_sum(update)}",
         f"  rollout: {_sum(rollout)}",
         *([_engine(setup, memory)] if memory is not None else []),
@@ -77,7 +78,7 @@ def _assumed(setup: Setup) -> str:
         f"{'a' if training.reference else 'no'} reference",
         "attention that keeps no matrix of its own (sdpa, flash)",
         "CUDA's context 1.0, NCCL 0.5, graphs 1.0" if setup.on_gpu else "1.0 for the program, none for environments",
-        f"no fragments: at least {1 - ROOM:.0%} should be left",
+        f"no fragments: at least {percent(1 - ROOM)} should be left",
     ]
     return "; ".join(said)
 
@@ -94,7 +95,7 @@ def _warnings(setup: Setup, memory: EngineMemory | None) -> Iterator[str]:
     if predicted > device:
         yield f"it does not fit: {predicted:.1f} GiB are needed on each device of {device:.1f} GiB"
     elif predicted > ROOM * device:
-        yield f"it hardly fits: {predicted:.1f} of {device:.1f} GiB leave less than {1 - ROOM:.0%} to spare"
+        yield f"it hardly fits: {predicted:.1f} of {device:.1f} GiB leave less than {percent(1 - ROOM)} to spare"
     ways = ways_to_fit(setup)
     for way in ways:
         yield f"it would fit with {way}"

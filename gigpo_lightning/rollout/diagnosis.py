@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gigpo_lightning.rollout.replies import ReplyCounts
+from gigpo_lightning.text import percent
 
 _EPOCHS_WITHOUT_SIGNAL = 3
 _ALL, _MOST, _MANY = 0.99, 0.5, 0.2  # shares of replies
@@ -38,8 +39,8 @@ def _invalid(seen: Observed) -> str | None:
     reply = " ".join(seen.replies.examples.get(problem, "").split())
     shown = reply if len(reply) <= _SHOWN else f"{reply[:_SHOWN]}..."
     return (
-        f"{seen.replies.invalid_rate:.0%} of the replies are invalid, {share:.0%} because of {problem!r}; one of them "
-        f"is {shown!r}. The policy cannot learn a format that it never writes: show it by imitation first "
+        f"{percent(seen.replies.invalid_rate)} of the replies are invalid, {percent(share)} because of {problem!r}; "
+        f"one of them is {shown!r}. The policy cannot learn a format that it never writes: show it by imitation first "
         "(modules.BehaviourCloningModule, docs/warm_start.md), name a model that follows instructions, or choose "
         "another data.prompt"
     )
@@ -51,8 +52,8 @@ def _cut(seen: Observed) -> str | None:
     if share < _MANY:
         return None
     return (
-        f"{share:.0%} of the replies are invalid and were cut at {seen.replies.longest} tokens, before they ended: "
-        "raise data.sampling.max_tokens, or ask for shorter replies"
+        f"{percent(share)} of the replies are invalid and were cut at {seen.replies.longest} tokens, before they "
+        "ended: raise data.sampling.max_tokens, or ask for shorter replies"
     )
 
 
@@ -67,8 +68,8 @@ def _signal(seen: Observed) -> str | None:
         else "begin with easier tasks or with imitation, raise data.group_size, or reward progress before success"
     )
     return (
-        f"in {seen.without_signal} epochs no group had two different returns, and success is {success:.0%}: there is "
-        f"no better episode to learn from; {remedy}"
+        f"in {seen.without_signal} epochs no group had two different returns, and success is {percent(success)}: there "
+        f"is no better episode to learn from; {remedy}"
     )
 
 
@@ -107,7 +108,7 @@ class Diagnosis:
         >>> metrics = replies.metrics() | {"rollout/success_rate": 0.5}
         >>> diagnosis = Diagnosis()
         >>> [reason[:58] for reason in diagnosis.reasons(replies, metrics)]
-        ['50% of the replies are invalid and were cut at 64 tokens, ']
+        ['50 % of the replies are invalid and were cut at 64 tokens,']
         >>> list(diagnosis.reasons(replies, metrics))
         []
     """

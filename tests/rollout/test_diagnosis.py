@@ -58,7 +58,7 @@ def test_ranks_add_up():
 def test_replies_that_are_all_invalid_are_said_with_the_rule_an_example_and_a_remedy():
     bad = step(valid_action=False, problem="no action tags", response="I would\n go north")
     (reason,) = said(Diagnosis(), counts(bad, bad))
-    assert "100% of the replies are invalid, 100% because of 'no action tags'" in reason
+    assert "100 % of the replies are invalid, 100 % because of 'no action tags'" in reason
     assert "'I would go north'" in reason
     assert "BehaviourCloningModule" in reason
 
@@ -71,7 +71,7 @@ def test_a_reason_is_given_once():
 def test_invalid_replies_that_were_cut_name_max_tokens():
     cut = step(valid_action=False, problem="no action tags", reply_cut=True)
     (reason,) = said(Diagnosis(), counts(cut, step(), step(), step()))
-    assert "25% of the replies are invalid and were cut at 1 tokens" in reason
+    assert "25 % of the replies are invalid and were cut at 1 tokens" in reason
     assert "data.sampling.max_tokens" in reason
 
 
