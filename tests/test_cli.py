@@ -243,6 +243,11 @@ class TestARun:
         assert all(torch.equal(exported[name.removeprefix("_policy.model.")], each) for name, each in kept.items())
 
 
+def of_demonstrations(options: list[str]) -> list[str]:
+    """A rollout's options, for a source of demonstrations."""
+    return [word.replace("--data.init_args.", "--data.init_args.demonstrations.init_args.") for word in options]
+
+
 @pytest.fixture(scope="module")
 def few_scenes(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """Options that make a config play a handful of scenes in a folder of the test's."""
@@ -272,8 +277,11 @@ def test_the_quickstart_trains_the_policy_that_is_shipped(few_scenes: list[str],
 def test_the_warm_start_writes_a_policy_that_the_quickstart_could_load(few_scenes: list[str], tmp_path: Path):
     folder = tmp_path / "policy"
     options = ["--trainer.max_epochs", "1", "--model.init_args.output_folder", str(folder)]
-    options += ["--data.init_args.held_out_tasks", "2", "--data.init_args.episodes_per_task", "1"]
-    result = gigpo(tmp_path, "fit", "--config", "configs/alfworld/warm_start.yaml", *options, *few_scenes)
+    options += ["--data.init_args.demonstrations.init_args.held_out_tasks", "2"]
+    options += ["--data.init_args.demonstrations.init_args.episodes_per_task", "1"]
+    result = gigpo(
+        tmp_path, "fit", "--config", "configs/alfworld/warm_start.yaml", *options, *of_demonstrations(few_scenes)
+    )
     assert result.returncode == 0, result.stderr[-4000:]
     made, shipped = (PretrainedPolicy(str(each)).build() for each in (folder, ROOT / "configs/alfworld/tiny_policy"))
     shapes = [{name: value.shape for name, value in policy.state_dict().items()} for policy in (made, shipped)]
@@ -308,7 +316,8 @@ def test_search_qa_trains_the_policy_that_is_shipped(tmp_path: Path):
 def test_search_qa_s_warm_start_writes_a_policy_of_the_form_that_is_shipped(tmp_path: Path):
     folder = tmp_path / "policy"
     options = ["--trainer.max_epochs", "1", "--model.init_args.output_folder", str(folder)]
-    options += ["--data.init_args.episodes_per_task", "1", *small_world(tmp_path)]
+    options += ["--data.init_args.demonstrations.init_args.episodes_per_task", "1"]
+    options += of_demonstrations(small_world(tmp_path))
     result = gigpo(tmp_path, "fit", "--config", "configs/search_qa/warm_start.yaml", *options)
     assert result.returncode == 0, result.stderr[-4000:]
     made, shipped = (PretrainedPolicy(str(each)).build() for each in (folder, ROOT / "configs/search_qa/tiny_policy"))

@@ -14,6 +14,7 @@ import gigpo_lightning.prompts
 from gigpo_lightning.algorithm import GiGPO
 from gigpo_lightning.environments.gridworld import GridworldEnvironment, GridworldTasks
 from gigpo_lightning.environments.webshop import Catalogue
+from gigpo_lightning.imitation import StoredEpisodes
 from gigpo_lightning.prompts.gridworld import GridworldPrompt
 from gigpo_lightning.rollout import ScriptedEngine
 from modules import TinyPolicy
@@ -78,6 +79,7 @@ def given(name: str, owner: str, folder: Any) -> Any:
         "products": "products.json",
         "attributes": "attributes.json",
         "folder": str(folder),
+        "demonstrations": StoredEpisodes([str(folder)]),
     }.get(name)
 
 

@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.loops import fit_loop, prediction_loop
 from lightning.pytorch.trainer.connectors import checkpoint_connector
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_only, rank_zero_warn
 
 from gigpo_lightning.engines.vllm_device import binding_memory_quietly
 from gigpo_lightning.quiet import leave_out_noise, without_line
@@ -24,6 +24,7 @@ LOGGERS = ("lightning.pytorch.utilities.rank_zero", "vllm.triton_utils.importing
 def lines(monkeypatch):
     """What is logged and warned of from now on; the filters of the test go with it."""
     monkeypatch.delenv("GIGPO_LOG_LEVEL", raising=False)
+    monkeypatch.setattr(rank_zero_only, "rank", 0)  # a test before may have had another
     said = []
 
     class Said(logging.Handler):
@@ -105,6 +106,7 @@ def test_an_engine_binds_memory_without_a_word(capfd, monkeypatch):
         os.write(2, b"[W] NUMA binding: Using MEMBIND\n")
 
     monkeypatch.delenv("GIGPO_LOG_LEVEL", raising=False)
+    monkeypatch.setattr(rank_zero_only, "rank", 0)  # a test before may have had another
     monkeypatch.setattr(torch.ops._C, "init_cpu_memory_env", bind, raising=False)
     with binding_memory_quietly():
         torch.ops._C.init_cpu_memory_env([0])

@@ -8,7 +8,7 @@ import pytest
 
 from modules import PretrainedPolicy
 from tests.forked import gigpo
-from tests.test_cli import ROOT
+from tests.test_cli import ROOT, of_demonstrations
 
 
 @pytest.fixture(scope="module")
@@ -39,9 +39,16 @@ def test_the_shipped_policy_is_trained(small_shop: list[str], tmp_path: Path) ->
 @pytest.mark.slow
 def test_the_warm_start_writes_a_policy_that_the_run_could_load(small_shop: list[str], tmp_path: Path) -> None:
     folder = tmp_path / "policy"
-    options = ["--model.init_args.output_folder", str(folder), "--data.init_args.held_out_tasks", "2"]
-    options += ["--data.init_args.episodes_per_task", "1"]
-    result = gigpo(tmp_path, "fit", "--config", "configs/webshop/warm_start.yaml", *options, *small_shop)
+    options = [
+        "--model.init_args.output_folder",
+        str(folder),
+        "--data.init_args.demonstrations.init_args.held_out_tasks",
+        "2",
+    ]
+    options += ["--data.init_args.demonstrations.init_args.episodes_per_task", "1"]
+    result = gigpo(
+        tmp_path, "fit", "--config", "configs/webshop/warm_start.yaml", *options, *of_demonstrations(small_shop)
+    )
     assert result.returncode == 0, result.stderr[-4000:]
     made, shipped = (PretrainedPolicy(str(each)).build() for each in (folder, ROOT / "configs/webshop/tiny_policy"))
     shapes = [{name: value.shape for name, value in policy.state_dict().items()} for policy in (made, shipped)]
