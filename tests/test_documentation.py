@@ -73,6 +73,7 @@ def test_every_sweep_in_the_documents_composes() -> None:
 
 def test_every_config_in_the_documents_exists() -> None:
     used = {name for document in DOCUMENTS for name in re.findall(r"configs/[\w./-]+\.yaml", document.read_text())}
+    used -= {"configs/gridworld.yaml"}  # one of the mistakes that benchmarks/mistakes.py makes
     assert sorted(name for name in used if not (ROOT / name).is_file()) == []
 
 
