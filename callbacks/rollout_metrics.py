@@ -43,7 +43,8 @@ class RolloutMetrics(ExperienceCallback):
         if self.experience is None:
             return
         now = time.perf_counter()
-        metrics, replies = self.experience.metrics(), self.experience.replies()
+        replies = self.experience.replies()
+        metrics = self.experience.metrics(replies)
         metrics |= {"time/iteration": now - self._last_end, "memory/resident_gib": resident_gib()}
         self._last_end = now
         pl_module.log_dict(metrics, sync_dist=True)

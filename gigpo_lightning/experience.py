@@ -150,11 +150,11 @@ class Experience:
         for group in self.played.groups:
             yield from group.trajectories
 
-    def metrics(self) -> dict[str, float]:
+    def metrics(self, replies: ReplyCounts | None = None) -> dict[str, float]:
         """Figures per episode, never averaged over steps: long episodes do not weigh more. Every rank must ask.
 
         They are of all ranks' episodes, each counted once. Discarded groups count as well: without them a success rate
-        would be that of the tasks that are sometimes won.
+        would be that of the tasks that are sometimes won. ``replies`` are this experience's, where they are counted.
         """
         by_rank = gather((self._of_episodes(), self._counts(), self._slowest()))
         episodes = [figures for of_rank, _, _ in by_rank for figures in of_rank]
@@ -165,7 +165,7 @@ class Experience:
         tokens, seconds = totals.pop("tokens"), slowest["time/rollout"]
         speeds = {"rollout/tokens_per_second": tokens / seconds, "rollout/episodes_per_second": len(episodes) / seconds}
         scores = {name: (float(np.nansum(s)), int((~np.isnan(s)).sum())) for name, s in self.table.scores.items()}
-        return means | totals | slowest | speeds | self.replies().metrics() | score_means(gather(scores))
+        return means | totals | slowest | speeds | (replies or self.replies()).metrics() | score_means(gather(scores))
 
     def replies(self) -> ReplyCounts:
         """Counts of all ranks' replies, those of discarded groups among them. Every rank must ask."""

@@ -1,12 +1,11 @@
 """What a misspelt key, class or module may have been meant to be."""
 
-import importlib
 import inspect
 import pkgutil
 import sys
 from collections.abc import Iterable
 from difflib import SequenceMatcher
-from pydoc import locate
+from pydoc import ErrorDuringImport, locate
 
 from jsonargparse._parameter_resolvers import get_signature_parameters
 
@@ -92,9 +91,10 @@ def missing_methods(class_path: str, protocol: str) -> str:
 
 def _module(name: str) -> object | None:
     try:
-        return importlib.import_module(name)
-    except Exception:  # a module of a user's own raises what it likes
+        found: object | None = locate(name)
+    except ErrorDuringImport:
         return None
+    return found
 
 
 def _kind_of(made: object, argument: str) -> object:

@@ -1,6 +1,7 @@
 """A slow part of a run says how far it is; a quick one says nothing."""
 
 from gigpo_lightning.countdown import Countdown
+from tests.scripted_run import ScriptedSync, quiet_trainer, random_walk, tiny_module, walking_data
 
 
 def lines(*moments: tuple[float, float], total: int = 4) -> list[str]:
@@ -32,3 +33,16 @@ def test_the_next_epoch_begins_anew():
 
 def test_little_that_is_left_is_no_news():
     assert lines((0, 0), (30, 3.9))[1] == ""
+
+
+def test_an_update_says_after_each_micro_batch_how_far_it_is(tmp_path, monkeypatch):
+    reached = []
+    monkeypatch.setattr(Countdown, "reach", lambda self, done, total: reached.append((self.name, done, total)))
+    module = tiny_module()
+    data = walking_data(random_walk(module), minibatch_size=16, micro_batch_tokens=128)
+    quiet_trainer(tmp_path, ScriptedSync(), max_epochs=1, limit_val_batches=0).fit(module, data)
+    of_update = [(done, total) for name, done, total in reached if name == "update: minibatch"]
+    (total,) = {total for _, total in of_update}
+    assert of_update[0] == (0, total)
+    assert of_update[-1] == (total, total)
+    assert len({done for done, _ in of_update}) > total + 1 > 2  # within a minibatch, too

@@ -1,6 +1,5 @@
 """Every number of docs/credit.md, and its figure."""
 
-import importlib.util
 import re
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from gigpo_lightning.algorithm import Credit, GiGPO
 from gigpo_lightning.algorithm.advantages import step_returns, trajectory_scores
 from gigpo_lightning.trajectory import StepTable
 from tests.algorithm.tables import table_of, valid
+from tests.scripts import loaded
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 PAGE = (DOCS / "credit.md").read_text()
@@ -32,12 +32,8 @@ def rounded(values: np.ndarray) -> list[float]:
 
 
 def figure_script() -> Any:
-    spec = importlib.util.spec_from_file_location("credit_figure", DOCS / "credit_figure.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    with loaded(DOCS / "credit_figure.py") as module:
+        return module
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,7 @@ def lines(monkeypatch):
     handler, before = Said(), {name: list(logging.getLogger(name).filters) for name in LOGGERS}
     for name in LOGGERS:
         monkeypatch.setattr(logging.getLogger(name), "disabled", False)
+        logging.getLogger(name).filters.clear()  # a test that calls the command line leaves some
         monkeypatch.setattr(logging.getLogger(name), "isEnabledFor", lambda level: True)  # vLLM was told otherwise
         logging.getLogger(name).addHandler(handler)
     with warnings.catch_warnings(action="always"):

@@ -1,6 +1,5 @@
 """The tables of docs/your_model.md, and the sums of the commands beside them."""
 
-import importlib.util
 import json
 import logging
 from pathlib import Path
@@ -11,6 +10,7 @@ import pytest
 from gigpo_lightning.cli import build_cli
 from gigpo_lightning.memory import Training, known_shapes, update_memory
 from tests.documents import ROOT, Desk, commands
+from tests.scripts import loaded
 
 PAGE = ROOT / "docs" / "your_model.md"
 TEXT = PAGE.read_text()
@@ -25,12 +25,8 @@ ROWS = {  # what each of the commands is a row of: a section, and a model
 
 
 def tables() -> Any:
-    spec = importlib.util.spec_from_file_location("your_model_tables", ROOT / "docs" / "your_model_tables.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    with loaded(ROOT / "docs" / "your_model_tables.py") as module:
+        return module
 
 
 def test_the_tables_are_what_the_script_prints() -> None:

@@ -7,6 +7,7 @@ from textwrap import wrap
 
 from gigpo_lightning.figures.credited import CreditedEpisode
 from gigpo_lightning.figures.plain_text import shortened
+from gigpo_lightning.text import count
 from gigpo_lightning.trajectory import Trajectory
 
 LONGEST_OBSERVATION = 400
@@ -43,7 +44,7 @@ def transcript(trajectory: Trajectory, credit: CreditedEpisode | None = None, pr
     """
     num_steps = len(trajectory.steps)
     outcome = "won" if trajectory.success else "lost"
-    ended = f"{num_steps} step{'s' if num_steps > 1 else ''} ({str(trajectory.stop_reason).replace('_', ' ')})"
+    ended = f"{count(num_steps, 'step')} ({str(trajectory.stop_reason).replace('_', ' ')})"
     lines = [
         f"**{_escaped(trajectory.task_id)}** ({_escaped(trajectory.kind)}), episode {trajectory.episode_index}: "
         f"**{outcome}** after {ended}, return {trajectory.episode_return:g}",

@@ -2,10 +2,11 @@
 
 import hashlib
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import ClassVar, Protocol, runtime_checkable
 
 from gigpo_lightning.errors import check_range
 from gigpo_lightning.prompts.base import Tokenizer
@@ -64,6 +65,66 @@ class DemonstrationSource(Protocol):
         """
 
 
+class FileDemonstrations(ABC):
+    """Demonstrations in files, a part of which is kept from training; a subclass reads one file.
+
+    Args:
+        files: Files, or folders of them.
+        held_out_files: Files, or folders, that the loss is measured on; default: a share of ``files``.
+        held_out_share: Share of ``files`` that is kept from training, if there are no ``held_out_files``; episodes that
+            begin alike stay together.
+
+    Raises:
+        ValueError: If the share is not in [0, 0.9].
+    """
+
+    pattern: ClassVar[str]
+    """Names of a folder's files, such as ``"*.jsonl"``."""
+
+    def __init__(self, files: str | list[str], held_out_files: str | list[str] | None, held_out_share: float) -> None:
+        check_range("held_out_share", held_out_share, 0.0, 0.9)
+        self.files = files
+        self.held_out_files = held_out_files
+        self.held_out_share = held_out_share
+
+    @abstractmethod
+    def read(self, path: Path, tokenizer: EndingTokenizer) -> list[Episode]:
+        """The episodes of one file as rows of tokens.
+
+        Raises:
+            ValueError: At the first thing that is wrong; the message names the file.
+        """
+
+    def paths(self, *, held_out: bool) -> list[Path]:
+        """The files of one part; none is held out where a share is.
+
+        Raises:
+            ValueError: If a path does not exist, or a folder holds no such file.
+        """
+        if not held_out:
+            return found_files("files", self.files, self.pattern)
+        return [] if self.held_out_files is None else found_files("held_out_files", self.held_out_files, self.pattern)
+
+    def episodes(self, tokenizer: EndingTokenizer, *, held_out: bool, seed: int) -> list[Episode]:
+        """The episodes of one part as rows of tokens.
+
+        Raises:
+            ValueError: As ``paths`` and ``read``.
+        """
+        if self.held_out_files is not None:
+            return self.read_all(self.paths(held_out=held_out), tokenizer)
+        found = self.read_all(self.paths(held_out=False), tokenizer)
+        return held_out_part(found, self.held_out_share, held_out=held_out)
+
+    def read_all(self, paths: Sequence[Path], tokenizer: EndingTokenizer) -> list[Episode]:
+        """The episodes of several files.
+
+        Raises:
+            ValueError: As ``read``.
+        """
+        return [episode for path in paths for episode in self.read(path, tokenizer)]
+
+
 def merge_turns(turns: Sequence[Example]) -> list[Example]:
     """Put successive turns into one row where each prompt begins with all that was shown and written before.
 
@@ -98,15 +159,6 @@ def held_out_part(episodes: Sequence[Episode], share: float, *, held_out: bool) 
     ordered = sorted(set(keys))
     kept = set(ordered[: min(math.ceil(share * len(ordered)), len(ordered) - 1)])
     return [episode for episode, key in zip(episodes, keys, strict=True) if (key in kept) == held_out]
-
-
-def check_share(share: float) -> None:
-    """Refuse a share that leaves nothing to learn from.
-
-    Raises:
-        ValueError: If it is not in [0, 0.9].
-    """
-    check_range("held_out_share", share, 0.0, 0.9)
 
 
 def found_files(argument: str, given: str | Sequence[str], pattern: str) -> list[Path]:

@@ -6,15 +6,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from gigpo_lightning.errors import check_count
-from gigpo_lightning.imitation.base import (
-    EndingTokenizer,
-    Episode,
-    Example,
-    check_share,
-    found_files,
-    held_out_part,
-    merge_turns,
-)
+from gigpo_lightning.imitation.base import EndingTokenizer, Episode, Example, FileDemonstrations, merge_turns
 from gigpo_lightning.strict_json import load_json
 
 Message: TypeAlias = Mapping[str, str]
@@ -31,7 +23,7 @@ class _Line:
     completion: str = ""
 
 
-class ChatMessages:
+class ChatMessages(FileDemonstrations):
     """Episodes in JSONL files of chats, as TRL and verl train on them, one a line.
 
     A line is ``{"messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}, ...]}`` or
@@ -52,6 +44,8 @@ class ChatMessages:
         ValueError: If a file does not exist, or a number is out of its range.
     """
 
+    pattern = "*.jsonl"
+
     def __init__(
         self,
         files: str | list[str],
@@ -59,12 +53,9 @@ class ChatMessages:
         held_out_share: float = 0.1,
         turns_shown: int | None = None,
     ) -> None:
-        check_share(held_out_share)
+        super().__init__(files, held_out_files, held_out_share)
         if turns_shown is not None:
             check_count("turns_shown", turns_shown, 0)
-        self.files = files
-        self.held_out_files = held_out_files
-        self.held_out_share = held_out_share
         self.turns_shown = turns_shown
 
     def prepare(self) -> None:
@@ -73,27 +64,15 @@ class ChatMessages:
         Raises:
             ValueError: At the first line that is wrong; the message names file and line.
         """
-        for path in (*self._files(held_out=False), *self._files(held_out=True)):
+        for path in (*self.paths(held_out=False), *self.paths(held_out=True)):
             _read(path)
 
-    def episodes(self, tokenizer: EndingTokenizer, *, held_out: bool, seed: int) -> list[Episode]:
-        """The lines of one part as rows of tokens.
+    def read(self, path: Path, tokenizer: EndingTokenizer) -> list[Episode]:
+        """The lines of a file as rows of tokens.
 
         Raises:
             ValueError: At the first line that is wrong, or that the chat template refuses.
         """
-        own = self._files(held_out=held_out)
-        found = [each for path in own or self._files(held_out=False) for each in self._encoded(path, tokenizer)]
-        if self.held_out_files is not None:
-            return found
-        return held_out_part(found, self.held_out_share, held_out=held_out)
-
-    def _files(self, *, held_out: bool) -> list[Path]:
-        if not held_out:
-            return found_files("files", self.files, "*.jsonl")
-        return [] if self.held_out_files is None else found_files("held_out_files", self.held_out_files, "*.jsonl")
-
-    def _encoded(self, path: Path, tokenizer: EndingTokenizer) -> list[Episode]:
         end: int | None = None
         encoded: list[Episode] = []
         for number, line in _read(path):

@@ -7,15 +7,7 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from gigpo_lightning.errors import check_count, check_range
-from gigpo_lightning.imitation.base import (
-    EndingTokenizer,
-    Episode,
-    Example,
-    check_share,
-    found_files,
-    held_out_part,
-    merge_turns,
-)
+from gigpo_lightning.imitation.base import EndingTokenizer, Episode, Example, FileDemonstrations, merge_turns
 from gigpo_lightning.rollout.store import read_trajectories
 from gigpo_lightning.trajectory import Step, Trajectory, TrajectoryGroup
 
@@ -62,7 +54,7 @@ class BestEpisodes:
         return sorted(passed, key=lambda each: (-each.episode_return, len(each.steps)))[: self.per_task]
 
 
-class StoredEpisodes:
+class StoredEpisodes(FileDemonstrations):
     """Episodes in Parquet files, as runs write them to ``trajectories/``: ``gigpo predict``'s, or a training's.
 
     Prompts and replies are learnt as the tokens that they were, so the files must come from a policy with the same
@@ -80,6 +72,8 @@ class StoredEpisodes:
         ValueError: If a number is out of its range.
     """
 
+    pattern = "*.parquet"
+
     def __init__(
         self,
         files: str | list[str],
@@ -88,11 +82,8 @@ class StoredEpisodes:
         held_out_share: float = 0.1,
         valid_actions_only: bool = True,
     ) -> None:
-        check_share(held_out_share)
-        self.files = files
+        super().__init__(files, held_out_files, held_out_share)
         self.keep = keep
-        self.held_out_files = held_out_files
-        self.held_out_share = held_out_share
         self.valid_actions_only = valid_actions_only
 
     def prepare(self) -> None:
@@ -101,31 +92,27 @@ class StoredEpisodes:
         Raises:
             ValueError: If a path does not exist.
         """
-        self._files(held_out=False)
-        self._files(held_out=True)
+        self.paths(held_out=False)
+        self.paths(held_out=True)
 
-    def episodes(self, tokenizer: EndingTokenizer, *, held_out: bool, seed: int) -> list[Episode]:
-        """The kept episodes of one part as rows of tokens.
+    def read_all(self, paths: Sequence[Path], tokenizer: EndingTokenizer) -> list[Episode]:
+        """The kept episodes of several files.
 
         Raises:
-            ValueError: If a file is refused as by ``read_trajectories``, was written with another tokenizer, or no
-                episode is kept.
+            ValueError: As ``read``; and if no episode is kept.
         """
-        own = self._files(held_out=held_out)
-        found = [each for path in own or self._files(held_out=False) for each in self._kept(path, tokenizer)]
+        found = super().read_all(paths, tokenizer)
         if not found:
             name = type(self.keep).__name__
             raise ValueError(f"keep must leave an episode of {self.files!r} to learn from, but {name} leaves none")
-        if self.held_out_files is not None:
-            return found
-        return held_out_part(found, self.held_out_share, held_out=held_out)
+        return found
 
-    def _files(self, *, held_out: bool) -> list[Path]:
-        if not held_out:
-            return found_files("files", self.files, "*.parquet")
-        return [] if self.held_out_files is None else found_files("held_out_files", self.held_out_files, "*.parquet")
+    def read(self, path: Path, tokenizer: EndingTokenizer) -> list[Episode]:
+        """The kept episodes of a file as rows of tokens.
 
-    def _kept(self, path: Path, tokenizer: EndingTokenizer) -> list[Episode]:
+        Raises:
+            ValueError: If the file is refused as by ``read_trajectories``, or was written with another tokenizer.
+        """
         groups, _ = read_trajectories(path)
         chosen = [each for group in groups for each in self.keep.keep(group)]
         episodes: list[Episode] = []

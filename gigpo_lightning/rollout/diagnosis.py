@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gigpo_lightning.rollout.replies import ReplyCounts
-from gigpo_lightning.text import percent
+from gigpo_lightning.text import percent, shown
 
 _EPOCHS_WITHOUT_SIGNAL = 3
 _ALL, _MOST, _MANY = 0.99, 0.5, 0.2  # shares of replies
@@ -36,11 +36,10 @@ def _invalid(seen: Observed) -> str | None:
     if seen.replies.invalid_rate < _ALL:
         return None
     problem, share = seen.replies.commonest_problem
-    reply = " ".join(seen.replies.examples.get(problem, "").split())
-    shown = reply if len(reply) <= _SHOWN else f"{reply[:_SHOWN]}..."
+    reply = shown(" ".join(seen.replies.examples.get(problem, "").split()), _SHOWN)
     return (
         f"{percent(seen.replies.invalid_rate)} of the replies are invalid, {percent(share)} because of {problem!r}; "
-        f"one of them is {shown!r}. The policy cannot learn a format that it never writes: show it by imitation first "
+        f"one of them is {reply}. The policy cannot learn a format that it never writes: show it by imitation first "
         "(modules.BehaviourCloningModule, docs/warm_start.md), name a model that follows instructions, or choose "
         "another data.prompt"
     )

@@ -1,8 +1,6 @@
 """The fuzzer of configurations: what it makes of mutants whose outcome is known, and a few real ones."""
 
-import importlib.util
 import json
-import sys
 from dataclasses import replace
 
 import pytest
@@ -10,6 +8,7 @@ import yaml
 
 from tests.conftest import ROOT
 from tests.forked import finish, start
+from tests.scripts import loaded
 
 SOURCE = "configs/gridworld_cpu.yaml"
 
@@ -17,12 +16,8 @@ SOURCE = "configs/gridworld_cpu.yaml"
 @pytest.fixture(scope="module")
 def fuzz():
     """The script as a module."""
-    spec = importlib.util.spec_from_file_location("fuzz_config", ROOT / "benchmarks" / "fuzz_config.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules[spec.name]
+    with loaded(ROOT / "benchmarks" / "fuzz_config.py") as module:
+        yield module
 
 
 @pytest.fixture

@@ -1,23 +1,18 @@
 """The 47 mistakes: what their script takes for an answer that helps."""
 
-import importlib.util
 import re
-import sys
 
 import pytest
 
 from tests.conftest import ROOT
+from tests.scripts import loaded
 
 
 @pytest.fixture(scope="module")
 def mistakes():
     """The script as a module."""
-    spec = importlib.util.spec_from_file_location("mistakes", ROOT / "benchmarks" / "mistakes.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules[spec.name]
+    with loaded(ROOT / "benchmarks" / "mistakes.py") as module:
+        yield module
 
 
 @pytest.fixture

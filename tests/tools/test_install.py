@@ -1,6 +1,5 @@
 """What `make install` decides before it installs anything."""
 
-import importlib.util
 import json
 import tomllib
 from pathlib import Path
@@ -9,16 +8,14 @@ from typing import Any
 
 import pytest
 
+from tests.scripts import loaded
+
 
 @pytest.fixture
 def installer(repository_root: Path) -> ModuleType:
     """The script as a module of its own, so that a test may move its folders."""
-    spec = importlib.util.spec_from_file_location("install", repository_root / "tools" / "install.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    with loaded(repository_root / "tools" / "install.py") as module:
+        return module
 
 
 @pytest.fixture
