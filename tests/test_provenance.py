@@ -5,7 +5,7 @@ from datetime import datetime
 
 import pytest
 
-from gigpo_lightning.provenance import command_line, git_state, now, processor
+from gigpo_lightning.provenance import command_line, git_state, installed_version, now, processor
 
 
 @pytest.fixture
@@ -57,3 +57,8 @@ def test_the_processor_has_a_name_and_its_memory():
     assert found["name"]
     assert found["cores"] >= 1
     assert found["memory_gib"] > 0
+
+
+def test_a_checkout_without_an_installation_has_no_version() -> None:
+    assert installed_version("pytest") == pytest.__version__
+    assert installed_version("gigpo-of-a-checkout") is None
