@@ -145,6 +145,7 @@ def _training(tiny: bool, source: Path, home: Path, recorder: Recorder) -> dict[
         "accelerator": "auto",
         "max_epochs": epochs,
         "check_val_every_n_epoch": 1 if tiny else _EVALUATE_EVERY,
+        "enable_checkpointing": False,  # Lightning's own would write 1.6 GB after every epoch
         "default_root_dir": str(home / "training"),
         "callbacks": [WEIGHT_SYNC, *kept, lines],
         "precision": _precision(),

@@ -56,7 +56,11 @@ def synced(request, tmp_path_factory):
     with ExitStack() as stack:
         if name == "vllm":
             engine: RolloutEngine = VLLMEngine(
-                dtype=VLLM_TYPE, kv_cache_gib=0.125, gpu_memory_utilization=0.2, max_lora_rank=rank
+                dtype=VLLM_TYPE,
+                kv_cache_gib=0.125,
+                gpu_memory_utilization=0.2,
+                max_lora_rank=rank,
+                allow_sleep=DEVICE.type == "cuda",  # on a CPU it has nothing to give back
             )
         elif name == "server":
             folder = tmp_path_factory.mktemp("model")
