@@ -5,6 +5,12 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 
+TEXT_MARK = "\U000e01ef"
+"""Stands inside what looks like a special token and is text (``Tokenizer.as_text``).
+
+The last of the variation selectors: nothing uses it, nothing shows it, and ``repr`` leaves it as it is.
+"""
+
 
 def well_formed(text: str) -> str:
     """The text without lone surrogates, which no tokenizer or pipe would take later on."""

@@ -1,12 +1,15 @@
 """Wraps a Transformers tokenizer in the core's small Tokenizer protocol."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from functools import cached_property
 from typing import Any, cast
 
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
-from gigpo_lightning.text import well_formed
+from gigpo_lightning.text import TEXT_MARK, well_formed
+from modules.chat_variables import check_variables
+from modules.special_tokens import SpecialTokens
 
 
 class TransformersTokenizer:
@@ -36,13 +39,26 @@ class TransformersTokenizer:
         self._backend: Any = getattr(tokenizer, "backend_tokenizer", None)
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of plain text, without special tokens added; half a surrogate pair becomes a question mark."""
+        """Token ids of a text, without special tokens added; half a surrogate pair becomes a question mark.
+
+        Special tokens in it are encoded as such, unless ``as_text`` has marked them as text.
+        """
         text = well_formed(text)
+        if TEXT_MARK in text:
+            return self._special.encode_marked(text)
         backend = self._backend
         if backend is not None and backend.truncation is None and backend.padding is None:
             # The same ids in a third of the time: without offsets, and without what Transformers puts around them.
             return cast("list[int]", backend.encode_batch_fast([text], add_special_tokens=False)[0].ids)
         return cast("list[int]", self.tokenizer.encode(text, add_special_tokens=False))
+
+    def as_text(self, text: str, markers: Collection[str] = ()) -> str:
+        """The text, marked so that ``encode`` takes what looks like a special token or a marker in it as plain text."""
+        return self._special.as_text(text, markers)
+
+    @cached_property
+    def _special(self) -> SpecialTokens:
+        return SpecialTokens(self.tokenizer)
 
     def exact_text(self, ids: Sequence[int]) -> str:
         """Text of token ids, special tokens and all."""
@@ -59,26 +75,46 @@ class TransformersTokenizer:
         folder = self.tokenizer.name_or_path
         return f"the tokenizer {folder!r}" if folder else "the policy's tokenizer, made of a vocabulary,"
 
-    def encode_chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+    def encode_chat(self, messages: Sequence[Mapping[str, Any]], **chat_template_kwargs: Any) -> list[int]:
         """Token ids of a chat through the model's own template, ready for the assistant's reply.
 
         Raises:
-            ValueError: If the checkpoint has no chat template, or the template refuses the messages.
+            ValueError: As ``write_chat``.
+        """
+        return self.encode(self.write_chat(messages, **chat_template_kwargs))
+
+    def write_chat(self, messages: Sequence[Mapping[str, Any]], **chat_template_kwargs: Any) -> str:
+        """Text of a chat through the model's own template, ready for the assistant's reply.
+
+        Args:
+            messages: The chat, a role and a content each.
+            chat_template_kwargs: What the template takes beside them, such as ``tools``.
+
+        Raises:
+            ValueError: If the checkpoint has no chat template, or the template refuses the messages or does not take a
+                keyword.
         """
         if not self.tokenizer.chat_template:
             raise ValueError(
                 f"{self._name} must have a chat template for this prompt, but has none. Use an instruct checkpoint, or "
                 "a prompt in plain words such as gigpo_lightning.prompts.text.CompactTextPrompt"
             )
-        conversation: Any = [{key: well_formed(text) for key, text in each.items()} for each in messages]
+        conversation: Any = [
+            {key: well_formed(value) if isinstance(value, str) else value for key, value in each.items()}
+            for each in messages
+        ]
+        template = self.tokenizer.get_chat_template(tools=chat_template_kwargs.get("tools"))
+        check_variables(template, chat_template_kwargs.keys(), self._name)
         try:
-            ids = self.tokenizer.apply_chat_template(conversation, add_generation_prompt=True, return_dict=False)
-        except TemplateError as error:
+            text = self.tokenizer.apply_chat_template(
+                conversation, add_generation_prompt=True, tokenize=False, **chat_template_kwargs
+            )
+        except (TemplateError, TypeError) as error:
             raise ValueError(
                 f"the chat template of {self._name} must take a chat of the roles "
                 f"{[each['role'] for each in conversation]}, but says: {error}"
             ) from error
-        return [int(i) for i in cast("list[int]", ids)]
+        return cast("str", text)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of token ids, special tokens left out."""

@@ -91,13 +91,13 @@ class ChatMessages(FileDemonstrations):
         self, shown: Sequence[Message], messages: Sequence[Message], tokenizer: EndingTokenizer, end: int
     ) -> list[Example]:
         """A row for each reply, put together where the conversation only grows."""
-        turns, chat = [], list(shown)
+        turns, chat = [], [_without_orders(message, tokenizer) for message in shown]
         for message in messages:
             if message["role"] == "assistant":
                 prompt = tokenizer.encode_chat(_last_turns(chat, self.turns_shown))
                 reply = (*tokenizer.encode(message["content"]), end)
                 turns.append(Example(prompt_ids=tuple(prompt), reply_ids=reply))
-            chat.append(message)
+            chat.append(_without_orders(message, tokenizer))
         return merge_turns(turns)
 
 
@@ -170,6 +170,13 @@ def _last_turns(chat: Sequence[Message], turns_shown: int | None) -> Sequence[Me
     replies = [at for at, message in enumerate(chat) if message["role"] == "assistant"]
     ends = [first, *(at + 1 for at in replies)]
     return [*chat[:first], *chat[ends[max(0, len(ends) - 1 - turns_shown)] :]]
+
+
+def _without_orders(message: Message, tokenizer: EndingTokenizer) -> Message:
+    """A message whose special tokens are text, unless the policy is to write it."""
+    if message["role"] == "assistant":
+        return message
+    return {**message, "content": tokenizer.as_text(message["content"])}
 
 
 def _turn_end(tokenizer: EndingTokenizer) -> int:

@@ -8,6 +8,7 @@ from gigpo_lightning.environments.splits import check_apart, check_split_names, 
 from gigpo_lightning.errors import check_count, check_range
 from gigpo_lightning.imitation.base import EndingTokenizer, Episode, Example
 from gigpo_lightning.prompts.base import NoRoomError, Prompt, ReplyWriter
+from gigpo_lightning.prompts.world_text import as_text
 
 
 class ExpertDemonstrations:
@@ -100,7 +101,8 @@ class ExpertDemonstrations:
 
     def _encoded(self, tokenizer: EndingTokenizer, demonstration: Demonstration) -> Example:
         try:
-            prompt = self.prompt.encode(demonstration.view, tokenizer, self.max_prompt_tokens)
+            view = as_text(demonstration.view, tokenizer, self.prompt)
+            prompt = self.prompt.encode(view, tokenizer, self.max_prompt_tokens)
         except NoRoomError as error:
             raise NoRoomError(f"max_prompt_tokens must have room for every prompt, but: {error}") from error
         reply = demonstration.action

@@ -9,6 +9,7 @@ from itertools import pairwise
 from gigpo_lightning.prompts.base import EncodedPrompt, ShowsHistory, Tokenizer, TurnView, WholeReply
 from gigpo_lightning.prompts.fitting import fit_prompt
 from gigpo_lightning.prompts.tagged import TaggedPrompt, tell_turn
+from gigpo_lightning.prompts.world_text import as_text
 
 _NOT_OFFERED = ("help",)
 
@@ -76,6 +77,7 @@ class CompactAlfworldPrompt(WholeReply, ShowsHistory):
         Raises:
             NoRoomError: If task and commands alone are longer than ``max_tokens``.
         """
+        view = as_text(view, tokenizer, self)
         task = _words(view.instruction)
         turns = _turns(view, frozenset(task), self.history_length)
         tried = frozenset(action for _, action in view.history) if self.mark_tried else frozenset()

@@ -1,6 +1,6 @@
 """What a prompt is: a template and the parser of its replies, side by side in one class."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -21,9 +21,15 @@ class Tokenizer(Protocol):
         """Token ids that end a reply."""
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of plain text, without special tokens added."""
+        """Token ids of a text, without special tokens added; what ``as_text`` has marked is plain text."""
 
-    def encode_chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+    def as_text(self, text: str, markers: Collection[str] = ()) -> str:
+        """The text, marked so that what looks like a special token or a marker in it is encoded as plain text.
+
+        A text without any is not changed, nor is a marked one.
+        """
+
+    def encode_chat(self, messages: Sequence[Mapping[str, Any]], **chat_template_kwargs: Any) -> list[int]:
         """Token ids of a chat through the model's own template, ready for the assistant's reply."""
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -40,6 +46,8 @@ class Turn:
         response: What the policy wrote, in words.
         prompt_ids: What it was shown, in tokens.
         completion_ids: What it wrote, in tokens, its stop token included.
+        admissible_actions: Commands that did something then; None where the environment does not say.
+        first_turn: Number of the oldest turn that its prompt showed, from 0.
     """
 
     observation: str
@@ -47,6 +55,8 @@ class Turn:
     response: str = ""
     prompt_ids: tuple[int, ...] = ()
     completion_ids: tuple[int, ...] = ()
+    admissible_actions: tuple[str, ...] | None = None
+    first_turn: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +69,7 @@ class TurnView:
         admissible_actions: Commands that do something now; None where the environment does not say.
         history: All earlier turns of the episode as (observation, action), oldest first.
         turns: The same turns with what was really shown and written; a prompt is free to repeat, drop or rewrite them.
+        tools: JSON schemas of the functions that the policy may call, as chat templates take them.
     """
 
     instruction: str
@@ -66,6 +77,7 @@ class TurnView:
     admissible_actions: tuple[str, ...] | None
     history: tuple[tuple[str, str], ...] = ()
     turns: tuple[Turn, ...] = ()
+    tools: tuple[Mapping[str, Any], ...] = ()
 
     def __post_init__(self) -> None:
         if self.turns and not self.history:
@@ -79,12 +91,14 @@ class EncodedPrompt:
     Attributes:
         ids: Token ids for the engine.
         truncated: Whether something had to be left out to fit.
+        first_turn: Number of the oldest turn that it shows, from 0, where that matters to the next prompt.
         extras: What an engine is to be given beside token ids, by name, such as images; an engine of a model
             refuses names that it does not know. Stored steps and the update have token ids alone.
     """
 
     ids: tuple[int, ...]
     truncated: bool = False
+    first_turn: int = 0
     extras: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -96,11 +110,14 @@ class ParsedAction:
         action: The command to send to the environment; sent even when not valid.
         valid: Whether the reply kept the rules; if not, it costs the invalid-action penalty.
         problem: Which rule was broken, in a few words; empty when valid.
+        answer: What the policy is told in place of the environment's answer, which is not asked: the step changes
+            nothing and is worth nothing. Empty to send the action.
     """
 
     action: str
     valid: bool
     problem: str = ""
+    answer: str = ""
 
 
 @runtime_checkable
@@ -142,7 +159,10 @@ def check_markers(prompt: Prompt, is_unknown: Callable[[str], bool]) -> None:
 
 @runtime_checkable
 class WritesChats(Protocol):
-    """A prompt that says whether it is written through the model's chat template."""
+    """A prompt that says whether it is written through the model's chat template.
+
+    It may have ``chat_template_kwargs`` too, a dictionary: what the template takes beside the messages.
+    """
 
     writes_chats: bool
 
@@ -151,10 +171,12 @@ def check_chat_template(prompt: Prompt, tokenizer: Tokenizer) -> None:
     """Refuse a tokenizer whose chat template cannot write what the prompt needs; others than ``WritesChats`` need none.
 
     Raises:
-        ValueError: If there is no template, or it refuses a user's message.
+        ValueError: If there is no template, it refuses a user's message, or it does not read one of
+            ``chat_template_kwargs``.
     """
     if isinstance(prompt, WritesChats) and prompt.writes_chats:
-        tokenizer.encode_chat([{"role": "user", "content": "hello"}])
+        kwargs = getattr(prompt, "chat_template_kwargs", {})
+        tokenizer.encode_chat([{"role": "user", "content": "hello"}], **kwargs)
 
 
 @runtime_checkable

@@ -2,6 +2,7 @@
 
 from gigpo_lightning.prompts.base import EncodedPrompt, NoRoomError, Tokenizer, TurnView, WholeReply
 from gigpo_lightning.prompts.text import ACT, NOW, TASK
+from gigpo_lightning.prompts.world_text import as_text
 
 
 class CompactConversationPrompt(WholeReply):
@@ -23,6 +24,7 @@ class CompactConversationPrompt(WholeReply):
             NoRoomError: If the task and the present observation alone are longer.
             ValueError: If earlier turns are known in words alone, as an expert's demonstrations are.
         """
+        view = as_text(view, tokenizer, self)
         if view.history and not view.turns:
             raise ValueError(
                 "a conversation must have the tokens of its earlier turns (TurnView.turns), got words alone"

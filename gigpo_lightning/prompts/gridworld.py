@@ -3,6 +3,7 @@
 from gigpo_lightning.environments.gridworld import MOVES
 from gigpo_lightning.prompts.base import EncodedPrompt, ParsedAction, ShowsHistory, Tokenizer, TurnView
 from gigpo_lightning.prompts.fitting import fit_prompt
+from gigpo_lightning.prompts.world_text import as_text
 from gigpo_lightning.text import well_formed
 
 DID, ACT = "<did>", "<act>"
@@ -24,6 +25,7 @@ class GridworldPrompt(ShowsHistory):
         Raises:
             NoRoomError: If ``max_tokens`` has no room for the marker that ends a prompt.
         """
+        view = as_text(view, tokenizer, self)
 
         def write(num_turns: int, observation: str) -> list[int]:
             earlier = view.history[len(view.history) - num_turns :]

@@ -2,11 +2,13 @@
 
 import json
 import re
+from typing import Any
 
 from gigpo_lightning.environments.search_qa.tags import ANSWER, SEARCH, blocks
 from gigpo_lightning.errors import check_count
 from gigpo_lightning.prompts.base import EncodedPrompt, ParsedAction, Tokenizer, TurnView
 from gigpo_lightning.prompts.fitting import fit_prompt
+from gigpo_lightning.prompts.world_text import as_text
 from gigpo_lightning.text import well_formed
 
 _ROLE = "You are skilled at answering questions one step at a time, with a search engine at hand."
@@ -37,6 +39,7 @@ class SearchQAPrompt:
 
     Args:
         history_length: Turns shown, with what came of each; four are all that an episode of the paper can have.
+        chat_template_kwargs: What the model's chat template takes beside the messages, such as ``enable_thinking``.
 
     Raises:
         ValueError: If ``history_length`` is not positive.
@@ -44,9 +47,10 @@ class SearchQAPrompt:
 
     writes_chats = True
 
-    def __init__(self, history_length: int = 4) -> None:
+    def __init__(self, history_length: int = 4, chat_template_kwargs: dict[str, Any] | None = None) -> None:
         check_count("history_length", history_length, why="or no search would be of use")
         self.history_length = history_length
+        self.chat_template_kwargs = chat_template_kwargs or {}
 
     def encode(self, view: TurnView, tokenizer: Tokenizer, max_tokens: int) -> EncodedPrompt:
         """Write the turn in at most ``max_tokens`` tokens: oldest turns go first, then the last result's beginning.
@@ -54,6 +58,7 @@ class SearchQAPrompt:
         Raises:
             NoRoomError: If the question alone is longer than ``max_tokens``.
         """
+        view = as_text(view, tokenizer, self)
         if not view.history:
             return fit_prompt(lambda _turns, _information: self.write(view, 0, "", tokenizer), 0, "", max_tokens)
 
@@ -76,7 +81,8 @@ class SearchQAPrompt:
                 "<search> and </search>, and what the search engine found between <information> and </information>:\n"
                 + "\n".join(lines)
             )
-        return tokenizer.encode_chat([{"role": "user", "content": "\n\n".join((*parts, _ORDER))}])
+        content = "\n\n".join((*parts, _ORDER))
+        return tokenizer.encode_chat([{"role": "user", "content": content}], **self.chat_template_kwargs)
 
     def parse(self, response: str, view: TurnView) -> ParsedAction:
         """Read what stands between the first search tags, else between the first answer tags.
@@ -112,6 +118,9 @@ class CompactSearchQAPrompt(SearchQAPrompt):
 
     markers = (TASK, DID, SAW, PASSAGE, ACT, *_TAGS)
     writes_chats = False
+
+    def __init__(self, history_length: int = 4) -> None:
+        super().__init__(history_length)
 
     def write(self, view: TurnView, num_turns: int, information: str, tokenizer: Tokenizer) -> list[int]:
         """Token ids of words and markers, of so many turns, the last of which found this information."""

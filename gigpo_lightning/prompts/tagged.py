@@ -3,11 +3,12 @@
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Collection
-from dataclasses import dataclass, replace
-from typing import ClassVar
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
 
 from gigpo_lightning.prompts.base import EncodedPrompt, ParsedAction, ShowsHistory, Tokenizer, TurnView
 from gigpo_lightning.prompts.fitting import fit_prompt
+from gigpo_lightning.prompts.world_text import as_text
 from gigpo_lightning.text import well_formed
 
 _CHINESE = re.compile(r"[\u4e00-\u9fff]")
@@ -33,6 +34,8 @@ class TaggedPrompt(ShowsHistory, ABC):
     """A reply without think tags, in lower case, is invalid."""
     require_admissible: bool = False
     """An action outside the available ones is invalid. The paper lets it pass: it costs a step."""
+    chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
+    """What the model's chat template takes beside the messages, such as ``enable_thinking``."""
 
     @abstractmethod
     def message(self, view: TurnView, num_turns: int, observation: str) -> str:
@@ -52,10 +55,11 @@ class TaggedPrompt(ShowsHistory, ABC):
         Raises:
             NoRoomError: If task and available actions alone are longer than ``max_tokens``.
         """
+        view = as_text(view, tokenizer, self)
 
         def write(num_turns: int, observation: str) -> list[int]:
             content = self.message(view, num_turns, observation)
-            return tokenizer.encode_chat([{"role": "user", "content": content}])
+            return tokenizer.encode_chat([{"role": "user", "content": content}], **self.chat_template_kwargs)
 
         turns = self.num_turns(view)
         prompt = fit_prompt(write, turns, view.observation, max_tokens)

@@ -1,8 +1,11 @@
 """Prompts for any environment of strings: a chat message for instruct models, plain words for tiny policies."""
 
+from typing import Any
+
 from gigpo_lightning.prompts.base import EncodedPrompt, ShowsHistory, Tokenizer, TurnView, WholeReply
 from gigpo_lightning.prompts.fitting import fit_prompt
 from gigpo_lightning.prompts.tagged import TaggedPrompt, tell_turn
+from gigpo_lightning.prompts.world_text import as_text
 
 _ORDER = "Choose what to do next."
 _THINK = "First think it through, step by step, between <think> and </think>. Then write"
@@ -23,6 +26,7 @@ class TextPrompt(TaggedPrompt):
         history_length: Earlier turns shown, as pairs of observation and action.
         require_think: The reply is told to think first, and one without think tags is invalid.
         require_admissible: An action outside the available ones is invalid.
+        chat_template_kwargs: What the model's chat template takes beside the messages, such as ``enable_thinking``.
 
     Raises:
         ValueError: If ``history_length`` is negative.
@@ -31,9 +35,14 @@ class TextPrompt(TaggedPrompt):
     any_text = True
 
     def __init__(
-        self, role: str = "", history_length: int = 2, require_think: bool = True, require_admissible: bool = False
+        self,
+        role: str = "",
+        history_length: int = 2,
+        require_think: bool = True,
+        require_admissible: bool = False,
+        chat_template_kwargs: dict[str, Any] | None = None,
     ) -> None:
-        super().__init__(history_length, require_think, require_admissible)
+        super().__init__(history_length, require_think, require_admissible, chat_template_kwargs or {})
         self.role = role
 
     def message(self, view: TurnView, num_turns: int, observation: str) -> str:
@@ -63,6 +72,7 @@ class CompactTextPrompt(WholeReply, ShowsHistory):
         Raises:
             NoRoomError: If task and available actions alone are longer than ``max_tokens``.
         """
+        view = as_text(view, tokenizer, self)
         task = (TASK, view.instruction) if view.instruction else ()
         offer = (CAN, *view.admissible_actions) if view.admissible_actions else ()
 

@@ -17,6 +17,7 @@ from gigpo_lightning.environments.webshop.reading import (
 from gigpo_lightning.prompts.base import EncodedPrompt, ParsedAction, ShowsHistory, Tokenizer, TurnView
 from gigpo_lightning.prompts.fitting import fit_prompt
 from gigpo_lightning.prompts.tagged import TaggedPrompt, tell_turn
+from gigpo_lightning.prompts.world_text import as_text
 from gigpo_lightning.text import well_formed
 
 _MOST_CHARACTERS = 13_000
@@ -92,6 +93,7 @@ class CompactWebShopPrompt(ShowsHistory):
         Raises:
             NoRoomError: If instruction and actions alone are longer than ``max_tokens``.
         """
+        view = as_text(view, tokenizer, self)
         wanted = wanted_words(view.instruction)
         limit = price_limit(view.instruction)
         task = (TASK, *wanted, *((LIMIT, _dollars(limit)) if limit else ()))

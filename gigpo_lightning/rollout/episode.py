@@ -8,6 +8,7 @@ from gigpo_lightning.environments.base import Task
 from gigpo_lightning.errors import check_count
 from gigpo_lightning.pool.copies import EnvironmentEvent
 from gigpo_lightning.prompts.base import NoRoomError, Prompt, Tokenizer, Turn, TurnView
+from gigpo_lightning.prompts.world_text import as_text
 from gigpo_lightning.trajectory import Step, StopReason, Trajectory
 
 
@@ -135,7 +136,8 @@ class EpisodePlayer:
             turns=tuple(episode.turns),
         )
         try:
-            encoded = self.prompt.encode(episode.view, self.tokenizer, self.max_prompt_tokens)
+            view = as_text(episode.view, self.tokenizer, self.prompt)  # a user's prompt may not think of it
+            encoded = self.prompt.encode(view, self.tokenizer, self.max_prompt_tokens)
         except NoRoomError as error:
             raise NoRoomError(
                 f"no room for the prompt of task {episode.task.task_id!r}: the context of {self.context} "

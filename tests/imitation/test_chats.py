@@ -60,7 +60,7 @@ def test_a_conversation_that_grows_is_read_once(tmp_path: Path) -> None:
 class Forgetful(Words):
     """A template that leaves earlier replies out, as those of models that think do with their thoughts."""
 
-    def encode_chat(self, messages: Any) -> list[int]:
+    def encode_chat(self, messages: Any, **_: Any) -> list[int]:
         last = len(messages) - 1
         kept = [each for at, each in enumerate(messages) if each["role"] != "assistant" or at == last]
         return super().encode_chat(kept)
@@ -138,7 +138,7 @@ def test_a_bad_line_is_named_with_its_file_before_a_model_is_loaded(tmp_path: Pa
 
 def test_what_the_template_refuses_is_named_with_its_line(tmp_path: Path) -> None:
     class Strict(Words):
-        def encode_chat(self, messages: Any) -> list[int]:
+        def encode_chat(self, messages: Any, **_: Any) -> list[int]:
             if messages[0]["role"] == "system":
                 raise ValueError("no system messages")
             return super().encode_chat(messages)

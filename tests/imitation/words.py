@@ -1,6 +1,6 @@
 """A tokenizer of whole words with a chat template, for tests of what is imitated."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 END, TURN_END = "</s>", "<end>"
 
@@ -28,7 +28,10 @@ class Words:
                 self.known.append(word)
         return [self.known.index(word) for word in text.split()]
 
-    def encode_chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+    def as_text(self, text: str, markers: Collection[str] = ()) -> str:
+        return text
+
+    def encode_chat(self, messages: Sequence[Mapping[str, str]], **_: object) -> list[int]:
         said = [f"<{each['role']}> {each['content']} {self.turn_end}" for each in messages]
         return self.encode(" ".join((*said, "<assistant>")))
 

@@ -29,7 +29,10 @@ class Recorder:
     def encode(self, text: str) -> list[int]:
         return [1] * len(text.split())
 
-    def encode_chat(self, messages: Any) -> list[int]:
+    def as_text(self, text: str, markers: Any = ()) -> str:
+        return text
+
+    def encode_chat(self, messages: Any, **_: Any) -> list[int]:
         self.chats += 1
         return [1]
 

@@ -1,7 +1,7 @@
 """A tokenizer with one token a word, for tests of templates: ids are given as words are met."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 
 class GrowingTokenizer:
@@ -18,7 +18,10 @@ class GrowingTokenizer:
         parts = re.findall(r"<?\w+>?|\s+|[^\w\s]", text)
         return [self._ids.setdefault(part, len(self._ids)) for part in parts if not part.isspace()]
 
-    def encode_chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+    def as_text(self, text: str, markers: Collection[str] = ()) -> str:
+        return text
+
+    def encode_chat(self, messages: Sequence[Mapping[str, str]], **_: object) -> list[int]:
         return [token for message in messages for token in self.encode(f"<{message['role']}> {message['content']}")]
 
     def decode(self, ids: Sequence[int]) -> str:

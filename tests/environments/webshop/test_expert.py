@@ -197,7 +197,10 @@ class Words:
         self.met |= set(text.split())
         return [0] * len(text.split())
 
-    def encode_chat(self, messages: object) -> list[int]:
+    def as_text(self, text: str, markers: object = ()) -> str:
+        return text
+
+    def encode_chat(self, messages: object, **_: object) -> list[int]:
         raise NotImplementedError
 
     def decode(self, ids: object) -> str:
