@@ -192,6 +192,9 @@ class Experience:
         counts = {
             "tokens": self.played.progress.tokens,
             "rollout/truncated_prompts": sum(step.prompt_truncated for step in self._steps()),
+            "rollout/rewritten_prompts": sum(
+                episode.rewritten_prompts for group in self.played.every() for episode in group.trajectories
+            ),
             "rollout/carried_episodes": self.played.progress.carried,
             "rollout/dropped_episodes": self.played.progress.dropped,
             "rollout/retried_episodes": self.played.progress.retried,

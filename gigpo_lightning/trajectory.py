@@ -4,6 +4,7 @@ import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -90,6 +91,16 @@ class Trajectory:
     def episode_return(self) -> float:
         """Undiscounted sum of the rewards, R(τ) of Eq. 2, without the invalid-action penalty."""
         return math.fsum(step.reward for step in self.steps)
+
+    @property
+    def rewritten_prompts(self) -> int:
+        """Prompts that do not begin with the prompt and the reply before them, token by token."""
+        return sum(not _grows(before, after) for before, after in pairwise(self.steps))
+
+
+def _grows(before: Step, after: Step) -> bool:
+    shown, written = len(before.prompt_ids), len(before.prompt_ids) + len(before.completion_ids)
+    return after.prompt_ids[shown:written] == before.completion_ids and after.prompt_ids[:shown] == before.prompt_ids
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

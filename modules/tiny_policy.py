@@ -1,8 +1,10 @@
 """A small policy with a vocabulary of words, for CPUs, tests and demonstrations."""
 
+import re
 from collections.abc import Callable, Sequence
 
 import torch
+from tokenizers import AddedToken
 from tokenizers import Tokenizer as WordTokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
@@ -15,6 +17,7 @@ from modules.tokenizer import TransformersTokenizer
 
 _WIDEST = 1 << 16
 PAD, UNKNOWN, END = "<pad>", "<unk>", "<end>"
+_MARKER = re.compile(r"<\w+>")
 
 
 class TinyPolicy:
@@ -29,6 +32,7 @@ class TinyPolicy:
         max_length: Longest prompt plus reply, in tokens.
         tie_embeddings: Whether the output layer is the input embedding.
         seed: Seed of the weights.
+        chat_template: Template of chats, in Jinja, for prompts that are written through one; default: none.
 
     Raises:
         ValueError: If a number is out of its range.
@@ -44,6 +48,7 @@ class TinyPolicy:
         max_length: int = 512,
         tie_embeddings: bool = True,
         seed: int = 0,
+        chat_template: str | None = None,
     ) -> None:
         for name, size in {
             "hidden_size": hidden_size,
@@ -67,6 +72,7 @@ class TinyPolicy:
         self.max_length = max_length
         self.tie_embeddings = tie_embeddings
         self.seed = seed
+        self.chat_template = chat_template
 
     def skeleton(self) -> Policy:
         """The policy without its weights, on the meta device."""
@@ -84,7 +90,7 @@ class TinyPolicy:
             return self._make()
 
     def _make(self) -> Policy:
-        tokenizer = word_tokenizer(self.words)
+        tokenizer = word_tokenizer(self.words, self.chat_template)
         config = Qwen2Config(
             vocab_size=len(tokenizer),
             hidden_size=self.hidden_size,
@@ -101,11 +107,18 @@ class TinyPolicy:
         return Policy(Qwen2ForCausalLM(config), TransformersTokenizer(tokenizer))
 
 
-def word_tokenizer(words: Sequence[str]) -> PreTrainedTokenizerFast:
-    """Make a tokenizer with one token a word, split at white space, so that commands decode exactly."""
+def word_tokenizer(words: Sequence[str], chat_template: str | None = None) -> PreTrainedTokenizerFast:
+    """Make a tokenizer with one token a word, split at white space, so that commands decode exactly.
+
+    Words in angle brackets that the chat template writes are special tokens: nothing else can write them.
+    """
     vocabulary = {word: index for index, word in enumerate((PAD, UNKNOWN, END, *words))}
     backend = WordTokenizer(WordLevel(vocabulary, unk_token=UNKNOWN))
     backend.pre_tokenizer = WhitespaceSplit()
-    return PreTrainedTokenizerFast(
+    markers = sorted(set(_MARKER.findall(chat_template or "")) & set(words))
+    backend.add_special_tokens([AddedToken(marker, special=True, normalized=False) for marker in markers])
+    tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=backend, pad_token=PAD, unk_token=UNKNOWN, eos_token=END, clean_up_tokenization_spaces=False
     )
+    tokenizer.chat_template = chat_template
+    return tokenizer

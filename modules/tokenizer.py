@@ -1,5 +1,8 @@
 """Wraps a Transformers tokenizer in the core's small Tokenizer protocol."""
 
+import inspect
+import itertools
+import logging
 from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 from typing import Any, cast
@@ -10,6 +13,8 @@ from transformers import PreTrainedTokenizerBase
 from gigpo_lightning.text import TEXT_MARK, well_formed
 from modules.chat_variables import check_variables
 from modules.special_tokens import SpecialTokens
+
+_logger = logging.getLogger(__name__)
 
 
 class TransformersTokenizer:
@@ -64,6 +69,32 @@ class TransformersTokenizer:
         """Text of token ids, special tokens and all."""
         text = self.tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
         return cast("str", text)
+
+    def written_text(self, ids: Sequence[int]) -> str:
+        """Text of sampled tokens as ``encode`` reads it: a special token that they only spell is marked as text."""
+        parts: list[str] = []
+        for special, group in itertools.groupby(ids, self._special.ids.__contains__):
+            text = self.exact_text(tuple(group))
+            parts.append(text if special else self.as_text(text))
+        return "".join(parts)
+
+    def read_reply(
+        self, ids: Sequence[int], prompt_ids: Sequence[int], tools: Sequence[Mapping[str, Any]]
+    ) -> Mapping[str, Any] | None:
+        """A reply as a message, by the tokenizer's own response template; None where it has none, or that fails."""
+        tokenizer: Any = self.tokenizer
+        names = ("response_template", "response_schema")  # the first since Transformers 5.10, the other before
+        if not any(getattr(tokenizer, name, None) for name in names):
+            return None
+        known = inspect.signature(tokenizer.parse_response).parameters
+        context = {"prefix": self.exact_text(prompt_ids), "tools": list(tools) or None}
+        kwargs = {name: value for name, value in context.items() if name in known}
+        try:
+            message = tokenizer.parse_response(self.exact_text(ids), **kwargs)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:  # of a reply that is not of that form
+            _logger.debug("a reply does not follow the tokenizer's response template: %s", error)
+            return None
+        return message if isinstance(message, Mapping) else None
 
     def is_unknown(self, word: str) -> bool:
         """Whether some part of a word has no token of its own."""

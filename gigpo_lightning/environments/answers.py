@@ -27,6 +27,7 @@ class Answer:
         anchor: The state, by its key; the observation as the environment wrote it if the info has none.
         admissible_actions: Commands that do something; None where the info does not say.
         instruction: What is asked for; empty where the info does not say.
+        tools: JSON schemas of the functions that the policy may call; none where the info does not say.
         success: Whether the episode has succeeded; None where the info does not say.
         metrics: The environment's own figures of the episode so far.
         scores: Its own numbers of the step, by name; none of a reset.
@@ -40,6 +41,7 @@ class Answer:
     anchor: Hashable
     admissible_actions: tuple[str, ...] | None = None
     instruction: str = ""
+    tools: tuple[Mapping[str, Any], ...] = ()
     success: bool | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
     scores: Mapping[str, float] = field(default_factory=dict)

@@ -49,6 +49,7 @@ _CHARTS: dict[str, dict[str, list[str]]] = {
             "rollout/carried_episodes",
         ],
         "prompts that were cut": ["rollout/truncated_prompts"],
+        "prompts that do not begin with the last turn's": ["rollout/rewritten_prompts"],
         "memory, in GiB": ["memory/resident_gib"],
     },
     "time": {

@@ -36,6 +36,25 @@ class Tokenizer(Protocol):
         """Text of token ids, special tokens left out."""
 
 
+@runtime_checkable
+class ChatTokenizer(Tokenizer, Protocol):
+    """A tokenizer of which a conversation asks more."""
+
+    def write_chat(self, messages: Sequence[Mapping[str, Any]], **chat_template_kwargs: Any) -> str:
+        """Text of a chat through the model's own template, ready for the assistant's reply; ``encode`` reads it."""
+
+    def exact_text(self, ids: Sequence[int]) -> str:
+        """Text of token ids, special tokens and all."""
+
+    def written_text(self, ids: Sequence[int]) -> str:
+        """Text of sampled tokens as ``encode`` reads it: a special token that they only spell is marked as text."""
+
+    def read_reply(
+        self, ids: Sequence[int], prompt_ids: Sequence[int], tools: Sequence[Mapping[str, Any]]
+    ) -> Mapping[str, Any] | None:
+        """A reply as a message, by the tokenizer's own rules for replies; None where it has none, or they fail."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Turn:
     """One earlier turn of an episode, in words and in tokens.
@@ -133,6 +152,16 @@ class Prompt(Protocol):
         """
 
     def parse(self, response: str, view: TurnView) -> ParsedAction:
+        """Read the action from any reply; never raises."""
+
+
+@runtime_checkable
+class ReadsTokens(Protocol):
+    """A prompt that reads replies from their tokens, as a tool call may begin with a special one."""
+
+    def parse_tokens(
+        self, completion_ids: Sequence[int], prompt_ids: Sequence[int], view: TurnView, tokenizer: Tokenizer
+    ) -> ParsedAction:
         """Read the action from any reply; never raises."""
 
 

@@ -2,6 +2,7 @@
 
 from gigpo_lightning.environments.gridworld import MOVES
 from gigpo_lightning.prompts.base import EncodedPrompt, ParsedAction, ShowsHistory, Tokenizer, TurnView
+from gigpo_lightning.prompts.chat import CompactChatPrompt
 from gigpo_lightning.prompts.fitting import fit_prompt
 from gigpo_lightning.prompts.world_text import as_text
 from gigpo_lightning.text import well_formed
@@ -42,6 +43,17 @@ class GridworldPrompt(ShowsHistory):
             return ParsedAction(action="", valid=False, problem="empty")
         valid = words[0] in MOVES
         return ParsedAction(action=words[0], valid=valid, problem="" if valid else "not a move")
+
+
+class GridworldChatPrompt(CompactChatPrompt):
+    """A conversation of the observations' words without filler, and moves: a dozen tokens a turn."""
+
+    def __init__(self) -> None:
+        super().__init__(show_instruction=False)  # the observation is the whole state
+
+    def message(self, view: TurnView, number: int, first: int) -> str:
+        """What the environment said, in short."""
+        return " ".join(word for word in super().message(view, number, first).split() if word not in _FILLER)
 
 
 def gridworld_markers() -> tuple[str, ...]:

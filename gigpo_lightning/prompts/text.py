@@ -51,7 +51,12 @@ class TextPrompt(TaggedPrompt):
         if view.instruction:
             parts.append(f"Your task is: {view.instruction}")
         parts += tell_turn(view, num_turns, f"You now observe: {observation}")
-        return "\n\n".join((*parts, " ".join((_ORDER, _THINK if self.require_think else "Write", _ACT))))
+        return "\n\n".join((*parts, tagged_order(_ORDER, self.require_think)))
+
+
+def tagged_order(order: str, require_think: bool) -> str:
+    """An order, and the tags in which it is to be carried out."""
+    return " ".join((order, _THINK if require_think else "Write", _ACT))
 
 
 class CompactTextPrompt(WholeReply, ShowsHistory):

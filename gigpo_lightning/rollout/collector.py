@@ -298,8 +298,12 @@ class _Rollout:
                 continue
             episode = self.generating.pop(completion.request_id)
             self.stepping.add(episode.slot)
-            self.pool.step(episode.slot, self.collector.player.act(episode, completion))
+            action = self.collector.player.act(episode, completion)
             self.progress.steps += 1
+            if episode.answer:
+                self._hear(self.collector.player.answer_itself(episode))
+            else:
+                self.pool.step(episode.slot, action)
         self.progress.engine_seconds += time.perf_counter() - clock
 
     def _poll_engine(self) -> list[Completion]:

@@ -1,13 +1,23 @@
 """One episode and its group: what was said, what was written, and how a turn is made of it."""
 
 import hashlib
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from gigpo_lightning.engines.base import Completion, GenerationRequest, SamplingParameters
 from gigpo_lightning.environments.base import Task
 from gigpo_lightning.errors import check_count
 from gigpo_lightning.pool.copies import EnvironmentEvent
-from gigpo_lightning.prompts.base import NoRoomError, Prompt, Tokenizer, Turn, TurnView
+from gigpo_lightning.prompts.base import (
+    EncodedPrompt,
+    NoRoomError,
+    Prompt,
+    ReadsTokens,
+    Tokenizer,
+    Turn,
+    TurnView,
+)
 from gigpo_lightning.prompts.world_text import as_text
 from gigpo_lightning.trajectory import Step, StopReason, Trajectory
 
@@ -43,10 +53,13 @@ class Episode:
     """Attempts that ended by its own environment's fault."""
     slot: int = -1
     instruction: str = ""
+    tools: tuple[Mapping[str, Any], ...] = ()
+    answer: str = ""
+    """What the policy is told in place of the environment's answer to its last action; empty to ask the environment."""
     event: EnvironmentEvent = field(default_factory=lambda: EnvironmentEvent(slot=-1))
     view: TurnView | None = None
     request: GenerationRequest | None = None
-    prompt_truncated: bool = False
+    encoded: EncodedPrompt = field(default_factory=lambda: EncodedPrompt(ids=()))
     says_success: bool = False
     """Whether the info of one of its steps had ``"success"``."""
     turns: list[Turn] = field(default_factory=list)
@@ -104,6 +117,7 @@ class EpisodePlayer:
             episode.says_success |= event.says_success
         else:
             episode.instruction = event.instruction or event.observation
+            episode.tools = event.tools
         episode.event = event
         reason = self._stop_reason(episode, event)
         if reason is None:
@@ -134,6 +148,7 @@ class EpisodePlayer:
             observation=episode.event.observation,
             admissible_actions=episode.event.admissible_actions,
             turns=tuple(episode.turns),
+            tools=episode.tools,
         )
         try:
             view = as_text(episode.view, self.tokenizer, self.prompt)  # a user's prompt may not think of it
@@ -146,7 +161,7 @@ class EpisodePlayer:
             ) from error
         except ValueError as error:
             raise ValueError(self._of_prompt("write a turn", episode, error)) from error
-        episode.prompt_truncated = encoded.truncated
+        episode.encoded = encoded
         step = len(episode.steps)
         return GenerationRequest(
             request_id=f"{episode.group.index}/{episode.index}/{episode.attempt}/{step}",
@@ -163,7 +178,11 @@ class EpisodePlayer:
         assert episode.request is not None
         response = self.tokenizer.decode(completion.token_ids)
         try:
-            parsed = self.prompt.parse(response, episode.view)
+            if isinstance(self.prompt, ReadsTokens):
+                shown = episode.request.prompt_ids
+                parsed = self.prompt.parse_tokens(completion.token_ids, shown, episode.view, self.tokenizer)
+            else:
+                parsed = self.prompt.parse(response, episode.view)
         except ValueError as error:
             raise ValueError(self._of_prompt("read a reply", episode, error)) from error
         episode.turns.append(
@@ -173,8 +192,11 @@ class EpisodePlayer:
                 response=response,
                 prompt_ids=episode.request.prompt_ids,
                 completion_ids=completion.token_ids,
+                admissible_actions=episode.event.admissible_actions,
+                first_turn=episode.encoded.first_turn,
             )
         )
+        episode.answer = parsed.answer
         episode.steps.append(
             Step(
                 observation=episode.event.observation,
@@ -187,12 +209,16 @@ class EpisodePlayer:
                 valid_action=parsed.valid,
                 reward=0.0,  # known when the environment answers
                 policy_version=completion.policy_version,
-                prompt_truncated=episode.prompt_truncated,
+                prompt_truncated=episode.encoded.truncated,
                 problem=parsed.problem,
                 reply_cut=completion.finish_reason == "length",
             )
         )
         return parsed.action
+
+    def answer_itself(self, episode: Episode) -> EnvironmentEvent:
+        """What a prompt says in place of the environment: its own words, in a state that has not changed."""
+        return replace(episode.event, observation=episode.answer, reward=0.0, scores={}, seconds=0.0)
 
     def _of_prompt(self, what: str, episode: Episode, error: ValueError) -> str:
         kind = type(self.prompt)

@@ -47,6 +47,12 @@ STRIPPING = (
     + "{% if enable_thinking is defined and not enable_thinking %}<think>\n\n</think>\n\n{% endif %}{% endif %}"
 )
 """Leaves the thinking of earlier replies out, and writes an empty one for a reply that is not to think."""
+TRIMMING = KEEPING.replace("m.content }}", "m.content | trim }}")
+"""Trims every message."""
+NO_SYSTEM = "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}" + KEEPING
+"""Takes no system's message."""
+CHOOSY = "{% if messages | length > 2 %}{{ raise_exception('too long') }}{% endif %}" + KEEPING
+"""Takes a single turn."""
 
 
 @lru_cache
