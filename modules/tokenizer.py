@@ -78,14 +78,19 @@ class TransformersTokenizer:
             parts.append(text if special else self.as_text(text))
         return "".join(parts)
 
+    @property
+    def reads_replies(self) -> bool:
+        """Whether it has a response template, which earlier releases of Transformers called a response schema."""
+        names = ("response_template", "response_schema")
+        return any(getattr(self.tokenizer, name, None) for name in names)
+
     def read_reply(
         self, ids: Sequence[int], prompt_ids: Sequence[int], tools: Sequence[Mapping[str, Any]]
     ) -> Mapping[str, Any] | None:
         """A reply as a message, by the tokenizer's own response template; None where it has none, or that fails."""
-        tokenizer: Any = self.tokenizer
-        names = ("response_template", "response_schema")  # the first since Transformers 5.10, the other before
-        if not any(getattr(tokenizer, name, None) for name in names):
+        if not self.reads_replies:
             return None
+        tokenizer: Any = self.tokenizer
         known = inspect.signature(tokenizer.parse_response).parameters
         context = {"prefix": self.exact_text(prompt_ids), "tools": list(tools) or None}
         kwargs = {name: value for name, value in context.items() if name in known}

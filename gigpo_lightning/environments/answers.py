@@ -3,9 +3,10 @@
 import math
 import pickle
 from collections.abc import Hashable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from gigpo_lightning.environments.tools import tool_schemas
 from gigpo_lightning.text import shown, well_formed
 
 _RESET = "(observation, info)"
@@ -57,7 +58,14 @@ def read_reset(answer: object) -> Answer:
     Raises:
         AnswerError: If it breaks a rule.
     """
-    return _read("reset", _values("reset", answer, _RESET, 2))
+    said = _values("reset", answer, _RESET, 2)
+    read = _read("reset", said)
+    if "tools" not in said[1]:
+        return read
+    try:
+        return replace(read, tools=tool_schemas(said[1]["tools"]))
+    except ValueError as error:
+        raise AnswerError(f"reset gave info['tools'] that cannot be used: {error}") from error
 
 
 def read_step(action: str, answer: object) -> Answer:

@@ -7,6 +7,8 @@ An environment is a plain ``gymnasium.Env[str, str]``:
   after an episode's last step: it comes with every answer or with none;
 * ``info["admissible_actions"]`` is a list or tuple of the commands that do something (optional);
 * ``info["instruction"]`` says what is asked for, in words (optional, after ``reset`` only);
+* ``info["tools"]`` is a list of functions that the policy may call, or of their JSON schemas (optional, after ``reset``
+  only): the environment is stepped with calls as JSON, which ``environments.tools.read_call`` reads;
 * ``info["success"]`` says whether the episode has succeeded, by True or False (default: False);
 * ``info["metrics"]`` maps names to finite numbers of the episode so far (optional): those of its end are logged, as
   means over episodes, beside the success rate;

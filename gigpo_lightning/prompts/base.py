@@ -40,6 +40,10 @@ class Tokenizer(Protocol):
 class ChatTokenizer(Tokenizer, Protocol):
     """A tokenizer of which a conversation asks more."""
 
+    @property
+    def reads_replies(self) -> bool:
+        """Whether it has rules for reading replies of its own."""
+
     def write_chat(self, messages: Sequence[Mapping[str, Any]], **chat_template_kwargs: Any) -> str:
         """Text of a chat through the model's own template, ready for the assistant's reply; ``encode`` reads it."""
 

@@ -108,6 +108,7 @@ class ChatPrompt:
             ValueError: If the chat template refuses the conversation.
         """
         assert isinstance(tokenizer, ChatTokenizer)
+        self.reply.check(tokenizer)
         view = as_text(view, tokenizer, self)
         if view.history and not view.turns:  # an expert's, known in words alone
             view = replace(view, turns=tuple(Turn(observation=said, action=done) for said, done in view.history))

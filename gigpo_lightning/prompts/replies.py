@@ -3,10 +3,11 @@
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-from gigpo_lightning.prompts.base import ParsedAction, TurnView, WholeReply
+from gigpo_lightning.environments.tools import Tool, ToolCall
+from gigpo_lightning.prompts.base import ChatTokenizer, ParsedAction, TurnView, WholeReply
 from gigpo_lightning.prompts.text import TextPrompt, tagged_order
 
 _THOUGHT = re.compile(r"<think>.*?(?:</think>\s*|\Z)", re.DOTALL)
@@ -27,27 +28,17 @@ class Reply:
     message: Mapping[str, Any] | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ToolCall:
-    """A function that the policy calls.
-
-    Attributes:
-        name: Its name.
-        arguments: Its arguments by name.
-    """
-
-    name: str
-    arguments: Mapping[str, Any] = field(default_factory=dict)
-
-
 class ReplyFormat(ABC):
     """The form of the replies of a chat, and its parser."""
+
+    def check(self, tokenizer: ChatTokenizer) -> None:  # noqa: B027  most forms need nothing of it
+        """Refuse a tokenizer whose replies cannot be read; ValueError says why."""
 
     def order(self, view: TurnView) -> str:
         """What the policy is told of it; part of the system's message."""
         return ""
 
-    def tools(self, view: TurnView) -> Sequence[Mapping[str, Any]]:
+    def tools(self, view: TurnView) -> Sequence[Tool]:
         """JSON schemas of the functions that the policy may call; none in most forms.
 
         Raises:

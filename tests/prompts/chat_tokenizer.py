@@ -53,6 +53,17 @@ NO_SYSTEM = "{% if messages[0].role == 'system' %}{{ raise_exception('no system'
 """Takes no system's message."""
 CHOOSY = "{% if messages | length > 2 %}{{ raise_exception('too long') }}{% endif %}" + KEEPING
 """Takes a single turn."""
+CALLS_IN_ENTRIES = (
+    _TOOLS
+    + "{% for m in messages %}{% if m.role == 'user' %}<|im_start|>{{ m.content }}<|im_end|>"
+    + "{% elif m.tool_calls is defined %}[TOOL_CALLS] [{% for call in m.tool_calls %}{{ call.function | tojson }}"
+    + "{% endfor %}]<|im_end|>"
+    + "{% elif m.role == 'tool' and messages[loop.index0 - 1].tool_calls is not defined %}"
+    + "{{ raise_exception('a result without a call') }}"
+    + "{% elif m.role == 'tool' %}[TOOL_RESULTS]{{ m.tool_call_id }} {{ m.content }}[/TOOL_RESULTS]"
+    + "{% elif m.role == 'assistant' %}{{ m.content }}<|im_end|>{% endif %}{% endfor %}"
+)
+"""Takes a tool's result only after calls that are a message's own entry, as Mistral's templates do."""
 
 
 @lru_cache
