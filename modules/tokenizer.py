@@ -111,7 +111,7 @@ class TransformersTokenizer:
         folder = self.tokenizer.name_or_path
         return f"the tokenizer {folder!r}" if folder else "the policy's tokenizer, made of a vocabulary,"
 
-    def encode_chat(self, messages: Sequence[Mapping[str, Any]], **chat_template_kwargs: Any) -> list[int]:
+    def encode_chat(self, messages: Sequence[Mapping[str, Any]], /, **chat_template_kwargs: Any) -> list[int]:
         """Token ids of a chat through the model's own template, ready for the assistant's reply.
 
         Raises:
@@ -119,7 +119,7 @@ class TransformersTokenizer:
         """
         return self.encode(self.write_chat(messages, **chat_template_kwargs))
 
-    def write_chat(self, messages: Sequence[Mapping[str, Any]], **chat_template_kwargs: Any) -> str:
+    def write_chat(self, messages: Sequence[Mapping[str, Any]], /, **chat_template_kwargs: Any) -> str:
         """Text of a chat through the model's own template, ready for the assistant's reply.
 
         Args:

@@ -29,7 +29,7 @@ class Tokenizer(Protocol):
         A text without any is not changed, nor is a marked one.
         """
 
-    def encode_chat(self, messages: Sequence[Mapping[str, Any]], **chat_template_kwargs: Any) -> list[int]:
+    def encode_chat(self, messages: Sequence[Mapping[str, Any]], /, **chat_template_kwargs: Any) -> list[int]:
         """Token ids of a chat through the model's own template, ready for the assistant's reply."""
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -44,7 +44,7 @@ class ChatTokenizer(Tokenizer, Protocol):
     def reads_replies(self) -> bool:
         """Whether it has rules for reading replies of its own."""
 
-    def write_chat(self, messages: Sequence[Mapping[str, Any]], **chat_template_kwargs: Any) -> str:
+    def write_chat(self, messages: Sequence[Mapping[str, Any]], /, **chat_template_kwargs: Any) -> str:
         """Text of a chat through the model's own template, ready for the assistant's reply; ``encode`` reads it."""
 
     def exact_text(self, ids: Sequence[int]) -> str:

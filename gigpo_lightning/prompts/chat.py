@@ -95,7 +95,7 @@ class ChatPrompt:
         parts = [observation]
         if number == first and view.instruction and view.instruction != observation:
             parts.insert(0, f"Your task is: {view.instruction}")
-        if offered is not None:
+        if offered is not None and self.reply.shows_offer:
             before = _said(view, number - 1)[1] if self.changed_offers and number > first else None
             parts.append(_tell_offer(offered) if before is None else _tell_changes(offered, before))
         return "\n\n".join(filter(None, parts))

@@ -31,6 +31,11 @@ class Reply:
 class ReplyFormat(ABC):
     """The form of the replies of a chat, and its parser."""
 
+    @property
+    def shows_offer(self) -> bool:
+        """Whether the available actions are of use to a policy that replies in this form."""
+        return True
+
     def check(self, tokenizer: ChatTokenizer) -> None:  # noqa: B027  most forms need nothing of it
         """Refuse a tokenizer whose replies cannot be read; ValueError says why."""
 

@@ -66,7 +66,7 @@ def test_a_tool_without_parameters_takes_none() -> None:
         ([3], "a tool must be a JSON schema with a name, or a function, got 3"),
         ([{"parameters": {}}], "a tool must be a JSON schema with a name"),
         ([{"name": ""}], "a tool must be a JSON schema with a name"),
-        ([{"name": "a", "parameters": {"type": "objekt"}}], "the parameters of tool 'a' must be a JSON schema, but:"),
+        ([{"name": "a", "parameters": {"type": "thing"}}], "the parameters of tool 'a' must be a JSON schema, but:"),
         ([OPEN, OPEN], "tools must have names of their own, got 'open' twice"),
         ([lambda x: x], "tool '<lambda>' must have annotations and a docstring that describes every argument"),
         ([{"name": "a", "parameters": object()}], "a tool must be a JSON schema or a function"),

@@ -4,10 +4,10 @@ import hashlib
 import inspect
 from collections.abc import Iterator
 
-from gigpo_lightning.prompts import alfworld, conversation, gridworld, search_qa, text, webshop
+from gigpo_lightning.prompts import alfworld, chat, conversation, gridworld, search_qa, search_qa_tools, text, webshop
 from gigpo_lightning.prompts.base import Prompt, Tokenizer, Turn, TurnView
 
-MODULES = (alfworld, conversation, gridworld, search_qa, text, webshop)
+MODULES = (alfworld, chat, conversation, gridworld, search_qa, search_qa_tools, text, webshop)
 KINDS = sorted(
     {
         kind

@@ -147,6 +147,13 @@ def test_an_action_that_is_not_offered_can_be_refused() -> None:
     assert parsed(form, form.write("go", view), view).valid
 
 
+def test_available_actions_are_listed_where_a_tool_carries_them_out() -> None:
+    shown = Conversation(ChatPrompt(reply=HermesToolCalls(offer_as_tool=True)), chat_tokenizer(), [])
+    assert "The available actions are:\n  'down'" in shown.text()
+    hidden = Conversation(ChatPrompt(reply=HermesToolCalls()), chat_tokenizer(), [], tools=TOOLS)
+    assert "available" not in hidden.text()
+
+
 def test_a_prompt_of_calls_needs_a_tool() -> None:
     with pytest.raises(ValueError, match=r"must give info\['tools'\] after reset for a prompt of tool calls"):
         HermesToolCalls().tools(TurnView(instruction="", observation="", admissible_actions=None))
@@ -202,7 +209,7 @@ def test_a_template_that_wants_calls_as_entries_gets_them_and_the_reply_stays_as
     call = f'[TOOL_CALLS] [{{"name":"search","arguments":{{"query":"who"}}}}]{END}'
     played = Conversation(ChatPrompt(reply=MistralToolCalls()), tokenizer, [call, call], tools=TOOLS)
     assert played.grown() == [True, True]
-    assert f"{call}[TOOL_RESULTS]000000000 you are at row 1\n" in played.text()
+    assert f"{call}[TOOL_RESULTS]000000000 you are at row 1[/TOOL_RESULTS]" in played.text()
 
 
 RESPONSE = {

@@ -49,6 +49,11 @@ class ToolCalls(ReplyFormat):
         self.text_is_action = text_is_action
         self.require_admissible = require_admissible
 
+    @property
+    def shows_offer(self) -> bool:
+        """Whether there is a tool that carries available actions out."""
+        return self.offer_as_tool
+
     @abstractmethod
     def read(self, reply: Reply) -> list[ToolCall]:
         """The calls in a reply, none if it has none.
