@@ -37,7 +37,7 @@ def test_every_model_of_the_hub_that_a_configuration_names_comes_along() -> None
         model = yaml.safe_load(path.read_text()).get("model") or {}
         named.add(model.get("init_args", {}).get("policy", {}).get("init_args", {}).get("model", ""))
     hub = {name for name in named if name.count("/") == 1 and not name.startswith("runs/")}
-    assert len(hub) == 3
+    assert len(hub) == 4
     assert hub <= known_shapes().keys()
 
 
