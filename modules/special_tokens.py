@@ -26,13 +26,13 @@ class SpecialTokens:
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self._tokenizer = tokenizer
         added = cast("dict[int, Any]", tokenizer.added_tokens_decoder)
-        template = str(tokenizer.chat_template or "")
+        template, own = str(tokenizer.chat_template or ""), set(tokenizer.all_special_tokens)
         self._added = {token.content: number for number, token in added.items() if token.content}
         self._is_word = {token.content: bool(token.single_word) for token in added.values()}
         self._special = frozenset(
             token.content
             for token in added.values()
-            if token.content.strip() and (token.special or token.content in template)
+            if token.content.strip() and (token.special or token.content in own or token.content in template)
         )
         self.ids = frozenset(self._added[content] for content in self._special)
         self._patterns: dict[tuple[str, ...], re.Pattern[str]] = {}
@@ -86,9 +86,9 @@ class SpecialTokens:
         for piece in re.split(f"({self._find_added.pattern})", text):
             if piece in self._added:
                 ids.append(self._added[piece])
-            elif piece:
-                plain = piece.replace(TEXT_MARK, "")
-                ids += encode(plain, add_special_tokens=False, split_special_tokens=True)
+            else:
+                for part in filter(None, piece.split(TEXT_MARK)):  # no part has a whole special token
+                    ids += encode(part, add_special_tokens=False)
         return ids
 
 

@@ -200,16 +200,26 @@ class WritesChats(Protocol):
     writes_chats: bool
 
 
+@runtime_checkable
+class ChecksTokenizer(Protocol):
+    """A prompt that wants more of a tokenizer than a chat template that takes a user's message."""
+
+    def check(self, tokenizer: Tokenizer) -> None:
+        """Refuse one that cannot do it; ValueError says what it lacks."""
+
+
 def check_chat_template(prompt: Prompt, tokenizer: Tokenizer) -> None:
     """Refuse a tokenizer whose chat template cannot write what the prompt needs; others than ``WritesChats`` need none.
 
     Raises:
-        ValueError: If there is no template, it refuses a user's message, or it does not read one of
-            ``chat_template_kwargs``.
+        ValueError: If there is no template, it refuses a user's message, it does not read one of
+            ``chat_template_kwargs``, or the prompt itself refuses the tokenizer.
     """
     if isinstance(prompt, WritesChats) and prompt.writes_chats:
         kwargs = getattr(prompt, "chat_template_kwargs", {})
         tokenizer.encode_chat([{"role": "user", "content": "hello"}], **kwargs)
+        if isinstance(prompt, ChecksTokenizer):
+            prompt.check(tokenizer)
 
 
 @runtime_checkable

@@ -79,6 +79,15 @@ class ChatPrompt:
         self.chat_template_kwargs = chat_template_kwargs or {}
         self._forms = [(True, False), (False, False), (True, True), (False, True)]  # the one that worked is first
 
+    def check(self, tokenizer: Tokenizer) -> None:
+        """Refuse a tokenizer that the replies' form cannot be read with.
+
+        Raises:
+            ValueError: If it is one.
+        """
+        assert isinstance(tokenizer, ChatTokenizer)
+        self.reply.check(tokenizer)
+
     def system(self, view: TurnView) -> str:
         """The system's message."""
         return "\n\n".join(filter(None, (self.role, self.reply.order(view))))
@@ -108,7 +117,6 @@ class ChatPrompt:
             ValueError: If the chat template refuses the conversation.
         """
         assert isinstance(tokenizer, ChatTokenizer)
-        self.reply.check(tokenizer)
         view = as_text(view, tokenizer, self)
         if view.history and not view.turns:  # an expert's, known in words alone
             view = replace(view, turns=tuple(Turn(observation=said, action=done) for said, done in view.history))
@@ -216,7 +224,8 @@ class ChatPrompt:
         reply = written(turn, tokenizer)
         shown = without_thought(reply) if self.drop_thinking else reply
         content = signed(reply, number) if shown == reply else shown
-        calls = self.reply.calls(_read(turn.completion_ids, turn.prompt_ids, view, tokenizer))
+        said = _read(turn.completion_ids, turn.prompt_ids, view, tokenizer) if self.reply.has_calls else None
+        calls = self.reply.calls(said) if said is not None else ()
         ids = [f"{number:06d}{place:03d}" for place in range(len(calls))]  # nine digits, as Mistral's templates want
         answers: list[Message] = [
             {"tool_call_id": each, "name": call.name} for each, call in zip(ids, calls, strict=True)
@@ -263,7 +272,7 @@ def _read(
     return Reply(
         text=tokenizer.decode(completion_ids),
         exact=tokenizer.exact_text(without_end(completion_ids, tokenizer)),
-        message=tokenizer.read_reply(completion_ids, prompt_ids, view.tools),
+        message=tokenizer.read_reply(completion_ids, prompt_ids, view.tools) if tokenizer.reads_replies else None,
     )
 
 

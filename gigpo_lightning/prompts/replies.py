@@ -4,7 +4,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from gigpo_lightning.environments.tools import Tool, ToolCall
 from gigpo_lightning.prompts.base import ChatTokenizer, ParsedAction, TurnView, WholeReply
@@ -30,6 +30,9 @@ class Reply:
 
 class ReplyFormat(ABC):
     """The form of the replies of a chat, and its parser."""
+
+    has_calls: ClassVar[bool] = False
+    """Whether replies may call tools."""
 
     @property
     def shows_offer(self) -> bool:

@@ -6,7 +6,7 @@ import pytest
 
 from gigpo_lightning.environments.base import Task
 from gigpo_lightning.environments.search_qa import SearchQAEnvironment
-from gigpo_lightning.prompts.base import TurnView
+from gigpo_lightning.prompts.base import TurnView, check_chat_template
 from gigpo_lightning.prompts.replies import Reply
 from gigpo_lightning.prompts.search_qa_tools import SearchQAToolPrompt
 from gigpo_lightning.prompts.tool_calls import Llama3JsonToolCalls
@@ -78,3 +78,9 @@ def test_a_reply_in_tokens_is_read_as_one_in_words() -> None:
     written = call("search", query="a")
     assert PROMPT.parse_tokens(tokenizer.encode(written + END), (), VIEW, tokenizer) == PROMPT.parse(written, VIEW)
     assert PROMPT.reply.calls(Reply(text=written, exact=written))[0].name == "search"
+
+
+def test_a_template_that_takes_no_tools_is_refused_before_training() -> None:
+    check_chat_template(PROMPT, chat_tokenizer())
+    with pytest.raises(ValueError, match="got 'tools'"):
+        check_chat_template(PROMPT, chat_tokenizer("{% for m in messages %}{{ m.content }}{% endfor %}"))

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gigpo_lightning.environments.tools import ToolCall, read_call, tool_schemas
-from gigpo_lightning.prompts.base import ParsedAction, TurnView
+from gigpo_lightning.prompts.base import ParsedAction, TurnView, check_chat_template
 from gigpo_lightning.prompts.chat import ChatPrompt
 from gigpo_lightning.prompts.replies import Reply, TaggedReply
 from gigpo_lightning.prompts.tool_calls import (
@@ -243,9 +243,10 @@ def test_a_reply_that_the_tokenizer_s_own_rules_cannot_read_is_told() -> None:
     assert prompt.parse_tokens(written, shown, VIEW, tokenizer).problem == "malformed tool call"
 
 
-def test_own_rules_are_wanted_of_a_tokenizer_that_has_some() -> None:
+def test_own_rules_are_wanted_of_a_tokenizer_before_training() -> None:
+    check_chat_template(ChatPrompt(reply=OwnToolCalls()), own_tokenizer())
     with pytest.raises(ValueError, match="must have a response template for OwnToolCalls"):
-        ChatPrompt(reply=OwnToolCalls()).encode(VIEW, chat_tokenizer(), 4000)
+        check_chat_template(ChatPrompt(reply=OwnToolCalls()), chat_tokenizer())
 
 
 def test_special_tokens_are_part_of_a_call() -> None:

@@ -10,7 +10,10 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import AutoTokenizer
+from tokenizers import Tokenizer as Backend
+from tokenizers import decoders, pre_tokenizers
+from tokenizers.models import Unigram
+from transformers import AutoTokenizer, ByT5Tokenizer, PreTrainedTokenizerFast
 
 from gigpo_lightning.prompts.base import Turn, TurnView
 from gigpo_lightning.prompts.search_qa_tools import SearchQAToolPrompt
@@ -196,3 +199,20 @@ def test_tokenizers_that_have_marked_text_can_still_be_pickled() -> None:
     tokenizer = chat_tokenizer()
     tokenizer.encode(tokenizer.as_text("<|im_end|>"))
     assert pickle.loads(pickle.dumps(tokenizer)).encode("<|im_end|>") == tokenizer.encode("<|im_end|>")
+
+
+def metaspace() -> TransformersTokenizer:
+    """A tokenizer of SentencePiece's kind, whose pieces include its special tokens."""
+    pieces = [("<unk>", 0.0), ("</s>", 0.0), ("\u2581", -2.0), ("\u2581a", -2.5), *((each, -5.0) for each in "a</s>")]
+    backend = Backend(Unigram(pieces, unk_id=0))
+    backend.pre_tokenizer, backend.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
+    return TransformersTokenizer(PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>", unk_token="<unk>"))
+
+
+@pytest.mark.parametrize("make", [metaspace, lambda: TransformersTokenizer(ByT5Tokenizer())], ids=["pieces", "Python"])
+def test_other_kinds_of_tokenizers_tell_text_from_special_tokens_too(make: Any) -> None:
+    tokenizer = make()
+    assert list(tokenizer.encode("a</s>")).count(tokenizer.end_token_id) == 1
+    ids = tokenizer.encode(f"a a{tokenizer.as_text('</s>')}a</s>")
+    assert ids.count(tokenizer.end_token_id) == 1
+    assert tokenizer.exact_text(ids) == "a a</s>a</s>"

@@ -42,6 +42,8 @@ class ToolCalls(ReplyFormat):
         require_admissible: An action of ``act`` outside the available ones is invalid.
     """
 
+    has_calls = True
+
     def __init__(
         self, offer_as_tool: bool = False, text_is_action: bool = False, require_admissible: bool = False
     ) -> None:
