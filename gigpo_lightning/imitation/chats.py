@@ -39,6 +39,7 @@ class ChatMessages(FileDemonstrations):
             ``held_out_files``; episodes that begin alike stay together.
         turns_shown: Earlier turns, a message and its reply each, that stand before the message that is answered,
             beside the system's; 0 fits a prompt that shows one fresh message a turn. Default: all.
+        chat_template_kwargs: What the chat template takes beside the messages; those of the prompt that comes after.
 
     Raises:
         ValueError: If a file does not exist, or a number is out of its range.
@@ -52,11 +53,13 @@ class ChatMessages(FileDemonstrations):
         held_out_files: str | list[str] | None = None,
         held_out_share: float = 0.1,
         turns_shown: int | None = None,
+        chat_template_kwargs: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(files, held_out_files, held_out_share)
         if turns_shown is not None:
             check_count("turns_shown", turns_shown, 0)
         self.turns_shown = turns_shown
+        self.chat_template_kwargs = chat_template_kwargs or {}
 
     def prepare(self) -> None:
         """Read every line, so that what is wrong is said before a model is loaded.
@@ -91,13 +94,13 @@ class ChatMessages(FileDemonstrations):
         self, shown: Sequence[Message], messages: Sequence[Message], tokenizer: EndingTokenizer, end: int
     ) -> list[Example]:
         """A row for each reply, put together where the conversation only grows."""
-        turns, chat = [], [_without_orders(message, tokenizer) for message in shown]
+        turns, chat = [], list(shown)
         for message in messages:
             if message["role"] == "assistant":
-                prompt = tokenizer.encode_chat(_last_turns(chat, self.turns_shown))
+                prompt = tokenizer.encode_chat(_last_turns(chat, self.turns_shown), **self.chat_template_kwargs)
                 reply = (*tokenizer.encode(message["content"]), end)
                 turns.append(Example(prompt_ids=tuple(prompt), reply_ids=reply))
-            chat.append(_without_orders(message, tokenizer))
+            chat.append(message)
         return merge_turns(turns)
 
 
@@ -170,13 +173,6 @@ def _last_turns(chat: Sequence[Message], turns_shown: int | None) -> Sequence[Me
     replies = [at for at, message in enumerate(chat) if message["role"] == "assistant"]
     ends = [first, *(at + 1 for at in replies)]
     return [*chat[:first], *chat[ends[max(0, len(ends) - 1 - turns_shown)] :]]
-
-
-def _without_orders(message: Message, tokenizer: EndingTokenizer) -> Message:
-    """A message whose special tokens are text, unless the policy is to write it."""
-    if message["role"] == "assistant":
-        return message
-    return {**message, "content": tokenizer.as_text(message["content"])}
 
 
 def _turn_end(tokenizer: EndingTokenizer) -> int:

@@ -8,6 +8,7 @@ import pytest
 
 from gigpo_lightning.imitation import ChatMessages, DemonstrationSource, Example
 from tests.imitation.words import END, Words
+from tests.prompts.chat_tokenizer import STRIPPING, chat_tokenizer
 
 CHAT = [
     {"role": "system", "content": "walk"},
@@ -197,3 +198,12 @@ def test_held_out_files_take_the_place_of_a_share(tmp_path: Path) -> None:
 def test_a_number_out_of_its_range_is_refused(arguments: dict[str, Any], problem: str) -> None:
     with pytest.raises(ValueError, match=problem):
         ChatMessages("chats.jsonl", **arguments)
+
+
+def test_the_template_s_keywords_are_passed_on(tmp_path: Path) -> None:
+    tokenizer = chat_tokenizer(STRIPPING)
+    source = ChatMessages(
+        file_of(tmp_path, {"messages": CHAT[:3]}), held_out_share=0.0, chat_template_kwargs={"enable_thinking": False}
+    )
+    ((row,),) = source.episodes(tokenizer, held_out=False, seed=0)
+    assert tokenizer.exact_text(row.prompt_ids).endswith("<think>\n\n</think>\n\n")
