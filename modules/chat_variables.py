@@ -31,9 +31,11 @@ def check_variables(template: str, names: Collection[str], owner: str) -> None:
         owner: Whose template it is, for the message.
 
     Raises:
-        ValueError: At the first such name.
+        ValueError: At the first such name; tools are a prompt's, and have a message of their own.
     """
     read = _variables(template)
+    if "tools" in names and read is not None and "tools" not in read:
+        raise ValueError(f"the chat template of {owner} must take tools for a prompt of tool calls, but reads none")
     for name in names:
         if name in _OWN or name in _NOT_THE_TEMPLATE_S or (read is not None and name not in read):
             known = ", ".join(sorted((read or frozenset()) - _OWN - _FUNCTIONS))

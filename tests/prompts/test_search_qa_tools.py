@@ -82,5 +82,5 @@ def test_a_reply_in_tokens_is_read_as_one_in_words() -> None:
 
 def test_a_template_that_takes_no_tools_is_refused_before_training() -> None:
     check_chat_template(PROMPT, chat_tokenizer())
-    with pytest.raises(ValueError, match="got 'tools'"):
+    with pytest.raises(ValueError, match="must take tools for a prompt of tool calls, but reads none"):
         check_chat_template(PROMPT, chat_tokenizer("{% for m in messages %}{{ m.content }}{% endfor %}"))
