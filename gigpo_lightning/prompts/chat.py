@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from gigpo_lightning.errors import check_count
 from gigpo_lightning.prompts.base import (
@@ -24,11 +24,23 @@ from gigpo_lightning.prompts.chat_text import (
 )
 from gigpo_lightning.prompts.fitting import fit_prompt
 from gigpo_lightning.prompts.replies import PlainReply, Reply, ReplyFormat, TaggedReply, without_thought
-from gigpo_lightning.prompts.world_text import as_text
+from gigpo_lightning.prompts.world_text import as_text, tree_as_text
 
 SYSTEM, USER, ASSISTANT = "<system>", "<user>", "<assistant>"
 
 Message = dict[str, Any]
+
+
+class _Form(NamedTuple):
+    """How a conversation is put to a template.
+
+    Attributes:
+        system: The role is a system's message; otherwise it stands before the first turn.
+        calls: Calls are an entry of a reply's message; otherwise they are its text, as it was written.
+    """
+
+    system: bool
+    calls: bool
 
 
 class ChatPrompt:
@@ -77,7 +89,7 @@ class ChatPrompt:
         self.changed_offers = changed_offers
         self.keep_written = keep_written
         self.chat_template_kwargs = chat_template_kwargs or {}
-        self._forms = [(True, False), (False, False), (True, True), (False, True)]  # the one that worked is first
+        self._forms = [_Form(*each) for each in ((True, False), (False, False), (True, True), (False, True))]
 
     def check(self, tokenizer: Tokenizer) -> None:
         """Refuse a tokenizer that the replies' form cannot be read with.
@@ -155,8 +167,8 @@ class ChatPrompt:
         shown = ChatText.read(self._write(_before_last(view), first, tokenizer)).text
         if not chat.text.startswith(shown):
             return None
-        if end is None:  # a call that the template has written in its own way
-            return _next_end(chat.text, len(shown), tokenizer)
+        if end is None:  # a call that the template has written in its own way, or a reply that it has left out
+            return _next_end(chat.text, len(shown), tokenizer) if self._forms[0].calls else None
         return end if chat.text[len(shown) : end] == reply else None
 
     def parse(self, response: str, view: TurnView) -> ParsedAction:
@@ -184,37 +196,35 @@ class ChatPrompt:
             kwargs["tools"] = list(tools)
         refusal: ValueError | None = None
         for form in self._forms if tools or self.system(view) else self._forms[:1]:
-            messages = self._messages(view, first, tokenizer, *form)
+            messages = self._messages(view, first, tokenizer, form)
             try:
                 text = tokenizer.write_chat(messages, **kwargs)
             except ValueError as error:
                 refusal = refusal or error
                 continue
             if form != self._forms[0]:
-                self._forms = [form, *(each for each in self._forms if each != form)]
+                self._forms = [form, *(each for each in self._forms if each != form)]  # tried first from now on
             return text
         assert refusal is not None
         raise refusal
 
-    def _messages(
-        self, view: TurnView, first: int, tokenizer: ChatTokenizer, with_system: bool, with_calls: bool
-    ) -> list[Message]:
+    def _messages(self, view: TurnView, first: int, tokenizer: ChatTokenizer, form: _Form) -> list[Message]:
         system = self.system(view)
-        messages: list[Message] = [{"role": "system", "content": system}] if system and with_system else []
+        messages: list[Message] = [{"role": "system", "content": system}] if system and form.system else []
         before: list[Message] = []  # the calls that this turn's message answers
         for number in range(first, len(view.turns) + 1):
             content = without_signs(self.message(view, number, first))
-            if number == first and system and not with_system:
+            if number == first and system and not form.system:
                 content = f"{system}\n\n{content}"
             role = {"role": "tool", **before[-1]} if before else {"role": "user"}
             messages.append({**role, "content": content})
             if number < len(view.turns):
-                reply, before = self._reply(view, number, tokenizer, with_calls)
+                reply, before = self._reply(view, number, tokenizer, form)
                 messages.append(reply)
         return messages
 
     def _reply(
-        self, view: TurnView, number: int, tokenizer: ChatTokenizer, with_calls: bool
+        self, view: TurnView, number: int, tokenizer: ChatTokenizer, form: _Form
     ) -> tuple[Message, list[Message]]:
         """The message of a reply, and who the answer to each of its calls is from."""
         turn = view.turns[number]
@@ -228,11 +238,11 @@ class ChatPrompt:
         calls = self.reply.calls(said) if said is not None else ()
         ids = [f"{number:06d}{place:03d}" for place in range(len(calls))]  # nine digits, as Mistral's templates want
         answers: list[Message] = [
-            {"tool_call_id": each, "name": call.name} for each, call in zip(ids, calls, strict=True)
+            {"tool_call_id": each, "name": tokenizer.as_text(call.name)} for each, call in zip(ids, calls, strict=True)
         ]
-        if not (calls and with_calls):
+        if not (calls and form.calls):
             return {"role": "assistant", "content": content}, answers
-        functions = [{"name": call.name, "arguments": dict(call.arguments)} for call in calls]
+        functions = [tree_as_text({"name": call.name, "arguments": call.arguments}, tokenizer) for call in calls]
         entry = [{"id": each, "type": "function", "function": it} for each, it in zip(ids, functions, strict=True)]
         return {"role": "assistant", "content": "", "tool_calls": entry}, answers
 

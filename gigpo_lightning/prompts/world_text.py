@@ -31,7 +31,7 @@ def as_text(view: TurnView, tokenizer: Tokenizer, prompt: Prompt) -> TurnView:
         admissible_actions=_each(view.admissible_actions, tokenizer, markers),
         history=tuple((text(observation), text(action)) for observation, action in view.history),
         turns=tuple(_turn_as_text(turn, tokenizer, markers) for turn in view.turns),
-        tools=tuple(_tree_as_text(tool, tokenizer, markers) for tool in view.tools),
+        tools=tuple(tree_as_text(tool, tokenizer, markers) for tool in view.tools),
     )
 
 
@@ -49,13 +49,13 @@ def _turn_as_text(turn: Turn, tokenizer: Tokenizer, markers: tuple[str, ...]) ->
     )
 
 
-def _tree_as_text(tree: Any, tokenizer: Tokenizer, markers: tuple[str, ...]) -> Any:
-    """A JSON value whose texts are marked, names too."""
+def tree_as_text(tree: Any, tokenizer: Tokenizer, markers: tuple[str, ...] = ()) -> Any:
+    """A JSON value in which every text is marked, names too."""
     if isinstance(tree, str):
         return tokenizer.as_text(tree, markers)
     if isinstance(tree, Mapping):
-        pairs = ((_tree_as_text(name, tokenizer, markers), value) for name, value in tree.items())
-        return {name: _tree_as_text(value, tokenizer, markers) for name, value in pairs}
+        pairs = ((tree_as_text(name, tokenizer, markers), value) for name, value in tree.items())
+        return {name: tree_as_text(value, tokenizer, markers) for name, value in pairs}
     if isinstance(tree, list | tuple):
-        return [_tree_as_text(value, tokenizer, markers) for value in tree]
+        return [tree_as_text(value, tokenizer, markers) for value in tree]
     return tree

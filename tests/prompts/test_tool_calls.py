@@ -212,6 +212,20 @@ def test_a_template_that_wants_calls_as_entries_gets_them_and_the_reply_stays_as
     assert f"{call}[TOOL_RESULTS]000000000 you are at row 1[/TOOL_RESULTS]" in played.text()
 
 
+def test_arguments_that_spell_a_turn_s_end_do_not_end_it_when_the_template_writes_them() -> None:
+    tokenizer = chat_tokenizer(CALLS_IN_ENTRIES)
+
+    def ends(query: str) -> int:
+        call = f'[TOOL_CALLS] [{{"name": "search", "arguments": {{"query": "{query}"}}}}]'
+        sampled = [*tokenizer.encode(tokenizer.as_text(call)), tokenizer.end_token_id]
+        prompt = ChatPrompt(reply=MistralToolCalls(), last_turns=1)
+        played = Conversation(prompt, tokenizer, [sampled, sampled], tools=TOOLS)
+        assert query in played.text()
+        return played.prompts[-1].ids.count(tokenizer.end_token_id)
+
+    assert ends(END) == ends("who")
+
+
 RESPONSE = {
     "start_anchor": "<|im_start|>assistant\n",
     "fields": {
