@@ -255,13 +255,19 @@ class CompactChatPrompt(ChatPrompt):
     Args:
         show_instruction: Begin the first message shown with what is asked for.
         last_turns: Show only so many earlier turns; default: all that there is room for.
+        chat_template_kwargs: What the chat template takes beside the messages.
 
     Raises:
         ValueError: If ``last_turns`` is negative.
     """
 
-    def __init__(self, show_instruction: bool = True, last_turns: int | None = None) -> None:
-        super().__init__(reply=PlainReply(), last_turns=last_turns)
+    def __init__(
+        self,
+        show_instruction: bool = True,
+        last_turns: int | None = None,
+        chat_template_kwargs: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(reply=PlainReply(), last_turns=last_turns, chat_template_kwargs=chat_template_kwargs)
         self.show_instruction = show_instruction
 
     def message(self, view: TurnView, number: int, first: int) -> str:

@@ -1,5 +1,7 @@
 """The gridworld's prompt for tiny word-level policies, and the parser of their replies."""
 
+from typing import Any
+
 from gigpo_lightning.environments.gridworld import MOVES
 from gigpo_lightning.prompts.base import EncodedPrompt, ParsedAction, ShowsHistory, Tokenizer, TurnView
 from gigpo_lightning.prompts.chat import CompactChatPrompt
@@ -46,10 +48,18 @@ class GridworldPrompt(ShowsHistory):
 
 
 class GridworldChatPrompt(CompactChatPrompt):
-    """A conversation of the observations' words without filler, and moves: a dozen tokens a turn."""
+    """A conversation of the observations' words without filler, and moves: a dozen tokens a turn.
 
-    def __init__(self) -> None:
-        super().__init__(show_instruction=False)  # the observation is the whole state
+    Args:
+        last_turns: Show only so many earlier turns; default: all that there is room for.
+        chat_template_kwargs: What the chat template takes beside the messages.
+
+    Raises:
+        ValueError: If ``last_turns`` is negative.
+    """
+
+    def __init__(self, last_turns: int | None = None, chat_template_kwargs: dict[str, Any] | None = None) -> None:
+        super().__init__(False, last_turns, chat_template_kwargs)  # the observation is the whole state
 
     def message(self, view: TurnView, number: int, first: int) -> str:
         """What the environment said, in short."""
