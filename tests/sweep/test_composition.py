@@ -56,7 +56,7 @@ class TestComposition:
         ("words", "expected"),
         [
             (("credit=grppo",), "credit must be one of a2tgpo, "),
-            (("run=alfworld/tiny",), "run must be one of alfworld/qwen2.5_1.5b, "),
+            (("run=alfworld/tiny",), "run must be one of alfworld/chat_qwen3_1.7b, "),
             (("hydra/launcher=dask",), "Could not find 'hydra/launcher/dask' Available options"),
             (("hydra.launcher.n_jobs=2",), "Could not override 'hydra.launcher.n_jobs'"),
             (("max_epochs",), "max_epochs"),
