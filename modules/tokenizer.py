@@ -96,7 +96,7 @@ class TransformersTokenizer:
         kwargs = {name: value for name, value in context.items() if name in known}
         try:
             message = tokenizer.parse_response(self.exact_text(ids), **kwargs)
-        except (ValueError, TypeError, KeyError, AttributeError) as error:  # of a reply that is not of that form
+        except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:  # not of that form
             _logger.debug("a reply does not follow the tokenizer's response template: %s", error)
             return None
         return message if isinstance(message, Mapping) else None

@@ -126,7 +126,20 @@ def test_no_reply_raises(text: str) -> None:
             assert answer.valid != bool(answer.problem)
 
 
+@pytest.mark.parametrize(
+    "arguments", ['{"query": ["%s"]}' % ("x" * 5000), '{"\\ud800": 1, "query": "a"}'], ids=["long", "surrogate"]
+)
+def test_what_the_policy_is_told_is_short_and_every_tokenizer_takes_it(arguments: str) -> None:
+    written = f'<tool_call>{{"name": "search", "arguments": {arguments}}}</tool_call>'
+    said = parsed(HermesToolCalls(), written).answer
+    assert said.startswith("The arguments of 'search' are wrong: ")
+    assert len(said) <= 503
+    assert said.encode()
+
+
 def test_a_reply_without_a_call_can_be_an_action() -> None:
+    thought = "<think>who?</think>It was her."
+    assert parsed(HermesToolCalls(text_is_action=True), thought).action == "It was her."
     assert parsed(HermesToolCalls(text_is_action=True), " It was her. ") == ParsedAction(
         action="It was her.", valid=True
     )

@@ -10,6 +10,8 @@ from gigpo_lightning.prompts.base import ParsedAction, TurnView
 from gigpo_lightning.prompts.replies import Reply, ReplyFormat, without_thought
 from gigpo_lightning.text import well_formed
 
+_LONGEST_ANSWER = 500  # characters
+
 ACT: Tool = {
     "type": "function",
     "function": {
@@ -38,7 +40,7 @@ class ToolCalls(ReplyFormat):
 
     Args:
         offer_as_tool: Make one tool of the environment's available actions, ``act``, whose action is sent as it is.
-        text_is_action: Send a reply without a call as it is; otherwise it is invalid.
+        text_is_action: Send a reply without a call, less its thoughts; otherwise it is invalid.
         require_admissible: An action of ``act`` outside the available ones is invalid.
     """
 
@@ -94,7 +96,7 @@ class ToolCalls(ReplyFormat):
         except MalformedCallError as error:
             return _refused("malformed tool call", f"The tool call cannot be read: {error}.")
         if not calls:
-            text = well_formed(reply.text).strip()
+            text = without_thought(well_formed(reply.text)).strip()
             if self.text_is_action and text:
                 return ParsedAction(action=text, valid=True)
             return _refused("no tool call", "The reply must call a tool, but has no tool call.")
@@ -127,6 +129,8 @@ class ToolCalls(ReplyFormat):
 
 
 def _refused(problem: str, answer: str) -> ParsedAction:
+    answer = well_formed(answer)  # it may quote the reply
+    answer = answer if len(answer) <= _LONGEST_ANSWER else f"{answer[:_LONGEST_ANSWER]}..."
     return ParsedAction(action="", valid=False, problem=problem, answer=answer)
 
 
