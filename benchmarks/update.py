@@ -1,4 +1,4 @@
-"""What the update costs: padded rows with all their logits, against shared prompts with logits of replies in chunks.
+"""What the update costs: padded rows with all their logits, against token trees with logits of replies in chunks.
 
     python benchmarks/update.py runs/alfworld_tiny/lightning_logs/version_0/trajectories/epoch_0.parquet
 
@@ -23,7 +23,8 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from gigpo_lightning.algorithm.losses import BatchCounts, LossSettings, policy_loss
 from gigpo_lightning.rollout.store import read_trajectories
-from gigpo_lightning.token_batch import Layout, Pair, make_token_batch, plan_micro_batches
+from gigpo_lightning.token_batch import make_token_batch
+from gigpo_lightning.token_trees import Pair, RowRules, plan_micro_batches, token_trees
 from modules import Policy
 
 PAD = 0
@@ -39,7 +40,7 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--once", action="store_true", help="leave out the times for more steps")
-    parser.add_argument("--way", choices=["padded", "rows", "shared"], help="measure this one, here")
+    parser.add_argument("--way", choices=["padded", "rows", "trees"], help="measure this one, here")
     parser.add_argument("--keep", type=Path, help="write the gradient to this file")
     arguments = parser.parse_args()
     if arguments.way:
@@ -61,15 +62,15 @@ def report(arguments: argparse.Namespace, folder: Path) -> None:
     lines.append(f"{'':8}{'tokens':>9}{'seconds':>9}{'peak MiB':>10}{'time':>7}{'memory':>8}{'gradient off by':>17}")
     base = run("padded", arguments.rows)
     expected = torch.load(folder / "padded", weights_only=True)
-    for way in ("padded", "rows", "shared"):
+    for way in ("padded", "rows", "trees"):
         one = base if way == "padded" else run(way, arguments.rows)
         off = float((torch.load(folder / way, weights_only=True) - expected).norm() / expected.norm())
         assert off < 1e-5, f"the gradients of {way} and padded must be equal to 1e-5, but differ by {off:.1e}"
         ratios = f"{one['seconds'] / base['seconds']:7.2f}{one['peak_mib'] / base['peak_mib']:8.2f}"
         lines.append(f"{way:8}{one['tokens']:9.0f}{one['seconds']:9.2f}{one['peak_mib']:10.0f}{ratios}{off:17.1e}")
-    lines += [] if arguments.once else ["shared, more steps:"]
+    lines += [] if arguments.once else ["trees, more steps:"]
     for share in () if arguments.once else (4, 2, 1):
-        one = run("shared", 8 * arguments.rows // share)
+        one = run("trees", 8 * arguments.rows // share)
         per_token = 1e6 * one["seconds"] / one["tokens"]
         lines.append(
             f"{8 * arguments.rows // share:8}{one['tokens']:9.0f}{one['seconds']:9.2f}{per_token:9.1f} µs a token"
@@ -143,11 +144,11 @@ def count(pairs: list[Pair]) -> BatchCounts:
 
 
 def our_update(policy: Policy, pairs: list[Pair], advantage: torch.Tensor, arguments: argparse.Namespace) -> int:
-    layout: Layout = arguments.way
+    rules = policy.row_rules if arguments.way == "trees" else RowRules(shared=False)
     tokens = 0
-    for blocks in plan_micro_batches(pairs, arguments.tokens, layout):
-        part = [index for block in blocks for index in block]
-        batch = make_token_batch([pairs[index] for index in part], PAD, layout, [len(block) for block in blocks])
+    for rows in plan_micro_batches(token_trees(pairs), arguments.tokens, rules):
+        part = [index for row in rows for tree in row for index in tree.pairs]
+        batch = make_token_batch(pairs, PAD, rows)
         logprobs, entropy = policy(batch)
         loss_of(logprobs, entropy, batch.action_mask, advantage[part], count(pairs)).backward()
         tokens += batch.input_ids.numel()

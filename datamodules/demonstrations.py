@@ -17,6 +17,7 @@ from gigpo_lightning.imitation import DemonstrationSource, Example
 from gigpo_lightning.ranks import end_processes, place
 from gigpo_lightning.rollout.player import HeldOutGroups, RolloutPlayer
 from gigpo_lightning.rollout.sync import EngineSync
+from gigpo_lightning.token_trees import RowRules
 from modules import BehaviourCloningModule
 
 _logger = logging.getLogger(__name__)
@@ -33,7 +34,7 @@ class DemonstrationDataModule(LightningDataModule):
         held_out_splits: Splits that the player plays.
         batch_size: Rows of a batch.
         max_tokens: Longest row; longer ones are left out, and the log says how many. Default: the policy's context.
-        share_prompts: Put the replies to one prompt into one batch, and compute the prompt once for all of them.
+        share_prompts: Put the replies to one prompt into one batch, and compute once what sequences begin with alike.
         seed: Of the order of the rows, and of whatever the source or the player draws.
 
     Raises:
@@ -142,9 +143,10 @@ class DemonstrationDataModule(LightningDataModule):
 
     def _batches(self, rows: Sequence[Example], **place: Any) -> ExampleBatches:
         policy = self._module().policy
-        shared = self.share_prompts and policy.layout == "shared"
-        pad_token_id = policy.tokenizer.pad_token_id
-        return ExampleBatches(rows, self.batch_size, pad_token_id, seed=self.seed, shared=shared, **place)
+        rules = policy.row_rules if self.share_prompts and policy.row_rules.shared else RowRules(shared=False)
+        return ExampleBatches(
+            rows, self.batch_size, policy.tokenizer.pad_token_id, seed=self.seed, rules=rules, **place
+        )
 
     def _played(self) -> list[DataLoader[HeldOutGroups]]:
         if self.player is None:

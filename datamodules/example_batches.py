@@ -1,14 +1,15 @@
 """Rows of demonstrations as batches of like length."""
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
 
 from gigpo_lightning.imitation import Example
-from gigpo_lightning.token_batch import TokenBatch, make_token_batch, shared_prompts
+from gigpo_lightning.token_batch import TokenBatch, make_token_batch
+from gigpo_lightning.token_trees import RowRules, in_rows, token_trees
 
 _BUCKETS = 16  # batches that are sorted by length together
 
@@ -25,7 +26,8 @@ class ExampleBatches:
         epoch: Says the number of the epoch that begins; None keeps the rows' order.
         done: Says how many of its batches have been learnt from, in a run that goes on.
         seed: Of the order.
-        shared: Put replies to one prompt into one batch, beside their prompt.
+        rules: How sequences lie in rows. If they may share tokens, replies to one prompt come in one batch; what they
+            and others begin with alike is there once.
         rank: Of this process.
         ranks: Each serves as many batches as the others, of an epoch's in turn; some may come twice for that.
     """
@@ -39,7 +41,7 @@ class ExampleBatches:
         epoch: Callable[[], int] | None = None,
         done: Callable[[], int] = lambda: 0,
         seed: int = 0,
-        shared: bool = False,
+        rules: RowRules = RowRules(shared=False),  # noqa: B008  frozen
         rank: int = 0,
         ranks: int = 1,
     ) -> None:
@@ -49,10 +51,12 @@ class ExampleBatches:
         self._epoch = epoch
         self._done = done
         self._seed = seed
-        self._shared = shared
+        self._rules, self._shared = rules, rules.shared
         self._rank, self._ranks = rank, ranks
-        pairs = [(row.prompt_ids, ()) for row in rows]
-        self._blocks = shared_prompts(pairs) if shared else [[index] for index in range(len(rows))]
+        blocks: dict[Hashable, list[int]] = {}
+        for index, row in enumerate(rows):
+            blocks.setdefault(tuple(row.prompt_ids) if rules.shared else index, []).append(index)
+        self._blocks = list(blocks.values())
         self._blocks = [block[i : i + batch_size] for block in self._blocks for i in range(0, len(block), batch_size)]
 
     def __len__(self) -> int:
@@ -113,11 +117,13 @@ class ExampleBatches:
     def _batch(self, places: Sequence[int]) -> TokenBatch:
         rows = [self._rows[place] for place in places]
         pairs = [(row.prompt_ids, row.reply_ids) for row in rows]
-        batch = make_token_batch(pairs, self._pad_token_id, "shared" if self._shared else "rows")
+        trees = in_rows(token_trees(pairs), self._rules)
+        batch = make_token_batch(pairs, self._pad_token_id, trees)
         if all(row.written is None for row in rows):
             return batch
         mask = batch.action_mask.clone()
-        for number, row in enumerate(rows):
-            if row.written is not None:
-                mask[number, : len(row.written)] = torch.tensor(row.written)
+        for number, index in enumerate(index for row in trees for tree in row for index in tree.pairs):
+            written = rows[index].written
+            if written is not None:
+                mask[number, : len(written)] = torch.tensor(written)
         return replace(batch, action_mask=mask)

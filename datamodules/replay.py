@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 from callbacks.lightning_internals import typed
 from datamodules.stream import ExperienceDataModule
 from gigpo_lightning.algorithm.token_credit import TokenCredit
-from gigpo_lightning.batch import Minibatch
+from gigpo_lightning.batch import Minibatch, MinibatchBy
 from gigpo_lightning.experience import Batching, Experience, StepScorer
 from gigpo_lightning.ranks import place
 from gigpo_lightning.rollout.group_sampler import PlayedGroups
@@ -43,6 +43,8 @@ class ReplayDataModule(ExperienceDataModule):
         seed: Of the minibatches.
         scorers: Give every step numbers before credit is assigned; there is nobody to ask for log-probabilities.
         token_credit: Spreads the advantage of a step over its tokens; default: each token has its step's.
+        minibatch_by: What is shuffled and stays whole: ``steps``, or ``episodes``, whose beginnings are then computed
+            once; minibatches of episodes have about ``minibatch_size`` steps.
 
     Raises:
         ValueError: If a number is out of its range, or the folder holds no epoch, or lacks the file of a rank.
@@ -56,12 +58,14 @@ class ReplayDataModule(ExperienceDataModule):
         seed: int = 0,
         scorers: list[StepScorer] | None = None,
         token_credit: TokenCredit | None = None,
+        minibatch_by: MinibatchBy = "steps",
     ) -> None:
         batching = Batching(
             minibatch_size=minibatch_size,
             micro_batch_tokens=micro_batch_tokens,
             seed=seed,
             token_credit=token_credit,
+            minibatch_by=minibatch_by,
         )
         super().__init__(batching, scorers)
         self.folder = Path(folder)

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 from callbacks.lightning_internals import typed
 from datamodules.stream import ExperienceDataModule, stream
 from gigpo_lightning.algorithm.token_credit import TokenCredit
+from gigpo_lightning.batch import MinibatchBy
 from gigpo_lightning.engines.base import RolloutEngine
 from gigpo_lightning.environments.base import TaskSource
 from gigpo_lightning.environments.splits import check_apart, check_split_names, with_training_panel
@@ -43,6 +44,8 @@ class RolloutDataModule(ExperienceDataModule):
         allow_shared_tasks: Let held-out and test splits share tasks with each other and with the training split.
         scorers: Give every step numbers before credit is assigned, such as ``gigpo_lightning.scorers.SampledEntropy``.
         token_credit: Spreads the advantage of a step over its tokens; default: each token has its step's.
+        minibatch_by: What is shuffled and stays whole: ``steps``, or ``episodes``, whose beginnings are then computed
+            once; minibatches of episodes have about ``minibatch_size`` steps.
         **player: The other arguments of ``RolloutPlayer``.
 
     Raises:
@@ -63,6 +66,7 @@ class RolloutDataModule(ExperienceDataModule):
         allow_shared_tasks: bool = False,
         scorers: list[StepScorer] | None = None,
         token_credit: TokenCredit | None = None,
+        minibatch_by: MinibatchBy = "steps",
         **player: Any,
     ) -> None:
         self.player = RolloutPlayer(environment, tasks, prompt, engine, **player)
@@ -72,6 +76,7 @@ class RolloutDataModule(ExperienceDataModule):
             micro_batch_tokens=micro_batch_tokens,
             seed=seed,
             token_credit=token_credit,
+            minibatch_by=minibatch_by,
         )
         super().__init__(batching, scorers)
         self.held_out_splits, self.test_splits = tuple(held_out_splits), tuple(test_splits)

@@ -5,8 +5,8 @@ Shape letters: S = steps of a micro-batch, R = tokens of its longest reply; ``to
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from dataclasses import astuple, dataclass, field, fields, replace
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -19,8 +19,12 @@ from gigpo_lightning.algorithm.token_credit import TokenCredit, TokenFacts
 from gigpo_lightning.countdown import Countdown
 from gigpo_lightning.policy_view import PolicyView
 from gigpo_lightning.ranks import gather, interleave
-from gigpo_lightning.token_batch import Layout, TokenBatch, make_token_batch, plan_micro_batches
+from gigpo_lightning.token_batch import TokenBatch, make_token_batch
+from gigpo_lightning.token_trees import RowRules, TokenTree, plan_micro_batches, token_trees
 from gigpo_lightning.trajectory import Step, Trajectory, TrajectoryGroup
+
+MinibatchBy = Literal["steps", "episodes"]
+"""What stays whole where an epoch is cut into minibatches."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -54,6 +58,33 @@ class StepBatch:
         return StepBatch(**{name: part.to(device) for name, part in parts.items() if part is not None})
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenCounts:
+    """Tokens of an update.
+
+    Attributes:
+        computed: Places of all rows, what fills them up and what is repeated among them.
+        distinct: Beginnings of sequences that differ, (task, prefix): what has to be computed at least.
+        of_rows: Tokens of all prompts and replies, each step by itself.
+    """
+
+    computed: int = 0
+    distinct: int = 0
+    of_rows: int = 0
+
+    def __add__(self, other: "TokenCounts") -> "TokenCounts":
+        pairs = zip(astuple(self), astuple(other), strict=True)
+        return TokenCounts(**dict(zip(("computed", "distinct", "of_rows"), map(sum, pairs), strict=True)))
+
+    def metrics(self) -> dict[str, float]:
+        """Its figures by their names; ``update/sharing`` is what was saved: tokens of one row a step, over computed."""
+        return {
+            "update/tokens": float(self.computed),
+            "update/distinct_tokens": float(self.distinct),
+            "update/sharing": self.of_rows / max(1, self.computed),
+        }
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Minibatch:
     """The steps of one optimizer step, in micro-batches that fit.
@@ -61,6 +92,7 @@ class Minibatch:
     Attributes:
         micro_batches: Together they hold every step of this rank once; of every rank there are equally many.
         counts: What all of them hold, on all ranks.
+        token_counts: Tokens that all of them take, on all ranks.
         temperature: Temperature that replies were drawn at; 1 for greedy ones, whose noise has no scale.
         index: Its place among the epoch's minibatches, from 0.
         num_minibatches: Number of the epoch's minibatches.
@@ -71,6 +103,7 @@ class Minibatch:
     temperature: float
     index: int = 0
     num_minibatches: int = 1
+    token_counts: TokenCounts = field(default_factory=TokenCounts)
 
 
 def make_minibatches(
@@ -82,11 +115,12 @@ def make_minibatches(
     minibatch_size: int | None,
     micro_batch_tokens: int,
     seed: int,
-    layout: Layout = "shared",
+    minibatch_by: MinibatchBy = "steps",
+    rules: RowRules = RowRules(),  # noqa: B008  frozen
     rank: int = 0,
     gather: Callable[[Any], list[Any]] = gather,
 ) -> list[Minibatch]:
-    """Cut a rollout into minibatches: every step once, shuffled, sizes equal but for one row.
+    """Cut a rollout into minibatches: every step once, shuffled, sizes equal but for one row, or but for one episode.
 
     Minibatches of several ranks are cut as a single process would cut them; each rank holds its own steps of each.
     Ranks with fewer micro-batches than others get some that only fill up, so that all take part in equally many
@@ -100,7 +134,8 @@ def make_minibatches(
         minibatch_size: Steps of one optimizer step, of all ranks, at most; None takes all in one.
         micro_batch_tokens: Rows times longest row of a micro-batch, at most.
         seed: Of the shuffle.
-        layout: How replies lie in rows.
+        minibatch_by: What is shuffled, and stays whole: steps, or episodes, which share most of their tokens.
+        rules: How sequences lie in rows.
         rank: Of this process.
         gather: Gives every rank's value to every rank.
 
@@ -112,34 +147,49 @@ def make_minibatches(
     if len(credit.advantage) != len(steps):
         raise ValueError(f"credit must have one row per step, got {len(credit.advantage)} for {len(steps)} steps")
     share = [1 / len(trajectory.steps) for trajectory in _trajectories(groups) for _ in trajectory.steps]
-    group_lengths = [sum(len(trajectory.steps) for trajectory in group.trajectories) for group in groups]
-    ours, total = _places(gather(group_lengths), rank)
+    tasks = [group.task_id for group in groups for trajectory in group.trajectories for _ in trajectory.steps]
+    lengths = [[len(trajectory.steps) for trajectory in group.trajectories] for group in groups]
+    ours, episodes = _places(gather(lengths), rank)
     parts, planned = [], []
-    for places in plan_minibatches(total, minibatch_size, seed):
+    for places in plan_minibatches(
+        episodes if minibatch_by == "episodes" else [1] * sum(episodes), minibatch_size, seed
+    ):
         own = [ours[place] for place in places if place in ours]
         pairs = [(steps[row].prompt_ids, steps[row].completion_ids) for row in own]
+        trees = token_trees(pairs, [tasks[row] for row in own])
         micro_batches = [
-            make_step_batch([[own[i] for i in block] for block in part], steps, share, credit, pad_token_id, layout)
-            for part in plan_micro_batches(pairs, micro_batch_tokens, layout)
+            make_step_batch(part, own, steps, share, credit, pad_token_id)
+            for part in plan_micro_batches(trees, micro_batch_tokens, rules)
         ]
         parts.append(micro_batches)
         num_tokens, num_trajectories = sum(len(reply) for _, reply in pairs), sum(share[row] for row in own)
-        planned.append((len(micro_batches), num_tokens, len(own), num_trajectories))
+        planned.append((len(micro_batches), num_tokens, len(own), num_trajectories, _counts(micro_batches, trees)))
     minibatches = []
     for index, (micro_batches, *everywhere) in enumerate(zip(parts, *gather(planned), strict=True)):
-        lengths, tokens, rows, trajectories = zip(*everywhere, strict=True)
-        micro_batches += [_filling(pad_token_id)] * (max(lengths) - len(micro_batches))
-        counts = BatchCounts(num_tokens=max(1, sum(tokens)), num_rows=sum(rows), num_trajectories=sum(trajectories))
+        numbers, tokens, rows, trajectories, counts = zip(*everywhere, strict=True)
+        micro_batches += [_filling(pad_token_id)] * (max(numbers) - len(micro_batches))
         minibatches.append(
             Minibatch(
                 micro_batches=tuple(micro_batches),
-                counts=counts,
+                counts=BatchCounts(
+                    num_tokens=max(1, sum(tokens)), num_rows=sum(rows), num_trajectories=sum(trajectories)
+                ),
                 temperature=temperature or 1.0,
                 index=index,
                 num_minibatches=len(parts),
+                token_counts=sum(counts, TokenCounts()),
             )
         )
     return minibatches
+
+
+def _counts(micro_batches: Sequence[StepBatch], trees: Sequence[TokenTree]) -> TokenCounts:
+    """Tokens of a rank's part of a minibatch."""
+    return TokenCounts(
+        computed=sum(part.tokens.input_ids.numel() for part in micro_batches),
+        distinct=sum(tree.num_tokens for tree in trees),
+        of_rows=sum(sum(tree.lengths) for tree in trees),
+    )
 
 
 def prepare(
@@ -200,15 +250,16 @@ def _of_tokens(advantage: Tensor, known: TokenFacts, source: TokenCredit) -> Ten
     return torch.where(known.action_mask, advantage, 0.0).float()
 
 
-def _places(lengths: Sequence[Sequence[int]], rank: int) -> tuple[dict[int, int], int]:
-    """A rank's rows, by their places in the table of all ranks, and how many places that has.
+def _places(lengths: Sequence[Sequence[Sequence[int]]], rank: int) -> tuple[dict[int, int], list[int]]:
+    """A rank's rows, by their places in the table of all ranks, and the steps of each episode of that table.
 
-    ``lengths`` are the steps of each group of each rank; groups stand there in the order in which tasks are dealt.
+    ``lengths`` are the steps of each episode of each group of each rank; groups stand in the table in the order in
+    which tasks are dealt.
     """
-    groups = interleave([[(owner, length) for length in each] for owner, each in enumerate(lengths)])
-    owners = [owner for owner, length in groups for _ in range(length)]
+    groups = interleave([[(owner, group) for group in each] for owner, each in enumerate(lengths)])
+    owners = [owner for owner, group in groups for _ in range(sum(group))]
     places = [place for place, owner in enumerate(owners) if owner == rank]
-    return {place: row for row, place in enumerate(places)}, len(owners)
+    return {place: row for row, place in enumerate(places)}, [length for _, group in groups for length in group]
 
 
 def _filling(pad_token_id: int) -> StepBatch:
@@ -233,63 +284,78 @@ def _trajectories(groups: Sequence[TrajectoryGroup]) -> list[Trajectory]:
     return [trajectory for group in groups for trajectory in group.trajectories]
 
 
-def plan_minibatches(num_rows: int, minibatch_size: int | None, seed: int) -> list[list[int]]:
-    """Shuffle the rows and deal them into the fewest minibatches of at most ``minibatch_size``, equal but for one row.
+def plan_minibatches(lengths: Sequence[int], minibatch_size: int | None, seed: int) -> list[list[int]]:
+    """Shuffle what stays whole, steps or episodes, and deal it into the fewest minibatches of ``minibatch_size`` rows.
 
-    Without a size all rows are in one minibatch; of no rows there is none.
+    Minibatches of steps are equal but for one row, and none is larger than ``minibatch_size``. Those of episodes are as
+    equal as the shuffled order lets them be: a bound between two lies less than an episode from where it would be.
+    Without a size all rows are in one minibatch; of no rows there is none, and none is empty.
+
+    Args:
+        lengths: Rows of each thing that stays whole, in the order of the table.
+        minibatch_size: Rows of a minibatch.
+        seed: Of the shuffle.
 
     Raises:
         ValueError: If ``minibatch_size`` is not positive.
 
     Example:
-        >>> [len(rows) for rows in plan_minibatches(10, 4, seed=0)]
+        >>> [len(rows) for rows in plan_minibatches([1] * 10, 4, seed=0)]
         [4, 3, 3]
     """
     if minibatch_size is not None and minibatch_size < 1:
         raise ValueError(f"minibatch_size must be >= 1, got {minibatch_size}")
-    if not num_rows:
+    ends = np.cumsum(lengths, dtype=np.int64)
+    if not len(ends):
         return []
-    order = np.random.default_rng(seed).permutation(num_rows)
-    parts = 1 if minibatch_size is None else -(-num_rows // minibatch_size)
-    return [part.tolist() for part in np.array_split(order, parts)]
+    order = np.random.default_rng(seed).permutation(len(ends))
+    parts = 1 if minibatch_size is None else -(-int(ends[-1]) // minibatch_size)
+    bounds = [int(part[0]) for part in np.array_split(np.arange(ends[-1]), parts)]
+    begins = np.cumsum([0, *(lengths[index] for index in order[:-1])])
+    middles = (begins[1:] + begins[:-1] - 1) // 2
+    cuts = np.unique(np.searchsorted(middles, bounds))  # where something begins, as near to each bound as may be
+    return [
+        [row for index in part for row in range(ends[index] - lengths[index], ends[index])]
+        for part in np.split(order, cuts[1:])
+    ]
 
 
 def make_step_batch(
-    blocks: Sequence[Sequence[int]],
+    trees: Sequence[Sequence[TokenTree]],
+    rows: Sequence[int],
     steps: Sequence[Step],
     trajectory_share: Sequence[float],
     credit: Credit,
     pad_token_id: int,
-    layout: Layout = "shared",
 ) -> StepBatch:
-    """Put some of a rollout's steps into tensors.
+    """Put some of a rollout's steps into tensors, in the order of their trees.
 
-    ``blocks`` are their rows in the rollout's table, those that share a prompt together. ``steps``, ``credit`` and
-    ``trajectory_share``, one over the number of steps of a step's trajectory, are of the whole table.
+    ``trees`` are those of each row of tokens, of the steps at ``rows`` of the rollout's table. ``steps``, ``credit``
+    and ``trajectory_share``, one over the number of steps of a step's trajectory, are of the whole table.
 
     Raises:
         ValueError: If a step has not one log-probability per written token.
     """
-    rows = [row for block in blocks for row in block]
-    chosen = [steps[row] for row in rows]
-    for row, step in zip(rows, chosen, strict=True):
-        if len(step.logprobs) != len(step.completion_ids):
+    chosen = [rows[index] for row in trees for tree in row for index in tree.pairs]
+    for row in chosen:
+        if len(steps[row].logprobs) != len(steps[row].completion_ids):
             raise ValueError(
-                f"logprobs must match completion_ids, got {len(step.logprobs)} for {len(step.completion_ids)} tokens "
-                f"in row {row}"
+                f"logprobs must match completion_ids, got {len(steps[row].logprobs)} for "
+                f"{len(steps[row].completion_ids)} tokens in row {row}"
             )
-    pairs = [(step.prompt_ids, step.completion_ids) for step in chosen]
-    tokens = make_token_batch(pairs, pad_token_id, layout, [len(block) for block in blocks])
+    pairs = [(steps[row].prompt_ids, steps[row].completion_ids) for row in rows]
+    tokens = make_token_batch(pairs, pad_token_id, trees)
     engine_logprobs = torch.zeros(tokens.reply_ids.shape)
-    engine_logprobs[tokens.action_mask] = torch.tensor([value for step in chosen for value in step.logprobs])
-    advantage = torch.from_numpy(credit.advantage[rows].astype(np.float32))
+    engine_logprobs[tokens.action_mask] = torch.tensor([value for row in chosen for value in steps[row].logprobs])
+    advantage = torch.from_numpy(credit.advantage[chosen].astype(np.float32))
+    scale = credit.clip_scale
     return StepBatch(
         tokens=tokens,
         old_logprobs=engine_logprobs,
         engine_logprobs=engine_logprobs,
         advantage=advantage.unsqueeze(1) * tokens.action_mask,
-        trajectory_share=torch.tensor([trajectory_share[row] for row in rows]),
-        row_weight=torch.ones(len(rows)),
-        row=torch.tensor(rows),
-        clip_scale=None if credit.clip_scale is None else torch.from_numpy(credit.clip_scale[rows].astype(np.float32)),
+        trajectory_share=torch.tensor([trajectory_share[row] for row in chosen]),
+        row_weight=torch.ones(len(chosen)),
+        row=torch.tensor(chosen),
+        clip_scale=None if scale is None else torch.from_numpy(scale[chosen].astype(np.float32)),
     )

@@ -13,7 +13,7 @@ import numpy as np
 
 from gigpo_lightning.algorithm import Credit, CreditEstimator
 from gigpo_lightning.algorithm.token_credit import TokenCredit
-from gigpo_lightning.batch import Minibatch, make_minibatches, prepare
+from gigpo_lightning.batch import Minibatch, MinibatchBy, make_minibatches, prepare
 from gigpo_lightning.engines.base import Scorer
 from gigpo_lightning.errors import check_count, check_seed
 from gigpo_lightning.policy_view import PolicyView
@@ -54,12 +54,15 @@ class Batching:
         micro_batch_tokens: Longest micro-batch, rows times longest row, in tokens.
         seed: Of the shuffle.
         token_credit: Spreads the advantage of a step over its tokens; default: each token has its step's.
+        minibatch_by: What is shuffled and stays whole: ``steps``, or ``episodes``, whose beginnings are then computed
+            once; minibatches of episodes have about ``minibatch_size`` steps.
     """
 
     minibatch_size: int | None = None
     micro_batch_tokens: int = 16384
     seed: int = 0
     token_credit: TokenCredit | None = None
+    minibatch_by: MinibatchBy = "steps"
 
     def __post_init__(self) -> None:
         if self.minibatch_size is not None:
@@ -140,7 +143,8 @@ class Experience:
             minibatch_size=batching.minibatch_size,
             micro_batch_tokens=batching.micro_batch_tokens,
             seed=noise_seed(batching.seed, self.epoch, "minibatches"),
-            layout=policy.layout,
+            minibatch_by=batching.minibatch_by,
+            rules=policy.row_rules,
             rank=place()[0],
         )
         return prepare(minibatches, policy, batching.token_credit, progress)

@@ -7,7 +7,8 @@ from typing import Any, Protocol, runtime_checkable
 from torch import Tensor
 
 from gigpo_lightning.prompts.base import Tokenizer
-from gigpo_lightning.token_batch import Layout, TokenBatch
+from gigpo_lightning.token_batch import TokenBatch
+from gigpo_lightning.token_trees import RowRules
 
 
 @runtime_checkable
@@ -60,8 +61,8 @@ class PolicyView(Protocol):
         """Its tokenizer."""
 
     @property
-    def layout(self) -> Layout:
-        """How its attention wants prompts and replies to lie in rows."""
+    def row_rules(self) -> RowRules:
+        """How its attention wants sequences to lie in rows."""
 
     @property
     def vocabulary_size(self) -> int:

@@ -1,197 +1,165 @@
-"""Prompts and replies as tensors.
+"""Prompts and replies as tensors: token trees in rows.
 
-A prompt that several replies answer is computed once: agents come back to the same state with the same history, and all
-episodes of a task begin with it. On ALFWorld one to two thirds of the prompts of an epoch repeat another, and what is
-left is a half of the tokens (benchmarks/README.md).
+One rule says prompts that several replies share, conversations that grow, episodes that begin alike, and sequences side
+by side: a token's subtree lies behind it, up to a place that is known.
 
 Shape letters: B = rows, T = tokens of the longest row; S = replies, R = tokens of the longest reply.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from itertools import islice
-from typing import Literal
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Int64
+from numpy.typing import NDArray
 from torch import Tensor
 
-Layout = Literal["shared", "packed", "rows"]
-"""How replies lie in rows: ``"shared"`` puts a prompt and all its replies into a row; ``"packed"`` puts everything into
-one row without filling, for attention that takes sequences of any length side by side; ``"rows"`` gives each reply a
-row."""
-
-Pair = tuple[Sequence[int], Sequence[int]]
+from gigpo_lightning.token_trees import Pair, TokenTree, token_trees
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class TokenBatch:
-    """Prompts and replies in rows, filled up on the right.
+    """Token trees in rows, each in depth-first order, filled up on the right.
+
+    A token at q may attend to one at k of its row if and only if ``k <= q < until[k]``.
 
     Attributes:
-        input_ids: A prompt, then its replies; in a packed row, the next prompt then, ``(B, T)``.
-        position_ids: Each token's place in its own prompt and reply, from 0, ``(B, T)``.
-        reply: 0 in a prompt, else which of its prompt's replies the token is of, from 1, ``(B, T)``.
-        source: For each token of a reply, the place among all ``B · T`` whose state predicts it, ``(S, R)``.
+        input_ids: The trees' tokens, ``(B, T)``.
+        position_ids: Each token's depth in its tree, from 0, ``(B, T)``.
+        until: The place in its row just past the last token below it, ``(B, T)``; what fills up is a tree by itself.
+        source: For each token of a reply, the place among all ``B · T`` whose state predicts it, ``(S, R)``; replies
+            that begin alike, to prompts that are alike, have places in common.
         reply_ids: The replies' tokens, ``(S, R)``.
         action_mask: True where there is one, ``(S, R)``.
-        layout: How they lie in rows; ``"shared"`` only if some prompt has several replies.
     """
 
     input_ids: Int64[Tensor, "B T"]
     position_ids: Int64[Tensor, "B T"]
-    reply: Int64[Tensor, "B T"]
+    until: Int64[Tensor, "B T"]
     source: Int64[Tensor, "S R"]
     reply_ids: Int64[Tensor, "S R"]
     action_mask: Bool[Tensor, "S R"]
-    layout: Layout
 
     def to(self, device: torch.device) -> "TokenBatch":
         """The same batch on a device."""
-        moved = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "layout"}
-        return TokenBatch(layout=self.layout, **{name: value.to(device) for name, value in moved.items()})
+        return TokenBatch(**{field.name: getattr(self, field.name).to(device) for field in fields(self)})
 
-    def attention_mask(self) -> Bool[Tensor, "B 1 T T"] | None:
-        """True where a token may attend to another; None where the causal order of its row says it all.
+    @property
+    def branches(self) -> bool:
+        """Whether a tree is more than one path from its root."""
+        return bool((self._turns & (self.position_ids > 0)).any())
 
-        Filling lies on the right and so behind everything that counts: it needs no mask.
+    @property
+    def is_plain(self) -> bool:
+        """Whether each row is one sequence, of which its causal order says all that a mask could say.
+
+        Filling lies on the right and so behind everything that counts: what it attends to makes no difference.
         """
-        if self.layout != "shared":
-            return None
-        length = self.input_ids.shape[1]
-        causal = torch.ones(length, length, dtype=torch.bool, device=self.reply.device).tril()
-        here, there = self.reply.unsqueeze(2), self.reply.unsqueeze(1)
-        return (causal & ((there == 0) | (there == here))).unsqueeze(1)
+        places = torch.arange(self.until.shape[1], device=self.until.device)
+        fills = (self.position_ids == 0) & (self.until == places + 1)
+        return not (self._turns & ~fills).any()
+
+    @property
+    def _turns(self) -> Bool[Tensor, "B T"]:
+        """True on tokens that do not go on with the one on their left."""
+        steps = self.position_ids.diff(dim=1, prepend=torch.full_like(self.position_ids[:, :1], -1))
+        return steps != 1
+
+    def attention_mask(self) -> Bool[Tensor, "B 1 T T"]:
+        """True where a token may attend to another."""
+        places = torch.arange(self.until.shape[1], device=self.until.device)
+        here = places.unsqueeze(1)
+        return ((places <= here) & (here < self.until.unsqueeze(1))).unsqueeze(1)
 
 
 def make_token_batch(
-    pairs: Sequence[Pair], pad_token_id: int, layout: Layout = "shared", block_sizes: Sequence[int] | None = None
+    pairs: Sequence[Pair], pad_token_id: int, rows: Sequence[Sequence[TokenTree]] | None = None
 ) -> TokenBatch:
     """Put prompts and replies into tensors.
 
-    Two replies ``a b`` and ``c`` to the prompt ``P Q``, and ``d`` to ``R``, in the three layouts; ``.`` fills up::
+    Two replies ``a b`` and ``c`` to the prompt ``P Q``, and ``d`` to ``R``; ``.`` fills up::
 
-        "shared"           "rows"         "packed"
-        P Q a b c          P Q a b        P Q a b P Q c R d
-        R d . . .          P Q c .
-                           R d . .
+        in two rows                in one row                 nothing shared, in three
+        P Q a b c                  P Q a b c R d              P Q a b
+        R d . . .                                             P Q c .
+                                                              R d . .
 
-        position_ids of the first shared row   0 1 2 3 2
-        reply of the first shared row          0 0 1 1 2
-        source of reply 1 (a b), as places     Q a          the token before each predicts it
-        source of reply 2 (c)                  Q
+        position_ids  0 1 2 3 2    0 1 2 3 2 0 1              0 1 2 3
+        until         5 5 4 4 5    5 5 4 4 5 7 7              4 4 4 4
+        source of a b     1 2      1 2                        1 2          the token before each predicts it
+        source of c       1        1                          5
 
     Args:
-        pairs: Token ids of each prompt and of its reply; S of them, and in this order.
+        pairs: Token ids of each prompt and of its reply.
         pad_token_id: Fills rows up.
-        layout: How replies lie in rows.
-        block_sizes: So many successive pairs each share their prompt; default: all that have one, if it is shared.
+        rows: The trees of each row; default: all that the pairs make, each in a row. Replies come in the order of the
+            pairs, or, where rows are given, in that of their trees.
 
     Raises:
         ValueError: If a prompt is empty: nothing would predict its reply's first token.
     """
-    if block_sizes is None and layout == "shared":
-        blocks = shared_prompts(pairs)
-    else:
-        places = iter(range(len(pairs)))
-        blocks = [list(islice(places, size)) for size in block_sizes or [1] * len(pairs)]
-    lengths = [block_length(pairs, block) for block in blocks]
-    one_row = layout == "packed"
-    shape = (1, sum(lengths)) if one_row else (len(blocks), max(lengths))
-    width = max(1, *(len(reply) for _, reply in pairs))
-    input_ids = np.full(shape, pad_token_id, dtype=np.int64)
-    position_ids, in_reply = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.int64)
-    source, reply_ids = np.zeros((len(pairs), width), dtype=np.int64), np.zeros((len(pairs), width), dtype=np.int64)
-    action_mask = np.zeros((len(pairs), width), dtype=bool)
-    packed = 0  # tokens so far, where all blocks share one row
-    for number_of_block, (block, length) in enumerate(zip(blocks, lengths, strict=True)):
-        row, begin = (0, packed) if one_row else (number_of_block, 0)
-        prompt = pairs[block[0]][0]
-        if not prompt:
-            raise ValueError(f"a prompt must have a token at least, got none for the reply {pairs[block[0]][1]!r}")
-        start = begin + len(prompt)
-        input_ids[row, begin:start] = prompt
-        position_ids[row, begin:start] = np.arange(len(prompt))
-        for number, index in enumerate(block, start=1):
-            reply = pairs[index][1]
-            end = start + len(reply)
-            input_ids[row, start:end] = reply
-            position_ids[row, start:end] = np.arange(len(prompt), len(prompt) + len(reply))
-            in_reply[row, start:end] = number
-            last = row * shape[1] + begin + len(prompt) - 1  # of the prompt: it predicts the reply's first token
-            source[index, : len(reply)] = [last, *range(row * shape[1] + start, row * shape[1] + end - 1)][: len(reply)]
-            reply_ids[index, : len(reply)] = reply
-            action_mask[index, : len(reply)] = True
-            start = end
-        packed += length
-    return TokenBatch(
-        input_ids=torch.from_numpy(input_ids),
-        position_ids=torch.from_numpy(position_ids),
-        reply=torch.from_numpy(in_reply),
-        source=torch.from_numpy(source),
-        reply_ids=torch.from_numpy(reply_ids),
-        action_mask=torch.from_numpy(action_mask),
-        layout="rows" if layout == "shared" and len(blocks) == len(pairs) else layout,
-    )
+    order = range(len(pairs)) if rows is None else [index for row in rows for tree in row for index in tree.pairs]
+    rows = [[tree] for tree in token_trees(pairs)] if rows is None else rows
+    length = max(sum(tree.num_tokens for tree in row) for row in rows)
+    width = max(1, *(len(pairs[index][1]) for index in order))
+    numbers = {index: number for number, index in enumerate(order)}
+    batch = _Arrays((len(rows), length), (len(order), width), pad_token_id)
+    for number, row in enumerate(rows):
+        begin = number * length
+        for tree in row:
+            begin = batch.lay(tree, pairs, numbers, begin)
+    return batch.tensors()
 
 
-def plan_micro_batches(pairs: Sequence[Pair], token_budget: int, layout: Layout = "shared") -> list[list[list[int]]]:
-    """Pack rows of like length together, so that rows times longest row stays within the budget.
+class _Arrays:
+    """A batch that is being filled: rows one after the other, places among all of them.
 
-    Of a packed row all tokens count. A pair longer than the budget gets a micro-batch of its own: it is never cut.
-
-    Returns:
-        Of each micro-batch, shortest rows first, the blocks of pairs that share a row: positions in ``pairs``.
-
-    Raises:
-        ValueError: If ``token_budget`` is not positive.
-
-    Example:
-        >>> plan_micro_batches([([1, 2], [3]), ([1, 2], [4]), ([5], [6, 7, 8, 9])], token_budget=6)
-        [[[0, 1]], [[2]]]
+    Args:
+        rows: Number and length of the rows.
+        replies: Number and greatest length of the replies.
+        pad_token_id: Fills rows up.
     """
-    if token_budget < 1:
-        raise ValueError(f"token_budget must be >= 1, got {token_budget}")
-    blocks = [[index] for index in range(len(pairs))]
-    if layout == "shared":
-        blocks = [part for block in shared_prompts(pairs) for part in _split(pairs, block, token_budget)]
-    plan: list[list[list[int]]] = []
-    rows = tokens = 0
-    for length, block in sorted((block_length(pairs, block), block) for block in blocks):
-        rows, tokens = rows + 1, tokens + length
-        if plan and (tokens if layout == "packed" else rows * length) <= token_budget:
-            plan[-1].append(block)
-        else:
-            plan.append([block])
-            rows, tokens = 1, length
-    return plan
 
+    def __init__(self, rows: tuple[int, int], replies: tuple[int, int], pad_token_id: int) -> None:
+        self.shape = rows
+        self.input_ids = np.full(rows[0] * rows[1], pad_token_id, dtype=np.int64)
+        self.position_ids = np.zeros(rows[0] * rows[1], dtype=np.int64)
+        self.until = np.arange(1, rows[0] * rows[1] + 1)
+        self.source, self.reply_ids = np.zeros(replies, dtype=np.int64), np.zeros(replies, dtype=np.int64)
+        self.action_mask = np.zeros(replies, dtype=bool)
 
-def shared_prompts(pairs: Sequence[Pair]) -> list[list[int]]:
-    """Positions of the pairs of each prompt, in the order in which prompts first appear."""
-    blocks: dict[tuple[int, ...], list[int]] = {}
-    for index, (prompt, _) in enumerate(pairs):
-        blocks.setdefault(tuple(prompt), []).append(index)
-    return list(blocks.values())
+    def lay(self, tree: TokenTree, pairs: Sequence[Pair], numbers: dict[int, int], begin: int) -> int:
+        """Lay a tree from a place on; the place after it.
 
+        ``path`` holds the places of the tokens from the root to the last one; what a sequence does not share of it
+        ends there.
+        """
+        path: NDArray[np.int64] = np.empty(max(tree.lengths), dtype=np.int64)
+        depth, end = 0, begin
+        for index, length, shared in zip(tree.pairs, tree.lengths, tree.shared, strict=True):
+            prompt, reply = pairs[index]
+            self.until[path[shared:depth]] = end
+            depth, added = length, end + length - shared
+            self.input_ids[end:added] = (*prompt[shared:], *reply[max(0, shared - len(prompt)) :])
+            self.position_ids[end:added] = np.arange(shared, length)
+            path[shared:length] = np.arange(end, added)
+            end = added
+            number, written = numbers[index], slice(0, len(reply))
+            self.source[number, written] = path[len(prompt) - 1 : length - 1]
+            self.reply_ids[number, written] = reply
+            self.action_mask[number, written] = True
+        self.until[path[:depth]] = end
+        return end
 
-def block_length(pairs: Sequence[Pair], block: Sequence[int]) -> int:
-    """Tokens of one prompt and its replies."""
-    return len(pairs[block[0]][0]) + sum(len(pairs[index][1]) for index in block)
-
-
-def _split(pairs: Sequence[Pair], block: list[int], token_budget: int) -> list[list[int]]:
-    """Parts of a prompt's replies that each fit into the budget beside the prompt, and make no long row of short ones.
-
-    Attention costs the square of a row's length, with a mask twice what it costs without. In rows at most twice as long
-    as the longest of their sequences it stays a small part of what is saved.
-    """
-    longest = max(block_length(pairs, [index]) for index in block)
-    parts: list[list[int]] = []
-    for index in block:
-        if parts and block_length(pairs, [*parts[-1], index]) <= min(token_budget, 2 * longest):
-            parts[-1].append(index)
-        else:
-            parts.append([index])
-    return parts
+    def tensors(self) -> TokenBatch:
+        """The batch."""
+        begins = np.arange(self.shape[0])[:, np.newaxis] * self.shape[1]
+        return TokenBatch(
+            input_ids=torch.from_numpy(self.input_ids.reshape(self.shape)),
+            position_ids=torch.from_numpy(self.position_ids.reshape(self.shape)),
+            until=torch.from_numpy(self.until.reshape(self.shape) - begins),
+            source=torch.from_numpy(self.source),
+            reply_ids=torch.from_numpy(self.reply_ids),
+            action_mask=torch.from_numpy(self.action_mask),
+        )

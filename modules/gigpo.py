@@ -22,7 +22,7 @@ from callbacks import missing_callbacks
 from callbacks.lightning_internals import epochs_done, keep_epochs_whole, trainer_of, typed
 from gigpo_lightning.algorithm import CreditEstimator
 from gigpo_lightning.algorithm.losses import LossSettings
-from gigpo_lightning.batch import Minibatch
+from gigpo_lightning.batch import Minibatch, TokenCounts
 from gigpo_lightning.random_states import random_states, restore_random_states
 from gigpo_lightning.ranks import gather
 from gigpo_lightning.text import count
@@ -105,6 +105,7 @@ class GiGPOModule(PolicyModule):
         self.reference: Policy | None = None
         self._learner: Learner | None = None
         self._update_seconds = 0.0
+        self._token_counts = TokenCounts()
 
     def setup(self, stage: str) -> None:
         """Refuse a strategy that would run what is in the checkpoint.
@@ -224,20 +225,22 @@ class GiGPOModule(PolicyModule):
         named, rows = {f"loss/{name}": value for name, value in losses.items()}, batch.counts.num_rows
         self.log_dict(named, on_step=False, on_epoch=True, batch_size=rows, sync_dist=True)
         self.log("policy_loss", losses["policy"], prog_bar=True, logger=False, sync_dist=True)
+        self._token_counts += batch.token_counts
         self._update_seconds += time.perf_counter() - started
         return losses | {"loss": torch.tensor(total)}
 
     def on_train_epoch_start(self) -> None:
-        """Start the clock of the update."""
-        self._update_seconds = 0.0
+        """Start the clock of the update, and count its tokens anew."""
+        self._update_seconds, self._token_counts = 0.0, TokenCounts()
         self.policy.train()
 
     def on_train_epoch_end(self) -> None:
-        """Step the scheduler, and log the time of the update and the learning rate."""
+        """Step the scheduler, and log the update's time and tokens and the learning rate."""
         assert self._learner is not None
         self._learner.end_epoch(_watched(self.lr_schedulers(), self.trainer.callback_metrics))
         optimizer = cast("LightningOptimizer", self.optimizers())
         self.log("time/update", self._update_seconds, sync_dist=True)
+        self.log_dict(self._token_counts.metrics(), sync_dist=True)  # of all ranks: each logs the same
         self.log("loss/learning_rate", float(optimizer.param_groups[0]["lr"]), sync_dist=True)
 
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:

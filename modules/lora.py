@@ -30,7 +30,7 @@ class AdaptedPolicy(Policy):
     """A policy with LoRA adapters in its linear layers (arXiv:2106.09685); nothing else of it is trained."""
 
     def __init__(self, policy: Policy, config: Any) -> None:
-        super().__init__(policy.model, policy.tokenizer)
+        super().__init__(policy.model, policy.tokenizer, policy.wanted_attention)
         self.adapter_config = config
 
     @property

@@ -17,7 +17,9 @@ from transformers import PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
 from gigpo_lightning.policy_view import AdaptedWeights
-from gigpo_lightning.token_batch import Layout, TokenBatch
+from gigpo_lightning.token_batch import TokenBatch
+from gigpo_lightning.token_trees import RowRules
+from modules.attention import Attention, attention_of
 from modules.finite import first_not_finite
 from modules.token_logprobs import token_logprobs
 from modules.tokenizer import TransformersTokenizer
@@ -28,6 +30,11 @@ class Policy(nn.Module):
     """A causal language model that says how likely its own replies are.
 
     It is a ``PolicyView`` of itself, for training without Lightning.
+
+    Args:
+        model: The model.
+        tokenizer: Its tokenizer.
+        attention: Implementation of attention, as Transformers names it; default: what suits the model and its device.
     """
 
     rescores: bool = False
@@ -38,10 +45,11 @@ class Policy(nn.Module):
         """Its weights and adapters apart, if it has adapters."""
         return None
 
-    def __init__(self, model: PreTrainedModel, tokenizer: TransformersTokenizer) -> None:
+    def __init__(self, model: PreTrainedModel, tokenizer: TransformersTokenizer, attention: str | None = None) -> None:
         super().__init__()
         self.model = model
         self.tokenizer = tokenizer
+        self.wanted_attention = attention
         self.policy_version = 0
 
     @property
@@ -50,21 +58,14 @@ class Policy(nn.Module):
         names = set(getattr(self.model, "_no_split_modules", None) or ())
         return [module for module in self.model.modules() if type(module).__name__ in names]
 
-    @property
-    def layout(self) -> Layout:
-        """How its attention wants prompts and replies: a prompt once for all its replies, if it takes any mask.
+    def attention(self, device: str | None = None) -> Attention:
+        """How it computes attention on a type of device; default: on that of its weights."""
+        return attention_of(self.model, device or next(self.parameters()).device.type, self.wanted_attention)
 
-        Flash attention takes sequences side by side instead. A model whose layers do not all attend to everything
-        before a token, as with sliding windows, has masks of its own and is given plain rows.
-        """
-        config = self.model.config
-        attention = str(config._attn_implementation)
-        if attention.startswith("flash"):
-            return "packed"
-        kinds = getattr(config, "layer_types", None)
-        has_window = bool(getattr(config, "sliding_window", None)) and getattr(config, "use_sliding_window", True)
-        everything = all(kind == "full_attention" for kind in kinds) if kinds else not has_window
-        return "shared" if attention == "sdpa" and everything else "rows"
+    @property
+    def row_rules(self) -> RowRules:
+        """How its attention wants sequences to lie in rows."""
+        return self.attention().rules
 
     def forward(
         self, tokens: TokenBatch, temperature: float = 1.0
@@ -93,11 +94,10 @@ class Policy(nn.Module):
 
     def _hidden(self, tokens: TokenBatch) -> Float[Tensor, "B T H"]:
         """The last layer's states."""
-        backbone = self.model.base_model
-        mask = tokens.attention_mask()
-        # Without a mask and with places in plain order attention may take its quickest way.
-        places = None if tokens.layout == "rows" else tokens.position_ids
-        output = backbone(input_ids=tokens.input_ids, attention_mask=mask, position_ids=places, use_cache=False)
+        attention = self.attention(tokens.input_ids.device.type)
+        if self.model.config._attn_implementation != attention.name:
+            self.model.config._attn_implementation = attention.name
+        output = self.model.base_model(input_ids=tokens.input_ids, use_cache=False, **attention.inputs(tokens))
         return cast("Tensor", output.last_hidden_state)
 
     @torch.no_grad()

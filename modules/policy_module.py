@@ -14,7 +14,8 @@ from torch.distributed.tensor import DTensor
 from callbacks.lightning_internals import is_made_by_command_line, trainer_of
 from gigpo_lightning.policy_view import AdaptedWeights
 from gigpo_lightning.ranks import gather
-from gigpo_lightning.token_batch import Layout, TokenBatch
+from gigpo_lightning.token_batch import TokenBatch
+from gigpo_lightning.token_trees import RowRules
 from modules.finite import first_not_finite
 from modules.finite_weights import trained_state, way_back
 from modules.policy import Policy, PolicySource
@@ -59,9 +60,9 @@ class PolicyModule(LightningModule):
         return self.policy.tokenizer
 
     @property
-    def layout(self) -> Layout:
-        """How the policy's attention wants prompts and replies to lie in rows."""
-        return self.policy.layout
+    def row_rules(self) -> RowRules:
+        """How the policy's attention wants sequences to lie in rows."""
+        return self.policy.row_rules
 
     @property
     def vocabulary_size(self) -> int:

@@ -38,7 +38,7 @@ class PretrainedPolicy:
         gguf_file: Name of a GGUF file in that folder or repository; its weights are dequantized to ``dtype``, trained,
             and exported as any others. Needs the extra ``gguf``.
         dtype: Type of the weights that are trained.
-        attention: Attention implementation, as Transformers names it.
+        attention: Attention implementation, as Transformers names it; default: what suits the model and its device.
         gradient_checkpointing: Recompute activations in the backward pass: less memory, about a third more time.
         trust_remote_code: Run code that the checkpoint brings along. Never unless you ask for it.
 
@@ -51,7 +51,7 @@ class PretrainedPolicy:
         self,
         model: str,
         dtype: Literal["float32", "bfloat16", "float16"] = "float32",
-        attention: str = "sdpa",
+        attention: str | None = None,
         gradient_checkpointing: bool = False,
         trust_remote_code: bool = False,
         gguf_file: str | None = None,
@@ -86,12 +86,12 @@ class PretrainedPolicy:
                 raise ShapeUnknownError(f"{self.model} is not on this disk") from error
             raise ValueError(why_not(self.model, error)) from error
         # What attends quickly may be missing where a run is planned, and changes no shape.
-        attention = "sdpa" if self.attention.startswith("flash") else self.attention
+        attention = "sdpa" if str(self.attention).startswith("flash") else self.attention
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(
                 config, attn_implementation=attention, trust_remote_code=self.trust_remote_code
             )
-        return Policy(model, TransformersTokenizer(tokenizer))
+        return Policy(model, TransformersTokenizer(tokenizer), self.attention)
 
     def unloaded(self) -> tuple[Policy, StoredWeights] | None:
         """The policy on the meta device, in all but its weights as ``build`` makes it, and its weights in their files.
@@ -148,7 +148,7 @@ class PretrainedPolicy:
             model.gradient_checkpointing_enable()
         ends = model.generation_config.eos_token_id
         more = () if ends is None else (ends,) if isinstance(ends, int) else tuple(ends)
-        return Policy(model, TransformersTokenizer(tokenizer, more))
+        return Policy(model, TransformersTokenizer(tokenizer, more), self.attention)
 
 
 def _may_be_on_hub(model: str) -> bool:

@@ -33,6 +33,7 @@ class TinyPolicy:
         tie_embeddings: Whether the output layer is the input embedding.
         seed: Seed of the weights.
         chat_template: Template of chats, in Jinja, for prompts that are written through one; default: none.
+        attention: Attention implementation, as Transformers names it; default: what suits the device.
 
     Raises:
         ValueError: If a number is out of its range.
@@ -49,6 +50,7 @@ class TinyPolicy:
         tie_embeddings: bool = True,
         seed: int = 0,
         chat_template: str | None = None,
+        attention: str | None = None,
     ) -> None:
         for name, size in {
             "hidden_size": hidden_size,
@@ -73,6 +75,7 @@ class TinyPolicy:
         self.tie_embeddings = tie_embeddings
         self.seed = seed
         self.chat_template = chat_template
+        self.attention = attention
 
     def skeleton(self) -> Policy:
         """The policy without its weights, on the meta device."""
@@ -104,7 +107,8 @@ class TinyPolicy:
             pad_token_id=tokenizer.pad_token_id,
             bos_token_id=None,
         )
-        return Policy(Qwen2ForCausalLM(config), TransformersTokenizer(tokenizer))
+        model = Qwen2ForCausalLM._from_config(config, attn_implementation=self.attention)
+        return Policy(model, TransformersTokenizer(tokenizer), self.attention)
 
 
 def word_tokenizer(words: Sequence[str], chat_template: str | None = None) -> PreTrainedTokenizerFast:

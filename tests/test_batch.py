@@ -1,4 +1,5 @@
 import logging
+from collections.abc import Sequence
 from dataclasses import fields, replace
 from functools import partial
 from itertools import chain, count
@@ -13,6 +14,9 @@ from hypothesis import strategies as st
 from gigpo_lightning.algorithm import Credit, GiGPO
 from gigpo_lightning.batch import (
     Minibatch,
+    MinibatchBy,
+    StepBatch,
+    TokenCounts,
     make_minibatches,
     make_step_batch,
     plan_minibatches,
@@ -20,6 +24,7 @@ from gigpo_lightning.batch import (
     step_rows,
 )
 from gigpo_lightning.countdown import Countdown
+from gigpo_lightning.token_trees import RowRules, plan_micro_batches, token_trees
 from gigpo_lightning.trajectory import Step, StepTable, TrajectoryGroup
 from tests.episodes import group, step, trajectory
 from tests.scripted_run import tiny_module
@@ -43,6 +48,19 @@ def credit_of(advantage: list[float]) -> Credit:
 CREDIT = credit_of([0.5, -1.5, 2.0])
 
 
+def two_steps(credit: Credit) -> StepBatch:
+    """The second step, then the first."""
+    return batch_of(STEPS, [1, 0], credit)
+
+
+def batch_of(steps: Sequence[Step], rows: list[int], credit: Credit) -> StepBatch:
+    """Some steps, each in a row of its own and in this order."""
+    (trees,) = plan_micro_batches(
+        token_trees([(steps[row].prompt_ids, steps[row].completion_ids) for row in rows], rows), 1000
+    )
+    return make_step_batch(sorted(trees, key=lambda row: row[0].pairs), rows, steps, SHARES, credit, PAD)
+
+
 @pytest.mark.parametrize(
     ("tensor", "values"),
     [
@@ -52,39 +70,39 @@ CREDIT = credit_of([0.5, -1.5, 2.0])
     ],
 )
 def test_two_steps_as_tensors_by_hand(tensor: str, values: list[Any]) -> None:
-    assert getattr(make_step_batch([[1], [0]], STEPS, SHARES, CREDIT, PAD), tensor).tolist() == values
+    assert getattr(two_steps(CREDIT), tensor).tolist() == values
 
 
 def test_a_step_s_clip_scale_goes_with_it() -> None:
     scaled = replace(CREDIT, clip_scale=np.array([0.7, 1.3, 1.0]))
-    batch = make_step_batch([[1], [0]], STEPS, SHARES, scaled, PAD).to(torch.device("cpu"))
+    batch = two_steps(scaled).to(torch.device("cpu"))
     assert batch.clip_scale is not None
     torch.testing.assert_close(batch.clip_scale, torch.tensor([1.3, 0.7]))
 
 
 def test_without_clip_scales_there_are_none() -> None:
-    assert make_step_batch([[1], [0]], STEPS, SHARES, CREDIT, PAD).clip_scale is None
+    assert two_steps(CREDIT).clip_scale is None
 
 
 def test_the_sampler_s_logprobs_lie_where_its_tokens_do() -> None:
-    batch = make_step_batch([[1], [0]], STEPS, SHARES, CREDIT, PAD)
+    batch = two_steps(CREDIT)
     torch.testing.assert_close(batch.old_logprobs, torch.tensor([[-0.06, 0], [-0.03, -0.04]]))
 
 
 def test_logprobs_that_do_not_match_the_tokens_are_refused() -> None:
     steps = [*STEPS, step([1], [2, 3, 4], logprobs=(-0.5,))]
     with pytest.raises(ValueError, match="logprobs must match completion_ids, got 1 for 3 tokens in row 3"):
-        make_step_batch([[0], [3]], steps, SHARES, credit_of([0.0] * 4), PAD)
+        batch_of(steps, [0, 3], credit_of([0.0] * 4))
 
 
 def test_logprobs_may_not_slip_from_one_row_into_the_next() -> None:
     steps = [step([1], [2, 3], logprobs=(-0.1,)), step([1], [2, 3], logprobs=(-0.1, -0.2, -0.3))]
     with pytest.raises(ValueError, match="got 1 for 2 tokens in row 0"):
-        make_step_batch([[0, 1]], steps, SHARES, CREDIT, PAD)
+        batch_of(steps, [0, 1], CREDIT)
 
 
 def test_moving_a_batch_moves_every_tensor() -> None:
-    batch = make_step_batch([[0]], STEPS, SHARES, CREDIT, PAD).to(torch.device("meta"))
+    batch = batch_of(STEPS, [0], CREDIT).to(torch.device("meta"))
     tensors = [getattr(part, field.name) for part in (batch, batch.tokens) for field in fields(part)]
     assert {each.device.type for each in tensors if isinstance(each, torch.Tensor)} == {"meta"}
 
@@ -170,37 +188,60 @@ def test_credit_of_another_rollout_is_refused() -> None:
 
 @given(st.integers(0, 200), st.integers(1, 50), st.integers(0, 9))
 def test_minibatches_hold_every_row_once(num_rows: int, size: int, seed: int) -> None:
-    plan = plan_minibatches(num_rows, size, seed)
+    plan = plan_minibatches([1] * num_rows, size, seed)
     assert sorted(row for rows in plan for row in rows) == list(range(num_rows))
 
 
 @given(st.integers(1, 200), st.integers(1, 50))
 def test_minibatches_are_as_few_as_the_size_allows(num_rows: int, size: int) -> None:
-    plan = plan_minibatches(num_rows, size, seed=0)
+    plan = plan_minibatches([1] * num_rows, size, seed=0)
     assert len(plan) == -(-num_rows // size)
 
 
 @given(st.integers(1, 200), st.integers(1, 50))
 def test_minibatches_are_equal_but_for_one_row(num_rows: int, size: int) -> None:
-    sizes = {len(rows) for rows in plan_minibatches(num_rows, size, seed=0)}
+    sizes = {len(rows) for rows in plan_minibatches([1] * num_rows, size, seed=0)}
     assert max(sizes) <= size
     assert max(sizes) - min(sizes) <= 1
 
 
 def test_minibatches_are_shuffled() -> None:
-    assert plan_minibatches(50, None, seed=0)[0] != list(range(50))
+    assert plan_minibatches([1] * 50, None, seed=0)[0] != list(range(50))
+
+
+episodes = st.lists(st.integers(1, 20), min_size=1, max_size=30)
+
+
+@given(episodes, st.integers(1, 50), st.integers(0, 9))
+def test_minibatches_of_episodes_hold_every_row_once_and_each_episode_whole(
+    lengths: list[int], size: int, seed: int
+) -> None:
+    plan = plan_minibatches(lengths, size, seed)
+    assert sorted(row for rows in plan for row in rows) == list(range(sum(lengths)))
+    ends = np.cumsum(lengths)
+    for rows in plan:
+        assert rows
+        for end, length in zip(ends.tolist(), lengths, strict=True):
+            assert len(set(range(end - length, end)) & set(rows)) in (0, length)
+
+
+@given(episodes, st.integers(1, 50))
+def test_a_minibatch_of_episodes_is_at_most_an_episode_larger_than_its_size(lengths: list[int], size: int) -> None:
+    assert max(len(rows) for rows in plan_minibatches(lengths, size, seed=0)) <= size + max(lengths)
 
 
 def test_no_rows_make_no_minibatch() -> None:
-    assert plan_minibatches(0, None, seed=0) == []
+    assert plan_minibatches([], None, seed=0) == []
 
 
 def test_a_minibatch_of_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match="minibatch_size must be >= 1, got 0"):
-        plan_minibatches(5, 0, seed=0)
+        plan_minibatches([1] * 5, 0, seed=0)
 
 
-def dealt(lengths: list[list[list[int]]], size: int | None = 5) -> tuple[list[list[Minibatch]], list[Minibatch]]:
+def dealt(
+    lengths: list[list[list[int]]], size: int | None = 5, by: MinibatchBy = "steps"
+) -> tuple[list[list[Minibatch]], list[Minibatch]]:
     """Minibatches of each of several ranks, and of one process that has played the same groups in the tasks' order."""
     token = iter(range(10_000))
     by_rank = [
@@ -208,7 +249,8 @@ def dealt(lengths: list[list[list[int]]], size: int | None = 5) -> tuple[list[li
         for of_rank in lengths
     ]
     options: dict[str, Any] = {
-        "pad_token_id": PAD, "temperature": 1.0, "minibatch_size": size, "micro_batch_tokens": 6, "seed": 3
+        "pad_token_id": PAD, "temperature": 1.0, "minibatch_size": size, "micro_batch_tokens": 6, "seed": 3,
+        "minibatch_by": by,
     }  # fmt: skip
     told: list[list[Any]] = [[], []]  # what each rank has to say in the first and in the second exchange
 
@@ -253,29 +295,76 @@ def prompts(minibatch: Minibatch) -> list[int]:
     )
 
 
+@pytest.mark.parametrize("by", ["steps", "episodes"])
 @pytest.mark.parametrize("size", [1, 5, None])
-def test_ranks_together_deal_the_minibatches_of_one_process(size: int | None) -> None:
-    ranks, alone = dealt(UNEVEN, size)
+def test_ranks_together_deal_the_minibatches_of_one_process(size: int | None, by: MinibatchBy) -> None:
+    ranks, alone = dealt(UNEVEN, size, by)
     assert [sorted(chain(*map(prompts, parts))) for parts in zip(*ranks, strict=True)] == [*map(prompts, alone)]
 
 
+@pytest.mark.parametrize("by", ["steps", "episodes"])
 @pytest.mark.parametrize("size", [1, 5, None])
-def test_ranks_count_what_all_of_them_hold(size: int | None) -> None:
-    ranks, alone = dealt(UNEVEN, size)
+def test_ranks_count_what_all_of_them_hold(size: int | None, by: MinibatchBy) -> None:
+    ranks, alone = dealt(UNEVEN, size, by)
     for parts, whole in zip(zip(*ranks, strict=True), alone, strict=True):
         for part in parts:
             assert (part.counts.num_tokens, part.counts.num_rows) == (whole.counts.num_tokens, whole.counts.num_rows)
             assert part.counts.num_trajectories == pytest.approx(whole.counts.num_trajectories)
+            assert part.token_counts.distinct == whole.token_counts.distinct
+            assert part.token_counts.of_rows == whole.token_counts.of_rows == 2 * whole.counts.num_rows
 
 
+@pytest.mark.parametrize("by", ["steps", "episodes"])
 @pytest.mark.parametrize("size", [1, 5, None])
-def test_ranks_have_equally_many_micro_batches(size: int | None) -> None:
-    ranks, _ = dealt(UNEVEN, size)
+def test_ranks_have_equally_many_micro_batches(size: int | None, by: MinibatchBy) -> None:
+    ranks, _ = dealt(UNEVEN, size, by)
     for one, other in zip(*ranks, strict=True):
         assert len(one.micro_batches) == len(other.micro_batches)
     filling = [part for rank in ranks for minibatch in rank for part in minibatch.micro_batches if part.row[0] == -1]
     assert filling
     assert not any(part.row_weight.any() for part in filling)
+
+
+def conversations() -> list[TrajectoryGroup]:
+    """Two groups of two episodes of three growing turns; those of a group begin alike, and so do the groups."""
+
+    def episode(number: int) -> list[Step]:
+        return [step([1, 2, *([number, turn] * turn)], [number]) for turn in range(3)]
+
+    return [
+        replace(group(*(trajectory(*episode(number)) for number in numbers)), task_id=name)
+        for name, numbers in (("a", (3, 4)), ("b", (3, 5)))
+    ]
+
+
+def counted(by: MinibatchBy, size: int | None, rules: RowRules) -> TokenCounts:
+    groups = conversations()
+    credit = GiGPO().estimate(StepTable.from_groups(groups))
+    cut = make_minibatches(
+        groups, credit, pad_token_id=PAD, temperature=1.0, minibatch_size=size, micro_batch_tokens=1000, seed=0,
+        minibatch_by=by, rules=rules,
+    )  # fmt: skip
+    return sum((minibatch.token_counts for minibatch in cut), TokenCounts())
+
+
+def test_tokens_are_counted_by_hand() -> None:
+    # Lengths of an episode's steps: 3, 5, 7. The first begins 1 2 n, the second 1 2 n 1 n, the third 1 2 n 2 n 2 n.
+    distinct = 2 * (2 + 2 * (1 + 2 + 4))
+    shared = counted("episodes", None, RowRules(filled=0))
+    assert (shared.computed, shared.distinct, shared.of_rows) == (distinct, distinct, 4 * 15)
+    assert shared.metrics() == {"update/tokens": 32, "update/distinct_tokens": 32, "update/sharing": 60 / 32}
+    plain = counted("episodes", None, RowRules(shared=False, filled=0))
+    assert (plain.computed, plain.distinct, plain.of_rows) == (60, distinct, 60)
+
+
+def test_filling_counts_as_computed() -> None:
+    assert counted("steps", None, RowRules(shared=False)).computed == 12 * 7
+
+
+def test_minibatches_of_episodes_compute_less_than_those_of_steps() -> None:
+    by_steps, by_episodes = (counted(by, 3, RowRules(filled=0)) for by in ("steps", "episodes"))
+    assert by_episodes.computed < by_steps.computed
+    assert by_episodes.computed == 4 * (2 + 1 + 2 + 4)  # each episode alone, and once
 
 
 def test_a_slow_look_before_the_update_says_how_far_it_is(

@@ -181,7 +181,7 @@ class TestARun:
         result = forked.run("benchmarks.update", str(file), *options)
         assert result.returncode == 0, result.stderr[-2000:]
         tokens = {line.split()[0]: int(line.split()[1]) for line in result.stdout.splitlines()[2:]}
-        assert tokens["padded"] >= tokens["rows"] > tokens["shared"]
+        assert tokens["padded"] >= tokens["rows"] > tokens["trees"]
 
     def test_every_held_out_game_is_played_once_an_evaluation(self, run_folder: Path):
         lines = [json.loads(line) for line in (run_folder / "evaluations.jsonl").read_text().splitlines()]

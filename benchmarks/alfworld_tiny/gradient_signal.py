@@ -36,7 +36,7 @@ from gigpo_lightning import algorithm
 from gigpo_lightning.algorithm import GRPO, RLOO, CreditEstimator, GiGPO, OrderedEstimator
 from gigpo_lightning.batch import make_step_batch, step_rows
 from gigpo_lightning.rollout.store import read_trajectories
-from gigpo_lightning.token_batch import plan_micro_batches
+from gigpo_lightning.token_trees import plan_micro_batches, token_trees
 from gigpo_lightning.trajectory import StepTable, TrajectoryGroup
 from modules import PretrainedPolicy
 from modules.policy import Policy
@@ -106,9 +106,8 @@ def group_gradients(
     for number, group in enumerate(groups):
         rows = range(row, row := row + sum(len(trajectory.steps) for trajectory in group.trajectories))
         pairs = [(steps[each].prompt_ids, steps[each].completion_ids) for each in rows]
-        for part in plan_micro_batches(pairs, 4096, policy.layout):
-            blocks = [[rows[place] for place in block] for block in part]
-            batch = make_step_batch(blocks, steps, share, credit, policy.tokenizer.pad_token_id, policy.layout)
+        for part in plan_micro_batches(token_trees(pairs), 4096, policy.row_rules):
+            batch = make_step_batch(part, rows, steps, share, credit, policy.tokenizer.pad_token_id)
             mask = batch.tokens.action_mask
             # The loss of one step is the mean over its tokens: aggregation "step".
             score = (policy(batch.tokens, temperature)[0] * mask).sum(1) / mask.sum(1)

@@ -1,31 +1,35 @@
-"""Forward and backward of a policy by length and by the layout of prompts and replies, each against plain rows."""
+"""Forward and backward of a policy by length and by the attention over token trees, each against plain rows."""
 
 import importlib
 import inspect
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 from transformers import AttentionInterface
 
-from gigpo_lightning.token_batch import Layout, Pair, TokenBatch, make_token_batch
+from gigpo_lightning.token_batch import make_token_batch
+from gigpo_lightning.token_trees import Pair, RowRules, in_rows, token_trees
 from gpu_stages.lines import Recorder, installed, machine
 from gpu_stages.made_up import DEVICE, RandomPolicy, forget_peak, made_up_group, now, peak_gib
 from gpu_stages.shapes import WORK, forward_operations, share_of_peak
 from gpu_stages.updates import longest
 from modules import Policy
+from modules.attention import Attention
 
 _KERNELS = ("attention", "flash", "fmha", "flex", "cutlass", "softmax", "mha")
-WAYS: dict[str, tuple[str, Layout]] = {
-    "rows": ("sdpa", "rows"),
-    "shared": ("sdpa", "shared"),
-    "shared_flex": ("flex_attention", "shared"),
-    "packed_flash": ("flash_attention_2", "packed"),
-    "packed_varlen": ("varlen", "packed"),
+PLAIN, SIDE = RowRules(shared=False), RowRules(shared=False, filled=0)
+WAYS: dict[str, tuple[str, RowRules]] = {
+    "rows": ("sdpa", PLAIN),
+    "dense": ("sdpa", RowRules()),
+    "flex": ("flex_attention", RowRules(filled=0)),
+    "blocks": ("token_trees", RowRules(filled=0)),
+    "packed_flash": ("flash_attention_2", SIDE),
+    "packed_varlen": ("varlen", SIDE),
 }
-"""Attention implementation and layout of each way."""
+"""Attention implementation of each way, and how sequences lie in rows."""
 
 
 def attention(part: str, shape: str, recorder: Recorder) -> None:
@@ -58,26 +62,12 @@ def register_varlen() -> None:
     AttentionInterface.register("varlen", _varlen)
 
 
-class FlexPolicy(Policy):
-    """A policy whose shared rows say by blocks what may attend to what: blocks without an entry are not computed."""
+class VarlenPolicy(Policy):
+    """A policy that computes attention of sequences side by side by torch's own kernel."""
 
-    def _hidden(self, tokens: TokenBatch) -> Tensor:
-        mask = _block_mask(tokens) if tokens.layout == "shared" else None
-        output = self.model.base_model(
-            input_ids=tokens.input_ids, attention_mask=mask, position_ids=tokens.position_ids, use_cache=False
-        )
-        return cast("Tensor", output.last_hidden_state)
-
-
-def _block_mask(tokens: TokenBatch) -> Any:
-    flex = importlib.import_module("torch.nn.attention.flex_attention")
-    reply = tokens.reply
-
-    def may_attend(row: Tensor, head: Tensor, here: Tensor, there: Tensor) -> Tensor:
-        return (there <= here) & ((reply[row, there] == 0) | (reply[row, there] == reply[row, here]))
-
-    rows, length = reply.shape
-    return flex.create_block_mask(may_attend, rows, None, length, length, device=reply.device)
+    def attention(self, device: str | None = None) -> Attention:
+        """Without a mask: positions say where a sequence begins."""
+        return Attention(name="varlen", rules=SIDE, mask=lambda tokens: None, causal=False)
 
 
 def _varlen(
@@ -111,6 +101,8 @@ def _unavailable(way: str) -> str:
         return "no flash-attn"
     if way.startswith("packed") and DEVICE == "cpu":
         return "needs a GPU"
+    if way == "blocks" and DEVICE != "cpu":
+        return "is made for CPUs"
     if way == "packed_varlen" and not installed("torch.nn.attention.varlen"):
         return "no varlen_attn in this torch"
     return ""
@@ -131,16 +123,18 @@ def measure(way: str, shape: str, pairs: list[Pair]) -> tuple[dict[str, Any], Te
     Returns:
         Figures, and the log-probabilities of the replies' tokens.
     """
-    name, layout = WAYS[way]
+    name, rules = WAYS[way]
     policy = RandomPolicy(shape, name).build()
-    if way == "shared_flex":
-        policy = FlexPolicy(policy.model, policy.tokenizer)
-        if DEVICE == "cpu":
-            torch.compiler.set_stance("force_eager")  # not for speed: to see that the mask is right
+    if way == "packed_varlen":
+        policy = VarlenPolicy(policy.model, policy.tokenizer)
+    if way == "flex" and DEVICE == "cpu":
+        torch.compiler.set_stance("force_eager")  # not for speed: to see that the mask is right
     policy.train()
-    tokens = make_token_batch(pairs, 0, layout).to(torch.device(DEVICE))
+    trees = in_rows(token_trees(pairs), rules)
+    tokens = make_token_batch(pairs, 0, trees).to(torch.device(DEVICE))
+    order = [index for row in trees for tree in row for index in tree.pairs]
 
-    forward_only = way == "shared_flex" and DEVICE == "cpu"  # which has no backward pass of it
+    forward_only = way == "flex" and DEVICE == "cpu"  # which has no backward pass of it
 
     def once() -> Tensor:
         policy.zero_grad()
@@ -148,7 +142,7 @@ def measure(way: str, shape: str, pairs: list[Pair]) -> tuple[dict[str, Any], Te
             logprobs: Tensor = policy(tokens)[0]
         if not forward_only:
             logprobs.sum().backward()
-        return logprobs.detach().cpu()
+        return logprobs.detach().cpu()[torch.tensor(order).argsort()]
 
     try:
         logprobs = once()

@@ -176,7 +176,7 @@ def _errors(
     module.policy.eval()
     found = []
     for pair, expected in zip(pairs, theirs, strict=True):
-        tokens = make_token_batch([pair], 0, "rows").to(torch.device(DEVICE))
+        tokens = make_token_batch([pair], 0).to(torch.device(DEVICE))
         with torch.autocast(DEVICE, torch.bfloat16):
             ours = module.policy(tokens)[0][0].cpu()
         found.append((ours - torch.tensor(expected)).abs())

@@ -23,7 +23,7 @@ class RandomPolicy:
 
     Args:
         shape: One of ``SHAPES``.
-        attention: Attention implementation, as Transformers names it.
+        attention: Attention implementation, as Transformers names it; default: what suits the model and the device.
         words: What its tokenizer knows.
         checkpointing: Recompute activations in the backward pass.
     """
@@ -31,7 +31,7 @@ class RandomPolicy:
     def __init__(
         self,
         shape: str,
-        attention: str = "sdpa",
+        attention: str | None = None,
         words: Sequence[Callable[[], Sequence[str]]] = (),
         checkpointing: bool = True,
     ) -> None:
@@ -46,7 +46,7 @@ class RandomPolicy:
         made = getattr(transformers, f"{SHAPES[self.shape]['kind']}Config")(
             **arguments, max_position_embeddings=32_768, bos_token_id=None, eos_token_id=2, pad_token_id=0
         )
-        made._attn_implementation = self.attention
+        made._attn_implementation = self.attention or "sdpa"
         return made
 
     def build(self) -> Policy:
@@ -59,7 +59,8 @@ class RandomPolicy:
         if self.checkpointing:
             model.gradient_checkpointing_enable()
         words = [word for list_words in self.words for word in list_words()] or ["word"]
-        return Policy(model, TransformersTokenizer(word_tokenizer(list(dict.fromkeys(words)))))
+        tokenizer = TransformersTokenizer(word_tokenizer(list(dict.fromkeys(words))))
+        return Policy(model, tokenizer, self.attention)
 
 
 def made_up_group(shape: str, steps: int, prompt: int, reply: int, replies_of_a_prompt: int = 2) -> TrajectoryGroup:

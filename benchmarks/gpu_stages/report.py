@@ -100,7 +100,7 @@ TABLES = (
         },
     ),
     Table(
-        title="Attention and layout, forward and backward",
+        title="Attention, forward and backward",
         stage="attention",
         needs="way",
         columns={
@@ -120,7 +120,6 @@ TABLES = (
         columns={
             "strategy": "strategy",
             "attention": "attention",
-            "layout": "layout",
             **_RATES,
             "s": "update_seconds",
             "GiB": "peak_gib",

@@ -44,7 +44,7 @@ STAGES: dict[str, Stage] = {
             name="memory", function="gpu_stages.updates:memory", limit=240, about="peak memory against the prediction"
         ),
         Stage(
-            name="attention", function="gpu_stages.attention:attention", limit=360, about="tokens a second by layout"
+            name="attention", function="gpu_stages.attention:attention", limit=360, about="tokens a second by attention"
         ),
         Stage(
             name="update",

@@ -14,6 +14,7 @@ from gigpo_lightning.algorithm import GiGPO
 from gigpo_lightning.algorithm.losses import LossSettings
 from gigpo_lightning.batch import Minibatch, make_minibatches
 from gigpo_lightning.token_batch import TokenBatch
+from gigpo_lightning.token_trees import RowRules
 from gigpo_lightning.trajectory import StepTable
 from gpu_stages.lines import Recorder, machine
 from gpu_stages.made_up import DEVICE, RandomPolicy, forget_peak, made_up_group, now, peak_gib
@@ -92,16 +93,16 @@ class Meter(Callback):
         elif kind == "timed":
             config, parts = pl_module.policy.model.config, [part.tokens for part in batch.micro_batches]
             largest = max(tokens.input_ids.numel() for tokens in parts)
-            masked = max((tokens.input_ids.shape[1] for tokens in parts if tokens.layout == "shared"), default=0)
-            figures = {"budget": budget, "strategy": self.strategy, "attention": config._attn_implementation}
+            attention = pl_module.policy.attention()
+            dense = [tokens.input_ids.shape[1] for tokens in parts if attention.name == "sdpa" and not tokens.is_plain]
+            figures = {"budget": budget, "strategy": self.strategy, "attention": attention.name}
             self.recorder.line(
                 **figures,
                 **_rates(self.shape, batch, seconds),
-                layout=pl_module.policy.layout,
                 peak_gib=peak_gib(),
                 reserved_gib=torch.cuda.max_memory_reserved() / (1 << 30) if DEVICE == "cuda" else None,
                 largest_micro_batch=largest,
-                **predicted(config, self.strategy, largest, masked),
+                **predicted(config, self.strategy, largest, max(dense, default=0)),
             )
 
 
@@ -115,10 +116,10 @@ class _Updates(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Minibatch]:
         module = self.trainer.lightning_module  # type: ignore[union-attr]
-        made = {budget: self._minibatch(budget, module.policy.layout) for budget in dict.fromkeys(self.budgets)}
+        made = {budget: self._minibatch(budget, module.policy.row_rules) for budget in dict.fromkeys(self.budgets)}
         return DataLoader([made[budget] for budget in self.budgets], batch_size=None, shuffle=False)  # type: ignore[arg-type]
 
-    def _minibatch(self, budget: int, layout: Any) -> Minibatch:
+    def _minibatch(self, budget: int, rules: RowRules) -> Minibatch:
         work = WORK[self.shape]
         steps = max(4, 3 * budget // (work.prompt + 2 * work.reply))
         groups = [made_up_group(self.shape, steps, work.prompt, work.reply)]
@@ -130,7 +131,7 @@ class _Updates(LightningDataModule):
             minibatch_size=None,
             micro_batch_tokens=budget,
             seed=0,
-            layout=layout,
+            rules=rules,
         )
         return minibatch
 

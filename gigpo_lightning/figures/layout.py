@@ -62,6 +62,8 @@ _CHARTS: dict[str, dict[str, list[str]]] = {
         ],
         "a rollout and its parts, in seconds": ["time/rollout", "time/rollout_engine", "time/rollout_environment"],
         "credit, in seconds": ["time/credit"],
+        "tokens of an update: computed, distinct": ["update/tokens", "update/distinct_tokens"],
+        "tokens of one row a step, over those computed": ["update/sharing"],
     },
 }
 

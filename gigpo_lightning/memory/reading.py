@@ -65,8 +65,7 @@ def setup_of(
     )
     if training.weight_type not in TYPE_BYTES:
         raise MemoryUnknownError(f"weights of type {training.weight_type} are not known here")
-    guessed = "shared" if getattr(base, "attention", "sdpa") == "sdpa" else "packed"
-    if (guessed if policy is None else policy.layout) == "shared":
+    if _has_mask(base, policy, on_gpu):
         # A row with a prompt and several replies may be twice as long; few are.
         longest = longest_reply(shape, engine) if engine is not None else _LONGEST
         training = replace(training, mask_length=min(longest, training.micro_batch_tokens))
@@ -80,6 +79,14 @@ def setup_of(
         device_gib=device_gib,
         on_gpu=on_gpu,
     )
+
+
+def _has_mask(source: Any, policy: Any, on_gpu: bool) -> bool:
+    """Whether attention is given a mask of a row's square: that of long rows, as short ones' are small."""
+    if policy is None:
+        return getattr(source, "attention", None) == "sdpa"
+    rules = policy.attention("cuda" if on_gpu else "cpu").rules
+    return bool(rules.shared and rules.filled is None)
 
 
 def _shape(source: Any, policy: Any) -> ModelShape:

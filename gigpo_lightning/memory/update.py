@@ -35,7 +35,7 @@ class Training:
         reference: Whether a frozen reference is kept.
         gradient_checkpointing: Whether a block's activations are computed again in the backward pass.
         micro_batch_tokens: Rows times longest row of a micro-batch.
-        mask_length: Longest row, where attention is given a mask (the layout ``shared``); 0 without one.
+        mask_length: Longest row, where attention is given a mask of its square; 0 without one.
         lora_rank: Rank of the adapters; 0 trains all weights.
         reshard: Whether ``fsdp2`` gives a block's weights back after the forward pass.
         offload: Whether ``fsdp2`` keeps its shares on the host.

@@ -21,6 +21,7 @@ from gigpo_lightning.policy_view import PolicyView
 from gigpo_lightning.random_states import keep_random_states
 from gigpo_lightning.ranks import gather
 from gigpo_lightning.token_batch import make_token_batch
+from gigpo_lightning.token_trees import RowRules, in_rows, token_trees
 
 _logger = logging.getLogger(__name__)
 
@@ -202,6 +203,7 @@ def probe_errors(policy: PolicyView, engine: Scorer, probes: list[list[int]]) ->
         Absolute differences of log-probabilities, one for each token after the first of each probe.
     """
     pairs = [(probe[:1], probe[1:]) for probe in probes]
-    ours = policy.score(make_token_batch(pairs, policy.tokenizer.pad_token_id, "rows"))[0].cpu()
+    rows = in_rows(token_trees(pairs), RowRules(shared=False))
+    ours = policy.score(make_token_batch(pairs, policy.tokenizer.pad_token_id, rows))[0].cpu()
     theirs = torch.tensor(engine.score(pairs))
     return torch.nan_to_num((ours - theirs).abs(), nan=float("inf")).flatten()

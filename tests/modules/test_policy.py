@@ -12,7 +12,8 @@ from tokenizers.pre_tokenizers import ByteLevel
 from tokenizers.trainers import BpeTrainer
 from transformers import PreTrainedTokenizerFast
 
-from gigpo_lightning.token_batch import Layout, TokenBatch, make_token_batch
+from gigpo_lightning.token_batch import TokenBatch, make_token_batch
+from gigpo_lightning.token_trees import RowRules, in_rows, token_trees
 from modules import Policy, PretrainedPolicy, TinyPolicy
 from modules.tiny_policy import word_tokenizer
 from modules.tokenizer import TransformersTokenizer
@@ -28,11 +29,17 @@ def tiny(tie_embeddings: bool = True) -> Policy:
     return source.build().eval().to(DEVICE)
 
 
-def batch(layout: Layout = "shared") -> TokenBatch:
-    return make_token_batch(PAIRS, 0, layout).to(DEVICE)
+def batch(rules: RowRules = RowRules()) -> TokenBatch:  # noqa: B008  frozen
+    return make_token_batch(PAIRS, 0, in_rows(token_trees(PAIRS), rules)).to(DEVICE)
 
 
-PAIRS = [([3, 4], [5, 6, 2]), ([7, 8], [9, 2]), ([3, 4], [10])]
+PAIRS = [([3, 4], [10]), ([3, 4], [5, 6, 2]), ([7, 8], [9, 2])]  # in the order of their tokens
+RULES = {
+    "trees in rows": RowRules(),
+    "trees side by side": RowRules(filled=0),
+    "plain rows": RowRules(shared=False),
+    "plain side by side": RowRules(shared=False, filled=0),
+}
 
 
 def on_its_own(policy: Policy, pair: tuple[list[int], list[int]]) -> torch.Tensor:
@@ -42,12 +49,13 @@ def on_its_own(policy: Policy, pair: tuple[list[int], list[int]]) -> torch.Tenso
     return logits[len(prompt) - 1 : -1]
 
 
-@pytest.mark.parametrize("layout", ["shared", "packed", "rows"])
+@pytest.mark.parametrize("rules", RULES.values(), ids=RULES)
 @pytest.mark.parametrize("temperature", [1.0, 0.5])
-def test_logprobs_and_entropies_are_those_of_each_sequence_on_its_own(temperature: float, layout: Layout):
+def test_logprobs_and_entropies_are_those_of_each_sequence_on_its_own(temperature: float, rules: RowRules):
     policy = tiny()
-    logprobs, entropy = policy(batch(layout), temperature)
-    for row, pair in enumerate(PAIRS):
+    tokens = batch(rules)
+    logprobs, entropy = policy(tokens, temperature)
+    for row, pair in enumerate(sorted(PAIRS, key=lambda pair: tokens.reply_ids[:, 0].tolist().index(pair[1][0]))):
         for column, (token, logits) in enumerate(zip(pair[1], on_its_own(policy, pair), strict=True)):
             distribution = torch.distributions.Categorical(logits=logits / temperature)
             torch.testing.assert_close(logprobs[row, column], distribution.log_prob(torch.tensor(token, device=DEVICE)))
@@ -63,16 +71,15 @@ def test_what_the_policy_did_not_write_counts_exactly_nothing():
 
 @pytest.mark.parametrize("gradient_checkpointing", [False, True])
 def test_a_prompt_that_is_computed_once_has_the_gradient_of_all_its_replies(gradient_checkpointing: bool):
-    gradients = []
-    for layout in ("shared", "packed", "rows"):
+    gradients = {}
+    for name, rules in RULES.items():
         policy = tiny().train()
         if gradient_checkpointing:
             policy.model.gradient_checkpointing_enable()
-        policy(batch(layout))[0].sum().backward()
-        gradients.append({name: each.grad for name, each in policy.named_parameters()})
-    shared, packed, rows = gradients
-    torch.testing.assert_close(shared, rows)
-    torch.testing.assert_close(packed, rows)
+        policy(batch(rules))[0].sum().backward()
+        gradients[name] = {name: each.grad for name, each in policy.named_parameters()}
+    for found in gradients.values():
+        torch.testing.assert_close(found, gradients["plain rows"])
 
 
 @pytest.mark.slow
@@ -80,7 +87,7 @@ def test_gradients_on_two_threads_are_the_same_every_time():
     policy = TinyPolicy([words], hidden_size=256, num_layers=1).build()
     prompt = [3 + place % 9 for place in range(400)]
     tokens = make_token_batch([(prompt, [3 + reply % 9]) for reply in range(400)], policy.tokenizer.pad_token_id)
-    assert len(tokens.input_ids) == 1  # all replies read one state, the prompt's last, whose gradient is their sum
+    assert len(tokens.source.unique()) == 1  # all replies read one state, the prompt's last: its gradient is their sum
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
@@ -98,20 +105,12 @@ def _gradient(policy: Policy, tokens: TokenBatch) -> torch.Tensor:
     return torch.cat([weight.grad.flatten() for weight in policy.parameters()])
 
 
-@pytest.mark.parametrize(
-    ("settings", "layout"),
-    [
-        ({}, "shared"),
-        ({"_attn_implementation": "eager"}, "rows"),
-        ({"_attn_implementation": "flash_attention_2"}, "packed"),
-        ({"layer_types": ["full_attention", "sliding_attention"]}, "rows"),
-    ],
-)
-def test_the_attention_decides_how_replies_lie_in_rows(settings: dict[str, object], layout: Layout):
-    policy = tiny()
-    for name, value in settings.items():
-        setattr(policy.model.config, name, value)
-    assert policy.layout == layout
+@pytest.mark.parametrize("attention", [None, "sdpa", "eager", "flex_attention"])
+def test_a_policy_has_the_attention_that_its_source_names(attention: str | None, tmp_path: Path):
+    tiny().save_pretrained(tmp_path)
+    for source in (TinyPolicy([words], attention=attention), PretrainedPolicy(str(tmp_path), attention=attention)):
+        assert source.build().attention("cpu").name == (attention or "token_trees")
+        assert source.skeleton().attention("cpu").name == (attention or "token_trees")
 
 
 @pytest.mark.parametrize("tie_embeddings", [True, False])

@@ -1,0 +1,152 @@
+"""Which attention computes token trees: chosen here, by the model and its device.
+
+A token at q attends to one at k if and only if ``k <= q < until[k]``. Every implementation is told so in its own form:
+as a mask, as blocks, or not at all where a row is one sequence and causal.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask
+from transformers import AttentionInterface, PreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+from gigpo_lightning.token_batch import TokenBatch
+from gigpo_lightning.token_trees import RowRules
+from modules.block_attention import block_attention
+
+TOKEN_TREES = "token_trees"
+"""Name under which Transformers knows this package's attention for CPUs."""
+_BEST = {"cuda": ("flex_attention", "_supports_flex_attn"), "cpu": (TOKEN_TREES, "_supports_attention_backend")}
+_FILLED = 256  # tokens of a row up to which its whole square is quicker than its blocks, on a CPU
+_BLOCK = 128  # tokens; what FlexAttention's kernels are made for
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attention:
+    """A way to compute attention over token trees.
+
+    Attributes:
+        name: The implementation, as Transformers names it.
+        rules: How it wants sequences to lie in rows.
+        mask: What the model is given for a batch.
+        causal: Whether plain sequences need no mask, which is quickest.
+    """
+
+    name: str
+    rules: RowRules
+    mask: Callable[[TokenBatch], Any]
+    causal: bool = True
+
+    def inputs(self, tokens: TokenBatch) -> dict[str, Any]:
+        """Mask and positions for the model; neither where each row is one sequence and its causal order is enough.
+
+        Raises:
+            ValueError: If a tree branches, and this attention would compute something else.
+        """
+        if self.causal and tokens.is_plain:
+            return {"attention_mask": None, "position_ids": None}
+        if not self.rules.shared and (self.rules.filled is None or tokens.branches):
+            raise ValueError(f"tokens must be plain sequences for attention {self.name}, got trees that branch")
+        return {"attention_mask": self.mask(tokens), "position_ids": tokens.position_ids}
+
+
+def attention_of(model: PreTrainedModel, device: str, wanted: str | None = None) -> Attention:
+    """Choose how a model computes attention over token trees.
+
+    Only a model all of whose layers attend to everything before a token can share beginnings. Others, with sliding
+    windows, recurrent layers or positions that are not given, get plain sequences.
+
+    Args:
+        model: The model.
+        device: Type of the device it computes on.
+        wanted: The implementation that a user wants, as Transformers names it; default: what suits device and model.
+    """
+    name = str(wanted or model.config._attn_implementation)
+    if name.startswith("flash") and not _is_recurrent(model):
+        return Attention(name=name, rules=RowRules(shared=False, filled=0), mask=_no_mask)
+    if name not in _SHARED or not attends_to_everything(model):
+        plain = "sdpa" if name == TOKEN_TREES else name
+        return Attention(name=plain, rules=RowRules(shared=False), mask=_no_mask)
+    if wanted is None and not getattr(model.config, "attention_dropout", 0.0):
+        best, is_possible = _BEST.get(device, ("sdpa", "_supports_sdpa"))
+        name = best if getattr(model, is_possible) else "sdpa"
+    return _SHARED[name]
+
+
+def attends_to_everything(model: PreTrainedModel) -> bool:
+    """Whether all layers attend to everything before a token, at the positions that they are given."""
+    config = model.config.get_text_config()
+    kinds = getattr(config, "layer_types", None)
+    has_window = bool(getattr(config, "sliding_window", None)) and getattr(config, "use_sliding_window", True)
+    everything = all(kind == "full_attention" for kind in kinds) if kinds else not has_window
+    return everything and not _is_recurrent(model) and not getattr(config, "alibi", False)
+
+
+def _is_recurrent(model: PreTrainedModel) -> bool:
+    """Whether a layer carries a state from token to token, and so into the next sequence of a row."""
+    kinds = getattr(model.config.get_text_config(), "layer_types", None) or ()
+    return model._is_stateful or any("attention" not in kind or "linear" in kind for kind in kinds)
+
+
+def block_mask(tokens: TokenBatch) -> BlockMask:
+    """A batch's mask for FlexAttention, made without ever holding a row's square.
+
+    Whether a block of keys counts for a later block of queries follows from the largest and the smallest ``until`` of
+    the keys: somebody attends to it if the largest lies behind the first query, and everybody to all of it if the
+    smallest lies behind the last.
+    """
+    until = tokens.until
+    length = until.shape[1]
+    num_blocks = -(-length // _BLOCK)
+    blocks = torch.nn.functional.pad(until, (0, num_blocks * _BLOCK - length)).view(-1, num_blocks, _BLOCK)
+    first = torch.arange(num_blocks, device=until.device).unsqueeze(1) * _BLOCK
+    before = first > first.T  # the keys' block lies before the queries'
+    everybody = before & (blocks.amin(2).unsqueeze(1) > first + _BLOCK - 1)
+    somebody = (before & (blocks.amax(2).unsqueeze(1) > first)) | (first == first.T)
+
+    return BlockMask.from_kv_blocks(
+        *_in_order(somebody & ~everybody),
+        *_in_order(everybody),
+        BLOCK_SIZE=_BLOCK,
+        mask_mod=lambda row, head, here, there: (there <= here) & (here < until[row, there]),
+        seq_lengths=(length, length),
+    )
+
+
+def _in_order(wanted: Tensor) -> tuple[Tensor, Tensor]:
+    """Of each block of queries, how many blocks of keys are wanted, and all of them, the wanted ones first."""
+    order = wanted.int().argsort(dim=-1, descending=True, stable=True)
+    return wanted.sum(-1, dtype=torch.int32).unsqueeze(1), order.to(torch.int32).unsqueeze(1).contiguous()
+
+
+def _tree_attention(
+    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **more: Any
+) -> tuple[Tensor, None]:
+    """Attention on a CPU: PyTorch's own, with a mask or without, or by blocks where rows are long."""
+    if attention_mask is None or attention_mask.dtype == torch.bool:
+        output: tuple[Tensor, None] = sdpa_attention_forward(module, query, key, value, attention_mask, **more)
+        return output
+    return block_attention(module, query, key, value, attention_mask, **more)
+
+
+def _short_or_blocks(tokens: TokenBatch) -> Tensor:
+    """A mask for short rows; for long ones ``until``, in four dimensions, as models hand a mask on to their layers."""
+    if tokens.until.shape[1] <= _FILLED:
+        return tokens.attention_mask()
+    return tokens.until[:, None, None]
+
+
+def _no_mask(tokens: TokenBatch) -> None:
+    """Positions say where a sequence begins."""
+
+
+AttentionInterface.register(TOKEN_TREES, _tree_attention)
+_SHARED = {
+    "sdpa": Attention(name="sdpa", rules=RowRules(), mask=TokenBatch.attention_mask),
+    "flex_attention": Attention(name="flex_attention", rules=RowRules(filled=0), mask=block_mask, causal=False),
+    TOKEN_TREES: Attention(name=TOKEN_TREES, rules=RowRules(filled=_FILLED), mask=_short_or_blocks),
+}

@@ -1,0 +1,297 @@
+"""Every attention says of token trees what it says of each sequence by itself, and gives their gradients."""
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
+
+from gigpo_lightning.token_batch import TokenBatch, make_token_batch
+from gigpo_lightning.token_trees import Pair, RowRules, plan_micro_batches, token_trees
+from modules import Policy, attention, block_attention
+from modules.attention import TOKEN_TREES, attends_to_everything, attention_of, block_mask
+from modules.tiny_policy import word_tokenizer
+from modules.tokenizer import TransformersTokenizer
+from tests.devices import DEVICE
+
+SIZES: dict[str, Any] = {
+    "vocab_size": 8,
+    "hidden_size": 32,
+    "intermediate_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}
+PLAIN = RowRules(shared=False)
+WINDOWED = {"layer_types": ["full_attention", "sliding_attention"]}
+HYBRID = {"layer_types": ["full_attention", "linear_attention"]}
+
+
+def model_of(kind: str = "qwen2", **config: Any) -> PreTrainedModel:
+    torch.manual_seed(0)
+    made = {"qwen2": (Qwen2Config, Qwen2ForCausalLM), "llama": (LlamaConfig, LlamaForCausalLM)}[kind]
+    model: PreTrainedModel = made[1](made[0](**SIZES, **config))
+    return model
+
+
+def policy_of(kind: str = "qwen2", wanted: str | None = None) -> Policy:
+    return Policy(model_of(kind), TransformersTokenizer(word_tokenizer(["a"])), wanted).to(DEVICE)
+
+
+def random_pairs(seed: int, number: int, longest: int) -> list[Pair]:
+    """Prompts that grow from each other or branch anywhere, conversations and equal replies among them."""
+    noise = np.random.default_rng(seed)
+    wholes = [noise.integers(0, 8, 1 + noise.integers(longest)).tolist()]
+    pairs: list[Pair] = []
+    for _ in range(number):
+        known = wholes[noise.integers(len(wholes))]
+        prompt = known[: 1 + noise.integers(len(known))] + noise.integers(0, 8, noise.integers(longest)).tolist()
+        reply = noise.integers(0, 8, noise.integers(4)).tolist()
+        pairs += [(prompt, reply)] * (1 + noise.integers(2))
+        wholes.append([*prompt, *reply])
+    return pairs
+
+
+def gradients(policy: Policy, pairs: list[Pair], rules: RowRules, budget: int) -> dict[str, torch.Tensor]:
+    """Of a loss in which no token's log-probability or entropy counts as another's."""
+    policy.zero_grad()
+    weights = torch.linspace(-1, 1, 8 * len(pairs), device=DEVICE).view(len(pairs), 8)
+    for rows in plan_micro_batches(token_trees(pairs), budget, rules):
+        tokens = make_token_batch(pairs, 0, rows).to(torch.device(DEVICE))
+        order = [index for row in rows for tree in row for index in tree.pairs]
+        logprobs, entropy = policy(tokens)
+        ((logprobs + 0.3 * entropy) * weights[order, : logprobs.shape[1]]).sum().backward()
+    return {
+        name: torch.zeros_like(each) if each.grad is None else each.grad.clone()
+        for name, each in policy.named_parameters()
+    }
+
+
+def assert_equal_to_1e_5(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    """Relative to the whole gradient's norm, as an update sees it."""
+    off, norm = (torch.cat([each.flatten() for each in of.values()]).double() for of in (found, expected))
+    assert (off - norm).norm() <= 1e-5 * norm.norm().clamp(min=1e-6)
+
+
+@pytest.fixture(autouse=True)
+def _short_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have small trees fill several blocks."""
+    monkeypatch.setattr(block_attention, "_QUERIES", 8)
+    monkeypatch.setattr(attention, "_FILLED", 16)
+
+
+@pytest.mark.parametrize("kind", ["qwen2", "llama"])
+@pytest.mark.parametrize("wanted", [None, "sdpa"])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(seed=st.integers(0, 10_000), number=st.integers(1, 12), budget=st.integers(10, 400))
+def test_gradients_of_random_trees_are_those_of_one_row_a_step(
+    kind: str, wanted: str | None, seed: int, number: int, budget: int
+) -> None:
+    policy, pairs = policy_of(kind, wanted), random_pairs(seed, number, 20)
+    rules = policy.row_rules if wanted else RowRules(filled=16)
+    expected = gradients(policy, pairs, PLAIN, 10_000)
+    assert_equal_to_1e_5(gradients(policy, pairs, rules, budget), expected)
+
+
+@pytest.mark.parametrize("wanted", [None, "sdpa"])
+def test_gradient_checkpointing_changes_no_gradient_of_trees(wanted: str | None) -> None:
+    policy, pairs = policy_of(wanted=wanted).train(), random_pairs(3, 10, 20)
+    expected = gradients(policy, pairs, PLAIN, 10_000)
+    policy.model.gradient_checkpointing_enable()
+    assert_equal_to_1e_5(gradients(policy, pairs, RowRules(filled=16), 400), expected)
+
+
+def random_until(seed: int, length: int) -> torch.Tensor:
+    """Of trees with random depths."""
+    noise, depths = np.random.default_rng(seed), [0]
+    for _ in range(length - 1):
+        depths.append(int(noise.integers(depths[-1] + 1)) if noise.random() < 0.1 else depths[-1] + 1)
+    ends = [next((q for q in range(k + 1, length) if depths[q] <= depths[k]), length) for k in range(length)]
+    return torch.tensor([ends])
+
+
+def batch_of(until: torch.Tensor) -> TokenBatch:
+    """A batch whose ``until`` alone matters."""
+    zeros = torch.zeros_like(until)
+    return TokenBatch(
+        input_ids=zeros, position_ids=zeros, until=until, source=zeros, reply_ids=zeros, action_mask=zeros.bool()
+    )
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(seed=st.integers(0, 10_000), length=st.integers(1, 70))
+def test_blocks_give_what_a_dense_mask_gives(seed: int, length: int) -> None:
+    until = torch.cat([random_until(seed, length), random_until(seed + 1, length)])
+    states = [torch.randn(2, heads, length, 8, dtype=torch.float64, requires_grad=True) for heads in (4, 2, 2)]
+    noise = torch.randn(2, length, 4, 8, dtype=torch.float64)
+    ours, _ = block_attention.block_attention(None, *states, until[:, None, None], 0.4)
+    query, key, value = states
+    repeated = (each.repeat_interleave(2, 1) for each in (key, value))
+    mask = batch_of(until).attention_mask()
+    dense = scaled_dot_product_attention(query, *repeated, attn_mask=mask, scale=0.4).transpose(1, 2)
+    torch.testing.assert_close(ours, dense)
+    for one, other in zip(*(torch.autograd.grad(each, states, noise) for each in (ours, dense)), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_blocks_compute_in_float32_what_is_of_a_short_type() -> None:
+    until = random_until(0, 40)
+    states = [torch.randn(1, 2, 40, 8, requires_grad=True) for _ in range(3)]
+    short = [each.detach().bfloat16().requires_grad_() for each in states]
+    exact, _ = block_attention.block_attention(None, *(each.float() for each in short), until[:, None, None])
+    ours, _ = block_attention.block_attention(None, *short, until[:, None, None])
+    assert ours.dtype == torch.bfloat16
+    torch.testing.assert_close(ours, exact.bfloat16())
+    assert all(each.dtype == torch.bfloat16 for each in torch.autograd.grad(ours.sum(), short))
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(seed=st.integers(0, 10_000), length=st.integers(1, 70))
+def test_the_block_mask_of_flex_attention_says_what_the_dense_one_says(seed: int, length: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(attention, "_BLOCK", 16)
+        tokens = batch_of(torch.cat([random_until(seed, length), random_until(seed + 1, length)]))
+        made = block_mask(tokens)
+    dense = tokens.attention_mask()[:, 0]
+    beyond = -length % 16
+    blocks = torch.nn.functional.pad(dense, (0, beyond, 0, beyond)).unfold(1, 16, 16).unfold(2, 16, 16)
+    for row in range(2):
+        whole, some = nonzero(blocks[row].all(-1).all(-1)), nonzero(blocks[row].any(-1).any(-1))
+        assert listed(made.full_kv_num_blocks, made.full_kv_indices, row) == whole
+        assert listed(made.kv_num_blocks, made.kv_indices, row) == some - whole
+    places = torch.arange(length)
+    assert torch.equal(torch.stack([made.mask_mod(row, 0, places[:, None], places[None]) for row in range(2)]), dense)
+
+
+def nonzero(blocks: torch.Tensor) -> set[tuple[int, int]]:
+    return {(int(here), int(there)) for here, there in blocks.nonzero()}
+
+
+def listed(numbers: Any, indices: Any, row: int) -> set[tuple[int, int]]:
+    return {
+        (here, int(there))
+        for here, number in enumerate(numbers[row, 0].tolist())
+        for there in indices[row, 0, here, :number]
+    }
+
+
+@pytest.fixture
+def _uncompiled() -> Iterator[None]:
+    """FlexAttention as it is written: compiling takes a minute and, on a CPU, a compiler."""
+    torch.compiler.set_stance("force_eager")
+    yield
+    torch.compiler.set_stance("default")
+
+
+@pytest.mark.usefixtures("_uncompiled")
+@pytest.mark.parametrize("seed", range(3))
+def test_flex_attention_says_of_trees_what_is_said_of_one_row_a_step(seed: int) -> None:
+    policy, pairs = policy_of(wanted="flex_attention"), random_pairs(seed, 10, 40)
+    (rows,) = plan_micro_batches(token_trees(pairs), 10_000, policy.row_rules)
+    assert len(rows) == 1
+    order = [index for row in rows for tree in row for index in tree.pairs]
+    (plain,) = plan_micro_batches(token_trees(pairs), 100_000, PLAIN)
+    plain_order = [index for row in plain for tree in row for index in tree.pairs]
+    with torch.no_grad():
+        ours = policy(make_token_batch(pairs, 0, rows).to(torch.device(DEVICE)))[0]
+        expected = policy(make_token_batch(pairs, 0, plain).to(torch.device(DEVICE)))[0]
+    torch.testing.assert_close(ours[np.argsort(order)], expected[np.argsort(plain_order)], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("device", "wanted", "config", "expected"),
+    [
+        ("cpu", None, {}, (TOKEN_TREES, True, 256)),
+        ("cuda", None, {}, ("flex_attention", True, 0)),
+        ("cuda", None, {"attention_dropout": 0.1}, ("sdpa", True, None)),  # which the others do not have
+        ("cpu", None, {"attention_dropout": 0.1}, ("sdpa", True, None)),
+        ("cuda", "sdpa", {}, ("sdpa", True, None)),
+        ("cpu", "flex_attention", {}, ("flex_attention", True, 0)),
+        ("cuda", "flash_attention_2", {}, ("flash_attention_2", False, 0)),
+        ("cpu", "eager", {}, ("eager", False, None)),
+        ("cpu", None, WINDOWED, ("sdpa", False, None)),
+        ("cuda", None, HYBRID, ("sdpa", False, None)),
+        ("cuda", "flex_attention", WINDOWED, ("flex_attention", False, None)),
+        ("cuda", "flash_attention_2", WINDOWED, ("flash_attention_2", False, 0)),
+        ("cuda", "flash_attention_2", HYBRID, ("flash_attention_2", False, None)),
+    ],
+)  # fmt: skip
+def test_model_and_device_choose_the_attention(
+    device: str, wanted: str | None, config: dict[str, Any], expected: tuple[str, bool, int | None]
+) -> None:
+    model = model_of()
+    for name, value in config.items():
+        setattr(model.config, name, value)
+    found = attention_of(model, device, wanted)
+    assert (found.name, found.rules.shared, found.rules.filled) == expected
+
+
+@pytest.mark.parametrize(
+    ("config", "everything"),
+    [
+        ({"sliding_window": 4096, "use_sliding_window": True, "layer_types": None}, False),
+        ({"sliding_window": 4096, "use_sliding_window": False, "layer_types": None}, True),
+        ({"sliding_window": 4096, "layer_types": ["full_attention"] * 2}, True),
+        ({"layer_types": ["full_attention", "chunked_attention"]}, False),
+        ({"alibi": True}, False),
+    ],
+)
+def test_only_full_attention_shares(config: dict[str, Any], everything: bool) -> None:
+    model = model_of()
+    for name, value in config.items():
+        setattr(model.config, name, value)
+    assert attends_to_everything(model) is everything
+
+
+def test_a_model_with_a_state_shares_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = model_of()
+    monkeypatch.setattr(type(model), "_is_stateful", True)
+    assert not attends_to_everything(model)
+
+
+def test_a_model_moved_to_another_device_chooses_anew() -> None:
+    policy = policy_of()
+    assert [policy.attention(device).name for device in ("cpu", "cuda", "cpu")] == [
+        TOKEN_TREES, "flex_attention", TOKEN_TREES
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("wanted", ["eager", "flash_attention_2"])
+def test_an_attention_without_masks_refuses_trees_that_branch(wanted: str) -> None:
+    model = model_of()
+    tokens = make_token_batch([([1, 2], [3]), ([1, 2], [4])], 0)
+    with pytest.raises(ValueError, match=f"tokens must be plain sequences for attention {wanted}, got trees that bran"):
+        attention_of(model, "cuda", wanted).inputs(tokens)
+
+
+def test_flash_attention_is_told_by_positions_where_a_sequence_begins() -> None:
+    pairs: list[Pair] = [([1, 2], [3]), ([1, 2], [4])]
+    rules = attention_of(model_of(), "cuda", "flash_attention_2")
+    (rows,) = plan_micro_batches(token_trees(pairs), 100, rules.rules)
+    inputs = rules.inputs(make_token_batch(pairs, 0, rows))
+    assert inputs["attention_mask"] is None
+    assert inputs["position_ids"].tolist() == [[0, 1, 2, 0, 1, 2]]
+
+
+@pytest.mark.parametrize("wanted", [None, "sdpa", "eager"])
+def test_plain_sequences_need_neither_mask_nor_positions(wanted: str | None) -> None:
+    tokens = make_token_batch([([1, 2], [3]), ([1, 2, 3], [4])], 0)
+    assert attention_of(model_of(), "cpu", wanted).inputs(tokens) == {"attention_mask": None, "position_ids": None}
+
+
+def test_no_mask_of_a_long_row_s_square_is_made_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    tokens = make_token_batch([([1] * 20, [2]), ([1] * 20, [3])], 0)
+    monkeypatch.setattr(TokenBatch, "attention_mask", partial(pytest.fail, "a dense mask"))
+    assert attention_of(model_of(), "cpu").inputs(tokens)["attention_mask"].shape == (1, 1, 1, 22)
+
+
+def test_a_saved_configuration_does_not_name_our_attention() -> None:
+    policy = policy_of()
+    policy(make_token_batch([([1, 2], [3]), ([1, 2], [4])], 0).to(torch.device(DEVICE)))
+    assert TOKEN_TREES not in policy.model.config.to_json_string()
