@@ -92,14 +92,32 @@ def test_only_one_path_may_exceed_the_budget(pairs: list[Pair], budget: int, rul
         assert size <= budget or (len(trees) == 1 and not trees[0].branches)
 
 
-@given(pair_lists, rules_of_rows)
-def test_nothing_is_repeated_where_everything_fits_and_may_be_shared(pairs: list[Pair], rules: RowRules) -> None:
+@given(pair_lists)
+def test_nothing_is_repeated_where_everything_fits_side_by_side(pairs: list[Pair]) -> None:
+    assert laid(pairs, SIDE) == len(prefixes(pairs, [0] * len(pairs)))
+
+
+@given(pair_lists)
+def test_for_short_rows_an_eighth_is_repeated_at_most(pairs: list[Pair]) -> None:
+    assert laid(pairs, MIXED) <= 9 / 8 * len(prefixes(pairs, [0] * len(pairs)))
+
+
+@given(pair_lists)
+def test_without_sharing_every_sequence_is_whole(pairs: list[Pair]) -> None:
+    assert laid(pairs, PLAIN) == laid(pairs, FLASH) == sum(len(prompt) + len(reply) for prompt, reply in pairs)
+
+
+def laid(pairs: list[Pair], rules: RowRules) -> int:
+    """Tokens in rows, without what fills them up."""
     plan = plan_micro_batches(token_trees(pairs), 10_000, rules)
-    laid = sum(tree.num_tokens for part in plan for row in part for tree in row)
-    if rules.shared and rules.filled is not None:
-        assert laid == len(prefixes(pairs, [0] * len(pairs)))
-    elif not rules.shared:
-        assert laid == sum(len(prompt) + len(reply) for prompt, reply in pairs)
+    return sum(tree.num_tokens for part in plan for row in part for tree in row)
+
+
+def test_a_large_tree_becomes_short_rows_only_if_that_repeats_little() -> None:
+    rules = RowRules(filled=30)
+    little = token_trees([([1], [2, *[3] * 20]), ([1], [4, *[3] * 20])])  # a part repeats one token of 43
+    much = token_trees([([1] * 20, [2, *[3] * 5]), ([1] * 20, [4, *[3] * 5])])  # 20 of 32
+    assert [[part.num_tokens for part in cut(trees, 100, rules)] for trees in (little, much)] == [[22, 22], [32]]
 
 
 @given(pair_lists)
