@@ -23,8 +23,8 @@ class RunManifest(Callback):
 
     That is the start and, once it is known, the end, in ISO 8601; the command line as it was given, secrets included;
     the host, its devices, and the git commit of the working directory; versions, seed, hash and size of every panel,
-    the engine, and where the configuration lies. A run that goes on from a checkpoint lists the starts before its own.
-    A run without an ``ended`` is still at work, or was killed.
+    the engine, the policy's attention, and where the configuration lies. A run that goes on from a checkpoint lists the
+    starts before its own. A run without an ``ended`` is still at work, or was killed.
 
     What only the engine's start decides, such as vLLM's model runner, is added before the first update.
     """
@@ -48,11 +48,11 @@ class RunManifest(Callback):
         if trainer.is_global_zero:
             self._start = {"started": now(), "command": command_line(), "host": platform.node()}
             self._start |= {"git": state} if (state := git_state()) else {}
-        self._write(trainer)
+        self._write(trainer, pl_module)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write it again: the first rollout lies behind, and its engine has started."""
-        self._write(trainer)
+        self._write(trainer, pl_module)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write when the run ended."""
@@ -64,7 +64,7 @@ class RunManifest(Callback):
         with contextlib.suppress(OSError, RunError):  # the exception is the one to be told, whatever the disk says
             self._end(words.get(type(exception)) or f"failed: {type(exception).__name__}: {exception}")
 
-    def _write(self, trainer: Trainer) -> None:
+    def _write(self, trainer: Trainer, pl_module: LightningModule) -> None:
         log_dir = trainer.log_dir  # asked on every rank: it is broadcast
         if log_dir is None or not trainer.is_global_zero:
             return
@@ -80,6 +80,8 @@ class RunManifest(Callback):
         if (engine := getattr(player, "engine", None)) is not None:
             details = engine.details() if isinstance(engine, TellsDetails) else {}
             manifest["engine"] = {"class": type(engine).__name__} | details
+        if (attention := getattr(pl_module, "attention", None)) is not None:
+            manifest["attention"] = {"name": attention.name, "shares_beginnings": attention.rules.shared}
         if (Path(log_dir) / "config.yaml").is_file():
             manifest["config"] = "config.yaml"
         if self._earlier:

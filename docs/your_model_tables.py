@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from gigpo_lightning.memory import EngineSettings, ModelShape, Setup, Training, known_shapes
+from gigpo_lightning.memory import EngineSettings, ModelShape, Setup, Training, flex_repeats_heads, known_shapes
 
 EPISODES, LONGEST = 16 * 8, 2560  # of configs/alfworld/qwen2.5_1.5b.yaml
 RANK = 32
@@ -46,7 +46,6 @@ def trainings(hardware: Hardware) -> Iterator[tuple[str, Training]]:
                 weight_type=kind,
                 optimizer_scratch=1.0 if hardware.gpu else 0.0,
                 reference=not rank,
-                mask_length=LONGEST,
                 lora_rank=rank,
             ),
         )
@@ -55,7 +54,9 @@ def trainings(hardware: Hardware) -> Iterator[tuple[str, Training]]:
 def setups(shape: ModelShape, hardware: Hardware) -> Iterator[tuple[str, Setup]]:
     """Runs, in the order in which they are wanted: long micro-batches and large caches first, asleep last."""
     engine = EngineSettings(kind="share" if hardware.gpu else "fixed", max_model_len=LONGEST, graphs=hardware.gpu)
-    for name, training in trainings(hardware):
+    repeats = hardware.gpu and flex_repeats_heads(shape)
+    kinds = [(name, replace(training, repeats_heads=repeats)) for name, training in trainings(hardware)]
+    for name, training in kinds:
         for sleep in (False, True) if hardware.gpu else (False,):
             for tokens in TOKENS if sleep or not hardware.gpu else TOKENS[:2]:
                 for part in CACHES:
@@ -70,7 +71,7 @@ def setups(shape: ModelShape, hardware: Hardware) -> Iterator[tuple[str, Setup]]
                         on_gpu=hardware.gpu,
                     )
                     yield name, with_cache(run, part)
-    for name, training in trainings(hardware):
+    for name, training in kinds:
         for tokens in TOKENS:
             fewer = replace(training, micro_batch_tokens=tokens)
             yield (

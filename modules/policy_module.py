@@ -16,6 +16,7 @@ from gigpo_lightning.policy_view import AdaptedWeights
 from gigpo_lightning.ranks import gather
 from gigpo_lightning.token_batch import TokenBatch
 from gigpo_lightning.token_trees import RowRules
+from modules.attention import Attention
 from modules.finite import first_not_finite
 from modules.finite_weights import trained_state, way_back
 from modules.policy import Policy, PolicySource
@@ -60,9 +61,14 @@ class PolicyModule(LightningModule):
         return self.policy.tokenizer
 
     @property
+    def attention(self) -> Attention:
+        """How the policy computes attention where it is."""
+        return self.policy.attention(self.device.type)
+
+    @property
     def row_rules(self) -> RowRules:
         """How the policy's attention wants sequences to lie in rows."""
-        return self.policy.row_rules
+        return self.attention.rules
 
     @property
     def vocabulary_size(self) -> int:

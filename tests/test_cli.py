@@ -160,6 +160,9 @@ class TestARun:
             "time/credit",
             "time/update",
             "time/iteration",
+            "update/tokens",
+            "update/distinct_tokens",
+            "update/sharing",
             "memory/resident_gib",
         }
         assert wanted <= set(events.Tags()["scalars"])

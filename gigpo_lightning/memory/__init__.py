@@ -5,7 +5,7 @@ from gigpo_lightning.memory.engine import EngineSettings, engine_memory
 from gigpo_lightning.memory.model_shape import ModelShape, known_shapes, shape_of
 from gigpo_lightning.memory.reading import MemoryUnknownError, setup_of
 from gigpo_lightning.memory.report import MemoryReport, report, unknown
-from gigpo_lightning.memory.update import GIB, Training, moments, states, update_memory
+from gigpo_lightning.memory.update import GIB, Training, flex_repeats_heads, moments, states, update_memory
 
 __all__ = [
     "GIB",
@@ -17,6 +17,7 @@ __all__ = [
     "Setup",
     "Training",
     "engine_memory",
+    "flex_repeats_heads",
     "known_shapes",
     "moments",
     "report",

@@ -10,7 +10,7 @@ from torch import nn
 from gigpo_lightning.memory.device import Setup
 from gigpo_lightning.memory.engine import EngineSettings, longest_reply
 from gigpo_lightning.memory.model_shape import ModelShape, shape_of
-from gigpo_lightning.memory.update import TYPE_BYTES, Strategy, Training
+from gigpo_lightning.memory.update import TYPE_BYTES, Strategy, Training, flex_repeats_heads
 
 _LONGEST = 4096  # tokens, where no engine of this process says what a row may have
 _NEAR = 0.02  # of the parameters: how far a shape may be from the model that it stands for
@@ -65,10 +65,13 @@ def setup_of(
     )
     if training.weight_type not in TYPE_BYTES:
         raise MemoryUnknownError(f"weights of type {training.weight_type} are not known here")
-    if _has_mask(base, policy, on_gpu):
+    attention = _attention(base, policy, on_gpu)
+    if attention == "sdpa":
         # A row with a prompt and several replies may be twice as long; few are.
         longest = longest_reply(shape, engine) if engine is not None else _LONGEST
         training = replace(training, mask_length=min(longest, training.micro_batch_tokens))
+    if attention == "flex_attention":
+        training = replace(training, repeats_heads=flex_repeats_heads(shape))
     return Setup(
         shape=shape,
         training=training,
@@ -81,12 +84,12 @@ def setup_of(
     )
 
 
-def _has_mask(source: Any, policy: Any, on_gpu: bool) -> bool:
-    """Whether attention is given a mask of a row's square: that of long rows, as short ones' are small."""
+def _attention(source: Any, policy: Any, on_gpu: bool) -> str:
+    """The implementation of attention over trees that branch; none for plain sequences, which need no mask."""
     if policy is None:
-        return getattr(source, "attention", None) == "sdpa"
-    rules = policy.attention("cuda" if on_gpu else "cpu").rules
-    return bool(rules.shared and rules.filled is None)
+        return str(getattr(source, "attention", None) or ("flex_attention" if on_gpu else ""))
+    attention = policy.attention("cuda" if on_gpu else "cpu")
+    return attention.name if attention.rules.shared else ""
 
 
 def _shape(source: Any, policy: Any) -> ModelShape:

@@ -36,6 +36,7 @@ class Training:
         gradient_checkpointing: Whether a block's activations are computed again in the backward pass.
         micro_batch_tokens: Rows times longest row of a micro-batch.
         mask_length: Longest row, where attention is given a mask of its square; 0 without one.
+        repeats_heads: Whether attention is given shared heads once for each query head, as ``flex_repeats_heads`` says.
         lora_rank: Rank of the adapters; 0 trains all weights.
         reshard: Whether ``fsdp2`` gives a block's weights back after the forward pass.
         offload: Whether ``fsdp2`` keeps its shares on the host.
@@ -51,6 +52,7 @@ class Training:
     gradient_checkpointing: bool = True
     micro_batch_tokens: int = 16384
     mask_length: int = 0
+    repeats_heads: bool = False
     lora_rank: int = 0
     reshard: bool = True
     offload: bool = False
@@ -196,7 +198,7 @@ def _block(shape: ModelShape, training: Training) -> tuple[int, int]:
     compute, hidden, inner = training.compute_bytes, shape.hidden_size, shape.intermediate_size
     query, key = shape.query_width, shape.key_value_width
     attention = compute * 2 * (query + key)  # queries, keys, values, and what attention gives
-    if training.mask_length and shape.num_attention_heads != shape.num_key_value_heads:
+    if training.mask_length or training.repeats_heads:
         attention += compute * 2 * (query - key)  # with a mask Transformers repeats shared heads
     if training.autocast:
         # Norms are in the stream's type and save input and normalized; each linear layer casts its own input.
@@ -220,6 +222,11 @@ def _block(shape: ModelShape, training: Training) -> tuple[int, int]:
                 tokens * compute * inner
             )  # PEFT gives adapters the widest input in float32: for a moment it is there
     return saved, peak
+
+
+def flex_repeats_heads(shape: ModelShape) -> bool:
+    """Whether Transformers gives FlexAttention shared heads repeated: unless query heads are a power of two."""
+    return shape.num_attention_heads & (shape.num_attention_heads - 1) != 0
 
 
 def _cached(shape: ModelShape, training: Training) -> int:
@@ -258,7 +265,7 @@ def _logits(shape: ModelShape, training: Training) -> int:
 
 
 def _mask(training: Training) -> int:
-    """Bytes of the mask that keeps replies apart: a byte, and a bias of two that attention makes of it."""
+    """Bytes of a mask that keeps branches apart: a byte, and a bias of two that attention makes of it."""
     return training.micro_batch_tokens * training.mask_length * (1 + training.compute_bytes)
 
 

@@ -39,6 +39,10 @@ def test_it_names_the_engine_and_the_versions(tmp_path):
     assert {"torch", "lightning"} <= found["versions"].keys()
 
 
+def test_it_names_the_attention_that_the_policy_computes_with(tmp_path):
+    assert manifest(tmp_path)["attention"] == {"name": "token_trees", "shares_beginnings": True}
+
+
 def test_it_says_where_and_when_the_run_was(tmp_path):
     found = manifest(tmp_path)
     assert found["end"] == "finished"

@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from lightning.pytorch import Callback
 from lightning.pytorch.loggers import CSVLogger
 
 from callbacks import AnchorStats, RolloutMetrics, Transcripts
@@ -145,7 +146,8 @@ def test_shuffled_files_give_the_minibatches_of_the_original(played, tmp_path):
         data.trainer = quiet_trainer(tmp_path)
         data.trainer.strategy.connect(module)
         return [
-            [getattr(batch, name) for name in ("old_logprobs", "advantage", "row")] + [batch.tokens.input_ids]
+            [getattr(batch, name) for name in ("old_logprobs", "advantage", "row")]
+            + [batch.tokens.input_ids, batch.tokens.until, batch.tokens.source]
             for minibatch in data.make_experience(0).minibatches(module, data.batching)
             for batch in minibatch.micro_batches
         ]
@@ -155,6 +157,26 @@ def test_shuffled_files_give_the_minibatches_of_the_original(played, tmp_path):
     assert all(
         torch.equal(a, b) for one, other in zip(ours, theirs, strict=True) for a, b in zip(one, other, strict=True)
     )
+
+
+def test_a_replayed_epoch_has_the_trees_of_the_run_that_stored_it(tmp_path):
+    module = make_module()
+    kept: list[list[list[int]]] = []
+
+    class Keep(Callback):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            kept.append([part.tokens.until.flatten().tolist() for part in batch.micro_batches])
+
+    options = OPTIONS | {"minibatch_by": "episodes"}
+    logger = CSVLogger(tmp_path)
+    callbacks = ScriptedSync(), Transcripts(), Keep()
+    trainer = quiet_trainer(tmp_path, *callbacks, logger=logger, max_epochs=1, limit_val_batches=0)
+    trainer.fit(module, walking_data(random_walk(module), **options))
+    stored, kept = kept, []
+    source = tmp_path / "lightning_logs" / "version_0" / "trajectories"
+    replay(tmp_path, source, Keep(), data=options, max_epochs=1)
+    assert len(stored) > 1
+    assert kept == stored
 
 
 def replaced(name, value):

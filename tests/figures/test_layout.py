@@ -44,6 +44,9 @@ def test_the_groups_are_the_four_that_a_reader_asks_for():
         "time/credit",
         "time/update",
         "time/iteration",
+        "update/tokens",
+        "update/distinct_tokens",
+        "update/sharing",
     ],
 )
 def test_a_scalar_of_the_contract_has_a_chart(tag: str):

@@ -76,6 +76,24 @@ def test_splitting_a_minibatch_changes_no_gradient(tmp_path, aggregation):
     torch.testing.assert_close(split, whole, **gradient_tolerance())
 
 
+@pytest.mark.parametrize("by", ["steps", "episodes"])
+def test_an_epoch_logs_the_tokens_of_its_updates(tmp_path, by):
+    module = make_module()
+    counted = []
+
+    class Count(Callback):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            counted.append(batch.token_counts)
+
+    trainer = fit(module, tmp_path, Count(), data={"minibatch_size": 16, "minibatch_by": by})
+    assert len(counted) > 1
+    computed = sum(counts.computed for counts in counted)
+    assert trainer.callback_metrics["update/tokens"] == computed
+    assert trainer.callback_metrics["update/distinct_tokens"] == sum(counts.distinct for counts in counted) <= computed
+    rows = sum(counts.of_rows for counts in counted)
+    assert trainer.callback_metrics["update/sharing"] == pytest.approx(rows / computed)
+
+
 class RememberingGiGPO(GiGPO):
     """Counts its rollouts and keeps the last rewards, as users would: in an array, by a key that is a pair."""
 
