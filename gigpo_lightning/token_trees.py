@@ -21,8 +21,7 @@ from numpy.typing import NDArray
 
 Pair = tuple[Sequence[int], Sequence[int]]
 """Token ids of a prompt and of its reply."""
-_LIKE = 7 / 8  # of a row's length: shorter trees get other rows, unless they fill gaps
-_REPEATED = 1 / 8  # of a tree's tokens: what may be repeated for the sake of short rows, which are a quarter quicker
+_REPEATED = 1 / 16  # of a tree's tokens: what may be repeated so that parts are quick
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,13 +30,16 @@ class RowRules:
 
     Attributes:
         shared: Whether it takes trees that branch. Otherwise each sequence lies by itself, whole.
-        filled: Trees of up to so many tokens lie in short rows that are filled up to one length, as is best where
-            attention computes a row's square; larger ones lie side by side in one row without filling. None: all lie in
-            short rows, and none is longer than twice its longest sequence.
+        one_row: Whether all trees of a micro-batch lie side by side in one row without filling. Otherwise they lie in
+            rows that are filled up to one length, none longer than twice its longest sequence, as is best where
+            attention computes a row's square.
+        quick: Sizes up to which trees are quicker than large ones. A tree is cut to the first at which few tokens are
+            repeated for that.
     """
 
     shared: bool = True
-    filled: int | None = None
+    one_row: bool = False
+    quick: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,37 +138,34 @@ def plan_micro_batches(
     if token_budget < 1:
         raise ValueError(f"token_budget must be >= 1, got {token_budget}")
     parts = sorted(cut(trees, token_budget, rules), key=lambda part: (part.num_tokens, part.pairs))
-    short = [part for part in parts if rules.filled is None or part.num_tokens <= rules.filled]
-    branch = any(part.branches for part in short)
-    rows = _packed_rows(short, token_budget) if branch else _rows(short, token_budget)
-    return rows + _side_by_side(parts[len(short) :], token_budget)
+    if rules.one_row:
+        return _side_by_side(parts, token_budget)
+    return (_packed_rows if any(part.branches for part in parts) else _rows)(parts, token_budget)
 
 
 def in_rows(trees: Iterable[TokenTree], rules: RowRules) -> list[list[TokenTree]]:
     """Lay all trees into the rows of one batch, of whatever size."""
     parts = sorted(cut(trees, sys.maxsize, rules), key=lambda part: (part.num_tokens, part.pairs))
-    if rules.filled is None or parts[-1].num_tokens <= rules.filled:
-        return [[part] for part in parts]
-    return [parts]
+    return [parts] if rules.one_row else [[part] for part in parts]
 
 
 def cut(trees: Iterable[TokenTree], token_budget: int, rules: RowRules) -> Iterator[TokenTree]:
     """Cut trees into parts that fit: single sequences where nothing is shared.
 
     Where attention computes the squares of all rows, and with a mask at twice the cost, a part is at most twice as long
-    as the longest sequence of its tree: that cost stays a small part of what is saved. Where short rows are quickest, a
-    tree is cut into such if that repeats few tokens.
+    as the longest sequence of its tree: that cost stays a small part of what is saved.
     """
     for tree in trees:
-        limit = min(token_budget, 2 * max(tree.lengths)) if rules.filled is None else token_budget
+        limit = token_budget if rules.one_row else min(token_budget, 2 * max(tree.lengths))
         if not rules.shared:
             yield from (tree.part(place, place + 1) for place in range(len(tree.pairs)))
             continue
-        parts = list(_parts(tree, limit))
-        if rules.filled:
-            short = list(_parts(tree, min(limit, rules.filled)))
-            few = sum(part.num_tokens for part in short) <= (1 + _REPEATED) * tree.num_tokens
-            parts = short if few else parts
+        for size in rules.quick:
+            parts = list(_parts(tree, min(limit, size)))
+            if sum(part.num_tokens for part in parts) <= (1 + _REPEATED) * tree.num_tokens:
+                break
+        else:
+            parts = list(_parts(tree, limit))
         yield from parts
 
 
@@ -193,8 +192,7 @@ def _packed_rows(trees: Sequence[TokenTree], token_budget: int) -> list[list[lis
             left, part, row = gaps.pop(place)
             plan[part][row].append(tree)
         else:
-            taken = len(plan[-1]) * length if plan else 0
-            if not plan or taken + length > token_budget or (size < _LIKE * length and taken > token_budget / 4):
+            if not plan or (len(plan[-1]) + 1) * length > token_budget:
                 plan.append([])
                 length = size
             plan[-1].append([tree])

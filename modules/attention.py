@@ -16,12 +16,11 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from gigpo_lightning.token_batch import TokenBatch
 from gigpo_lightning.token_trees import RowRules
-from modules.block_attention import block_attention
+from modules.tree_attention import QUICK, tree_attention
 
 TOKEN_TREES = "token_trees"
 """Name under which Transformers knows this package's attention for CPUs."""
 _BEST = {"cuda": ("flex_attention", "_supports_flex_attn"), "cpu": (TOKEN_TREES, "_supports_attention_backend")}
-_FILLED = 256  # tokens of a row up to which its whole square is quicker than its blocks, on a CPU
 _BLOCK = 128  # tokens; what FlexAttention's kernels are made for
 
 
@@ -49,7 +48,7 @@ class Attention:
         """
         if self.causal and tokens.is_plain:
             return {"attention_mask": None, "position_ids": None}
-        if not self.rules.shared and (self.rules.filled is None or tokens.branches):
+        if not self.rules.shared and (not self.rules.one_row or tokens.branches):
             raise ValueError(f"tokens must be plain sequences for attention {self.name}, got trees that branch")
         return {"attention_mask": self.mask(tokens), "position_ids": tokens.position_ids}
 
@@ -67,7 +66,7 @@ def attention_of(model: PreTrainedModel, device: str, wanted: str | None = None)
     """
     name = str(wanted or model.config._attn_implementation)
     if name.startswith("flash") and not _is_recurrent(model):
-        return Attention(name=name, rules=RowRules(shared=False, filled=0), mask=_no_mask)
+        return Attention(name=name, rules=RowRules(shared=False, one_row=True), mask=_no_mask)
     if name not in _SHARED or not attends_to_everything(model):
         plain = "sdpa" if name == TOKEN_TREES else name
         return Attention(name=plain, rules=RowRules(shared=False), mask=_no_mask)
@@ -126,17 +125,15 @@ def _in_order(wanted: Tensor) -> tuple[Tensor, Tensor]:
 def _tree_attention(
     module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **more: Any
 ) -> tuple[Tensor, None]:
-    """Attention on a CPU: PyTorch's own, with a mask or without, or by blocks where rows are long."""
-    if attention_mask is None or attention_mask.dtype == torch.bool:
-        output: tuple[Tensor, None] = sdpa_attention_forward(module, query, key, value, attention_mask, **more)
+    """Attention on a CPU: PyTorch's own for plain sequences, else tree by tree."""
+    if attention_mask is None:
+        output: tuple[Tensor, None] = sdpa_attention_forward(module, query, key, value, None, **more)
         return output
-    return block_attention(module, query, key, value, attention_mask, **more)
+    return tree_attention(query, key, value, attention_mask, more.get("scaling")), None
 
 
-def _short_or_blocks(tokens: TokenBatch) -> Tensor:
-    """A mask for short rows; for long ones ``until``, in four dimensions, as models hand a mask on to their layers."""
-    if tokens.until.shape[1] <= _FILLED:
-        return tokens.attention_mask()
+def _until(tokens: TokenBatch) -> Tensor:
+    """``until`` in four dimensions, as models hand a mask on to their layers."""
     return tokens.until[:, None, None]
 
 
@@ -147,6 +144,6 @@ def _no_mask(tokens: TokenBatch) -> None:
 AttentionInterface.register(TOKEN_TREES, _tree_attention)
 _SHARED = {
     "sdpa": Attention(name="sdpa", rules=RowRules(), mask=TokenBatch.attention_mask),
-    "flex_attention": Attention(name="flex_attention", rules=RowRules(filled=0), mask=block_mask, causal=False),
-    TOKEN_TREES: Attention(name=TOKEN_TREES, rules=RowRules(filled=_FILLED), mask=_short_or_blocks),
+    "flex_attention": Attention(name="flex_attention", rules=RowRules(one_row=True), mask=block_mask, causal=False),
+    TOKEN_TREES: Attention(name=TOKEN_TREES, rules=RowRules(one_row=True, quick=QUICK), mask=_until),
 }

@@ -4,8 +4,8 @@ A dense mask of a row costs the row's square, although a token of a tree attends
 leaves out what nothing attends to, but has no backward pass on CPUs. Softmax is computed again in the backward pass,
 from its normalizer, as FlashAttention does (arXiv:2205.14135, Algorithm 4 of its appendix).
 
-Shape letters: B = rows, T = tokens of a row, D = width of a head; N = blocks that are computed together, Q, K = queries
-and keys of a block; H = heads of keys, G = heads of queries that share one of them.
+Shape letters: D = width of a head; N = blocks that are computed together, Q, K = queries and keys of a block; H = heads
+of keys, G = heads of queries that share one of them. Places are those of all rows, one after the other.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -16,7 +16,6 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.utils.weak import WeakIdKeyDictionary
 
 _QUERIES = 64  # of a block: so many that matrix products are quick, so few that little is computed in vain
 _PAIRS = 1 << 17
@@ -25,10 +24,10 @@ _ROUND = 64  # keys of blocks that are computed together are rounded up to a mul
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Blocks:
-    """Successive queries of rows, in blocks of one size.
+    """Successive queries of trees, in blocks of one size.
 
     Attributes:
-        queries: Their places among all ``B · T``, ``(N, Q)``.
+        queries: Their places, ``(N, Q)``.
         keys: Places that one of a block's queries may attend to, filled up by others, ``(N, K)``.
         hidden: True where a query may not attend to a key, ``(N, Q, K)``.
     """
@@ -38,24 +37,24 @@ class Blocks:
     hidden: Bool[Tensor, "N Q K"]
 
 
-def blocks_of(until: Int[Tensor, "B T"]) -> list[Blocks]:
-    """Cut rows of token trees into blocks, and put those of like size together.
+def blocks_of(until: Int[Tensor, " places"], trees: Sequence[tuple[int, int]]) -> list[Blocks]:
+    """Cut trees into blocks, and put those of like size together.
 
     Args:
-        until: As ``TokenBatch`` has it.
+        until: Of every place, the place just past its subtree.
+        trees: The first place of each tree, and the place past its last.
     """
-    length = until.shape[1]
     found: dict[tuple[int, int], list[tuple[Tensor, Tensor]]] = {}
-    for row, ends in enumerate(until):
-        for begin in range(0, length, _QUERIES):
-            queries = torch.arange(begin, min(begin + _QUERIES, length))
-            keys = torch.cat([(ends[:begin] > begin).nonzero().flatten(), queries])
+    for root, end in trees:
+        for begin in range(root, end, _QUERIES):
+            queries = torch.arange(begin, min(begin + _QUERIES, end))
+            keys = torch.cat([(until[root:begin] > begin).nonzero().flatten() + root, queries])
             size = -(-len(keys) // _ROUND) * _ROUND
-            keys = torch.nn.functional.pad(keys, (0, size - len(keys)), value=length)  # behind every query
-            found.setdefault((len(queries), size), []).append((queries + row * length, keys + row * length))
-    flat = torch.cat([(until + torch.arange(len(until)).unsqueeze(1) * length).flatten(), until.new_zeros(1)])
+            keys = torch.nn.functional.pad(keys, (0, size - len(keys)), value=len(until))  # behind every query
+            found.setdefault((len(queries), size), []).append((queries, keys))
+    until = torch.cat([until, until.new_zeros(1)])
     return [
-        _together(blocks[first : first + number], flat)
+        _together(blocks[first : first + number], until)
         for (queries, size), blocks in found.items()
         for number in [max(1, _PAIRS // (queries * size))]
         for first in range(0, len(blocks), number)
@@ -63,7 +62,7 @@ def blocks_of(until: Int[Tensor, "B T"]) -> list[Blocks]:
 
 
 def _together(blocks: Sequence[tuple[Tensor, Tensor]], until: Int[Tensor, " places"]) -> Blocks:
-    """Blocks of one size; ``until`` is of all places, of all rows."""
+    """Blocks of one size; ``until`` is of all places, and of one behind them."""
     queries, keys = (torch.stack(each) for each in zip(*blocks, strict=True))
     here, there = queries.unsqueeze(2), keys.unsqueeze(1)
     hidden = (there > here) | (until[there] <= here)
@@ -71,39 +70,26 @@ def _together(blocks: Sequence[tuple[Tensor, Tensor]], until: Int[Tensor, " plac
 
 
 def block_attention(
-    module: Any,
-    query: Float[Tensor, "B _ T D"],
-    key: Float[Tensor, "B _ T D"],
-    value: Float[Tensor, "B _ T _"],
-    attention_mask: Int[Tensor, "B 1 1 T"],
-    scaling: float | None = None,
-    **more: Any,
-) -> tuple[Tensor, None]:
-    """Attention as Transformers calls it, with ``until`` in the place of the mask.
+    query: Float[Tensor, "_ places D"],
+    key: Float[Tensor, "_ places D"],
+    value: Float[Tensor, "_ places _"],
+    blocks: list[Blocks],
+    scale: float,
+) -> Float[Tensor, "_ places _"]:
+    """Attention of the blocks' queries.
 
     Args:
-        module: The layer that calls.
-        query: Queries of all heads.
+        query: Queries of all heads, at all places.
         key: Keys; several query heads may share one of their heads.
         value: Values.
-        attention_mask: ``until`` of a ``TokenBatch``.
-        scaling: Of the scores; default: one over the root of D.
-        more: What other implementations take.
+        blocks: Which queries there are, and what they attend to.
+        scale: Of the scores.
 
     Returns:
-        The result, ``(B, T, heads, D)``, and no weights.
+        The result, 0 at places that are in no block.
     """
-    if attention_mask not in _BLOCKS:  # once a batch: all layers are given the same tensor
-        _BLOCKS[attention_mask] = blocks_of(attention_mask[:, 0, 0])
-    rows, heads, length, _ = query.shape
     apply: Callable[..., Tensor] = _BlockAttention.apply
-    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    states = (each.transpose(0, 1).flatten(1, 2) for each in (query, key, value))  # heads, places of all rows, D
-    out = apply(*states, _BLOCKS[attention_mask], scale)
-    return out.view(heads, rows, length, -1).permute(1, 2, 0, 3), None
-
-
-_BLOCKS = WeakIdKeyDictionary()
+    return apply(query, key, value, blocks, scale)
 
 
 class _BlockAttention(torch.autograd.Function):
@@ -112,8 +98,8 @@ class _BlockAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, blocks: list[Blocks], scale: float) -> Tensor:
         dtype = torch.promote_types(query.dtype, torch.float32)
-        out = query.new_empty(*query.shape[:2], value.shape[2])
-        log_norm = query.new_empty(query.shape[:2], dtype=dtype)
+        out = query.new_zeros(*query.shape[:2], value.shape[2])
+        log_norm = query.new_zeros(query.shape[:2], dtype=dtype)
         for some, queries, keys, values in _parts(blocks, query, key, value, scale):
             weights = _scores(queries, keys, some)
             largest = weights.amax(-1, keepdim=True)
@@ -131,7 +117,7 @@ class _BlockAttention(torch.autograd.Function):
     def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
         query, key, value, out, log_norm = ctx.saved_tensors
         heads = len(key)
-        grad_query = torch.empty_like(query)
+        grad_query = torch.zeros_like(query)
         grad_key, grad_value = (torch.zeros_like(each, dtype=log_norm.dtype) for each in (key, value))
         delta = (grad_out.to(log_norm.dtype) * out).sum(-1)
         for some, queries, keys, values in _parts(ctx.blocks, query, key, value, ctx.scale):

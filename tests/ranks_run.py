@@ -77,7 +77,7 @@ def main() -> None:
     parser.add_argument("--carry", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    modules.attention._FILLED = 32  # some rows are longer: their attention is computed by blocks
+    modules.tree_attention.QUICK = (32,)  # some trees are larger: their attention is computed by blocks
     settings = LossSettings(kl_coefficient=0.1, entropy_coefficient=0.01, aggregation="trajectory")
     policy = modules.TinyPolicy([gridworld_words, gridworld_markers], hidden_size=arguments.width, max_length=64)
     checkpoint = arguments.folder / f"start_{os.getpid()}"  # each rank has its own

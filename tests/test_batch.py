@@ -350,10 +350,10 @@ def counted(by: MinibatchBy, size: int | None, rules: RowRules) -> TokenCounts:
 def test_tokens_are_counted_by_hand() -> None:
     # Lengths of an episode's steps: 3, 5, 7. The first begins 1 2 n, the second 1 2 n 1 n, the third 1 2 n 2 n 2 n.
     distinct = 2 * (2 + 2 * (1 + 2 + 4))
-    shared = counted("episodes", None, RowRules(filled=0))
+    shared = counted("episodes", None, RowRules(one_row=True))
     assert (shared.computed, shared.distinct, shared.of_rows) == (distinct, distinct, 4 * 15)
     assert shared.metrics() == {"update/tokens": 32, "update/distinct_tokens": 32, "update/sharing": 60 / 32}
-    plain = counted("episodes", None, RowRules(shared=False, filled=0))
+    plain = counted("episodes", None, RowRules(shared=False, one_row=True))
     assert (plain.computed, plain.distinct, plain.of_rows) == (60, distinct, 60)
 
 
@@ -362,7 +362,7 @@ def test_filling_counts_as_computed() -> None:
 
 
 def test_minibatches_of_episodes_compute_less_than_those_of_steps() -> None:
-    by_steps, by_episodes = (counted(by, 3, RowRules(filled=0)) for by in ("steps", "episodes"))
+    by_steps, by_episodes = (counted(by, 3, RowRules(one_row=True)) for by in ("steps", "episodes"))
     assert by_episodes.computed < by_steps.computed
     assert by_episodes.computed == 4 * (2 + 1 + 2 + 4)  # each episode alone, and once
 

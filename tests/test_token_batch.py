@@ -112,7 +112,7 @@ def test_an_empty_prompt_is_refused() -> None:
 
 tokens = st.lists(st.integers(1, 3), min_size=1, max_size=4)  # few tokens: beginnings repeat
 pair_lists = st.lists(st.tuples(tokens, tokens), min_size=1, max_size=20)
-rules_of_rows = st.builds(RowRules, shared=st.booleans(), filled=st.sampled_from([None, 0, 6]))
+rules_of_rows = st.builds(RowRules, shared=st.booleans(), one_row=st.booleans(), quick=st.sampled_from([(), (4, 6)]))
 
 
 @given(pair_lists, st.integers(1, 60), rules_of_rows)

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from gigpo_lightning.token_trees import Pair, RowRules, TokenTree, cut, in_rows, plan_micro_batches, token_trees
 
-SHORT, SIDE, MIXED = RowRules(), RowRules(filled=0), RowRules(filled=6)
-PLAIN, FLASH = RowRules(shared=False), RowRules(shared=False, filled=0)
+SHORT, SIDE, MIXED = RowRules(), RowRules(one_row=True), RowRules(one_row=True, quick=(4, 6))
+PLAIN, FLASH = RowRules(shared=False), RowRules(shared=False, one_row=True)
 RULES = [SHORT, SIDE, MIXED, PLAIN, FLASH]
 
 tokens = st.lists(st.integers(1, 2), min_size=1, max_size=4)  # two tokens: beginnings repeat
@@ -98,8 +98,8 @@ def test_nothing_is_repeated_where_everything_fits_side_by_side(pairs: list[Pair
 
 
 @given(pair_lists)
-def test_for_short_rows_an_eighth_is_repeated_at_most(pairs: list[Pair]) -> None:
-    assert laid(pairs, MIXED) <= 9 / 8 * len(prefixes(pairs, [0] * len(pairs)))
+def test_for_small_trees_a_sixteenth_is_repeated_at_most(pairs: list[Pair]) -> None:
+    assert laid(pairs, MIXED) <= 17 / 16 * len(prefixes(pairs, [0] * len(pairs)))
 
 
 @given(pair_lists)
@@ -113,9 +113,9 @@ def laid(pairs: list[Pair], rules: RowRules) -> int:
     return sum(tree.num_tokens for part in plan for row in part for tree in row)
 
 
-def test_a_large_tree_becomes_short_rows_only_if_that_repeats_little() -> None:
-    rules = RowRules(filled=30)
-    little = token_trees([([1], [2, *[3] * 20]), ([1], [4, *[3] * 20])])  # a part repeats one token of 43
+def test_a_large_tree_becomes_small_ones_only_if_that_repeats_little() -> None:
+    rules = RowRules(one_row=True, quick=(15, 30))
+    little = token_trees([([1], [2, *[3] * 20]), ([1], [4, *[3] * 20])])  # two parts repeat one token of 43
     much = token_trees([([1] * 20, [2, *[3] * 5]), ([1] * 20, [4, *[3] * 5])])  # 20 of 32
     assert [[part.num_tokens for part in cut(trees, 100, rules)] for trees in (little, much)] == [[22, 22], [32]]
 
@@ -158,10 +158,10 @@ def test_plain_rows_of_like_length_lie_together() -> None:
     assert [[row[0].pairs for row in part] for part in plan] == [[(1,), (3,)], [(2,), (0,)]]
 
 
-def test_large_trees_lie_side_by_side_and_small_ones_in_rows() -> None:
+def test_trees_lie_side_by_side_as_far_as_the_budget_goes() -> None:
     pairs = [([number], [1] * size) for number, size in enumerate((8, 2, 9, 2))]
-    plan = plan_micro_batches(token_trees(pairs), 100, MIXED)
-    assert [[len(row) for row in part] for part in plan] == [[1, 1], [2]]
+    plan = plan_micro_batches(token_trees(pairs), 20, SIDE)
+    assert [[[tree.num_tokens for tree in row] for row in part] for part in plan] == [[[3, 3, 9]], [[10]]]
 
 
 def test_one_batch_takes_all_rows() -> None:

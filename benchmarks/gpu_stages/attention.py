@@ -20,12 +20,12 @@ from modules import Policy
 from modules.attention import Attention
 
 _KERNELS = ("attention", "flash", "fmha", "flex", "cutlass", "softmax", "mha")
-PLAIN, SIDE = RowRules(shared=False), RowRules(shared=False, filled=0)
+PLAIN, SIDE = RowRules(shared=False), RowRules(shared=False, one_row=True)
 WAYS: dict[str, tuple[str, RowRules]] = {
     "rows": ("sdpa", PLAIN),
     "dense": ("sdpa", RowRules()),
-    "flex": ("flex_attention", RowRules(filled=0)),
-    "blocks": ("token_trees", RowRules(filled=0)),
+    "flex": ("flex_attention", RowRules(one_row=True)),
+    "blocks": ("token_trees", RowRules(one_row=True)),
     "packed_flash": ("flash_attention_2", SIDE),
     "packed_varlen": ("varlen", SIDE),
 }

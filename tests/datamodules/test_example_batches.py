@@ -30,7 +30,7 @@ def test_ranks_share_an_epoch_out() -> None:
 
 
 def test_replies_to_one_prompt_share_it() -> None:
-    for batch in ExampleBatches(ROWS, 7, 0, epoch=lambda: 0, rules=RowRules(filled=0)):
+    for batch in ExampleBatches(ROWS, 7, 0, epoch=lambda: 0, rules=RowRules(one_row=True)):
         assert len(batch.source.unique()) == 1  # all replies are predicted from the one prompt's last token
         assert batch.input_ids.numel() == 3 + len(batch.reply_ids)
 

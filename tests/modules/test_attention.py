@@ -14,7 +14,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, Qwen2Co
 
 from gigpo_lightning.token_batch import TokenBatch, make_token_batch
 from gigpo_lightning.token_trees import Pair, RowRules, plan_micro_batches, token_trees
-from modules import Policy, attention, block_attention
+from modules import Policy, attention, block_attention, tree_attention
 from modules.attention import TOKEN_TREES, attends_to_everything, attention_of, block_mask
 from modules.tiny_policy import word_tokenizer
 from modules.tokenizer import TransformersTokenizer
@@ -81,9 +81,9 @@ def assert_equal_to_1e_5(found: dict[str, torch.Tensor], expected: dict[str, tor
 
 @pytest.fixture(autouse=True)
 def _short_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have small trees fill several blocks."""
+    """Have some small trees be large, and fill several blocks."""
     monkeypatch.setattr(block_attention, "_QUERIES", 8)
-    monkeypatch.setattr(attention, "_FILLED", 16)
+    monkeypatch.setattr(tree_attention, "QUICK", (8, 24))
 
 
 @pytest.mark.parametrize("kind", ["qwen2", "llama"])
@@ -94,7 +94,7 @@ def test_gradients_of_random_trees_are_those_of_one_row_a_step(
     kind: str, wanted: str | None, seed: int, number: int, budget: int
 ) -> None:
     policy, pairs = policy_of(kind, wanted), random_pairs(seed, number, 20)
-    rules = policy.row_rules if wanted else RowRules(filled=16)
+    rules = policy.row_rules if wanted else RowRules(one_row=True, quick=(8, 16))
     expected = gradients(policy, pairs, PLAIN, 10_000)
     assert_equal_to_1e_5(gradients(policy, pairs, rules, budget), expected)
 
@@ -104,14 +104,15 @@ def test_gradient_checkpointing_changes_no_gradient_of_trees(wanted: str | None)
     policy, pairs = policy_of(wanted=wanted).train(), random_pairs(3, 10, 20)
     expected = gradients(policy, pairs, PLAIN, 10_000)
     policy.model.gradient_checkpointing_enable()
-    assert_equal_to_1e_5(gradients(policy, pairs, RowRules(filled=16), 400), expected)
+    assert_equal_to_1e_5(gradients(policy, pairs, RowRules(one_row=True), 400), expected)
 
 
 def random_until(seed: int, length: int) -> torch.Tensor:
-    """Of trees with random depths."""
+    """Of trees with random depths, of which some have several beside them."""
     noise, depths = np.random.default_rng(seed), [0]
     for _ in range(length - 1):
-        depths.append(int(noise.integers(depths[-1] + 1)) if noise.random() < 0.1 else depths[-1] + 1)
+        back = 0 if noise.random() < 0.3 else int(noise.integers(depths[-1] + 1))
+        depths.append(back if noise.random() < 0.1 else depths[-1] + 1)
     ends = [next((q for q in range(k + 1, length) if depths[q] <= depths[k]), length) for k in range(length)]
     return torch.tensor([ends])
 
@@ -126,11 +127,11 @@ def batch_of(until: torch.Tensor) -> TokenBatch:
 
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 10_000), length=st.integers(1, 70))
-def test_blocks_give_what_a_dense_mask_gives(seed: int, length: int) -> None:
+def test_trees_give_what_a_dense_mask_gives(seed: int, length: int) -> None:
     until = torch.cat([random_until(seed, length), random_until(seed + 1, length)])
     states = [torch.randn(2, heads, length, 8, dtype=torch.float64, requires_grad=True) for heads in (4, 2, 2)]
     noise = torch.randn(2, length, 4, 8, dtype=torch.float64)
-    ours, _ = block_attention.block_attention(None, *states, until[:, None, None], 0.4)
+    ours = tree_attention.tree_attention(*states, until[:, None, None], 0.4)
     query, key, value = states
     repeated = (each.repeat_interleave(2, 1) for each in (key, value))
     mask = batch_of(until).attention_mask()
@@ -141,11 +142,11 @@ def test_blocks_give_what_a_dense_mask_gives(seed: int, length: int) -> None:
 
 
 def test_blocks_compute_in_float32_what_is_of_a_short_type() -> None:
-    until = random_until(0, 40)
+    until = torch.full((1, 40), 40)  # larger than what is quick
     states = [torch.randn(1, 2, 40, 8, requires_grad=True) for _ in range(3)]
     short = [each.detach().bfloat16().requires_grad_() for each in states]
-    exact, _ = block_attention.block_attention(None, *(each.float() for each in short), until[:, None, None])
-    ours, _ = block_attention.block_attention(None, *short, until[:, None, None])
+    exact = tree_attention.tree_attention(*(each.float() for each in short), until[:, None, None])
+    ours = tree_attention.tree_attention(*short, until[:, None, None])
     assert ours.dtype == torch.bfloat16
     torch.testing.assert_close(ours, exact.bfloat16())
     assert all(each.dtype == torch.bfloat16 for each in torch.autograd.grad(ours.sum(), short))
@@ -207,29 +208,29 @@ def test_flex_attention_says_of_trees_what_is_said_of_one_row_a_step(seed: int) 
 @pytest.mark.parametrize(
     ("device", "wanted", "config", "expected"),
     [
-        ("cpu", None, {}, (TOKEN_TREES, True, 256)),
-        ("cuda", None, {}, ("flex_attention", True, 0)),
-        ("cuda", None, {"attention_dropout": 0.1}, ("sdpa", True, None)),  # which the others do not have
-        ("cpu", None, {"attention_dropout": 0.1}, ("sdpa", True, None)),
-        ("cuda", "sdpa", {}, ("sdpa", True, None)),
-        ("cpu", "flex_attention", {}, ("flex_attention", True, 0)),
-        ("cuda", "flash_attention_2", {}, ("flash_attention_2", False, 0)),
-        ("cpu", "eager", {}, ("eager", False, None)),
-        ("cpu", None, WINDOWED, ("sdpa", False, None)),
-        ("cuda", None, HYBRID, ("sdpa", False, None)),
-        ("cuda", "flex_attention", WINDOWED, ("flex_attention", False, None)),
-        ("cuda", "flash_attention_2", WINDOWED, ("flash_attention_2", False, 0)),
-        ("cuda", "flash_attention_2", HYBRID, ("flash_attention_2", False, None)),
+        ("cpu", None, {}, (TOKEN_TREES, True, True)),
+        ("cuda", None, {}, ("flex_attention", True, True)),
+        ("cuda", None, {"attention_dropout": 0.1}, ("sdpa", True, False)),  # which the others do not have
+        ("cpu", None, {"attention_dropout": 0.1}, ("sdpa", True, False)),
+        ("cuda", "sdpa", {}, ("sdpa", True, False)),
+        ("cpu", "flex_attention", {}, ("flex_attention", True, True)),
+        ("cuda", "flash_attention_2", {}, ("flash_attention_2", False, True)),
+        ("cpu", "eager", {}, ("eager", False, False)),
+        ("cpu", None, WINDOWED, ("sdpa", False, False)),
+        ("cuda", None, HYBRID, ("sdpa", False, False)),
+        ("cuda", "flex_attention", WINDOWED, ("flex_attention", False, False)),
+        ("cuda", "flash_attention_2", WINDOWED, ("flash_attention_2", False, True)),
+        ("cuda", "flash_attention_2", HYBRID, ("flash_attention_2", False, False)),
     ],
 )  # fmt: skip
 def test_model_and_device_choose_the_attention(
-    device: str, wanted: str | None, config: dict[str, Any], expected: tuple[str, bool, int | None]
+    device: str, wanted: str | None, config: dict[str, Any], expected: tuple[str, bool, bool]
 ) -> None:
     model = model_of()
     for name, value in config.items():
         setattr(model.config, name, value)
     found = attention_of(model, device, wanted)
-    assert (found.name, found.rules.shared, found.rules.filled) == expected
+    assert (found.name, found.rules.shared, found.rules.one_row) == expected
 
 
 @pytest.mark.parametrize(

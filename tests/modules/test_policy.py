@@ -36,9 +36,9 @@ def batch(rules: RowRules = RowRules()) -> TokenBatch:  # noqa: B008  frozen
 PAIRS = [([3, 4], [10]), ([3, 4], [5, 6, 2]), ([7, 8], [9, 2])]  # in the order of their tokens
 RULES = {
     "trees in rows": RowRules(),
-    "trees side by side": RowRules(filled=0),
+    "trees side by side": RowRules(one_row=True),
     "plain rows": RowRules(shared=False),
-    "plain side by side": RowRules(shared=False, filled=0),
+    "plain side by side": RowRules(shared=False, one_row=True),
 }
 
 

@@ -16,7 +16,7 @@ from gigpo_lightning.rollout import RolloutPlayer, SamplingParameters, Transform
 from gigpo_lightning.token_trees import RowRules
 from gigpo_lightning.trajectory import StepTable, Trajectory, TrajectoryGroup
 from gigpo_lightning.update import Learner
-from modules import LoraPolicy, Policy, TinyPolicy, attention
+from modules import LoraPolicy, Policy, TinyPolicy, tree_attention
 from modules.lora import AdaptedPolicy
 
 PLAIN = RowRules(shared=False)
@@ -102,7 +102,7 @@ def reference(policy: Policy, tokens: Any, temperature: float) -> torch.Tensor:
 EVERYTHING = LossSettings(kl_coefficient=0.1, entropy_coefficient=0.01, importance_correction=TruncatedCorrection())
 
 
-@pytest.mark.parametrize("rules", [RowRules(), RowRules(filled=0)], ids=["short rows", "side by side"])
+@pytest.mark.parametrize("rules", [RowRules(), RowRules(one_row=True, quick=(32,))], ids=["short rows", "side by side"])
 @pytest.mark.parametrize(
     ("loss", "kind"),
     [
@@ -122,7 +122,7 @@ def test_the_gradient_is_that_of_one_row_a_step(
     played: list[TrajectoryGroup],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(attention, "_FILLED", 16)  # so that rows are computed by blocks
+    monkeypatch.setattr(tree_attention, "QUICK", (16, 32))  # so that some trees are computed by blocks
 
     def policy() -> Policy:
         if kind != "lora":
@@ -145,7 +145,7 @@ def test_the_gradient_is_that_of_one_row_a_step(
 
 
 def test_a_conversation_is_computed_once(played: list[TrajectoryGroup]) -> None:
-    _, _, counts = update(growing(played), source().build(), LossSettings(), RowRules(filled=0), 100_000)
+    _, _, counts = update(growing(played), source().build(), LossSettings(), RowRules(one_row=True), 100_000)
     assert counts.computed == counts.distinct
     assert counts.metrics()["update/sharing"] > 2
 
@@ -167,6 +167,6 @@ def test_steps_that_share_all_their_tokens_keep_their_own_advantages(played: lis
         for group in played
     ]
     expected, _, _ = update(groups, source().build(), EVERYTHING, PLAIN, 100_000)
-    found, _, counts = update(groups, source().build(), EVERYTHING, RowRules(filled=0), 100_000)
+    found, _, counts = update(groups, source().build(), EVERYTHING, RowRules(one_row=True), 100_000)
     assert counts.computed == len(steps[0].prompt_ids) + 2
     assert (found - expected).norm() <= 1e-5 * expected.norm()
