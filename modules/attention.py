@@ -91,6 +91,15 @@ def _is_recurrent(model: PreTrainedModel) -> bool:
     return model._is_stateful or any("attention" not in kind or "linear" in kind for kind in kinds)
 
 
+def leave_out_cudnn(device: torch.device) -> None:
+    """Have PyTorch's own attention leave cuDNN out on a GPU, for the whole process.
+
+    It makes a plan for every new shape, .1 to .2 s each, and hardly two micro-batches are alike (benchmarks/README.md).
+    """
+    if device.type == "cuda":
+        torch.backends.cuda.enable_cudnn_sdp(False)
+
+
 def block_mask(tokens: TokenBatch) -> BlockMask:
     """A batch's mask for FlexAttention, made without ever holding a row's square.
 

@@ -19,7 +19,7 @@ from transformers.utils.logging import disable_progress_bar
 from gigpo_lightning.policy_view import AdaptedWeights
 from gigpo_lightning.token_batch import TokenBatch
 from gigpo_lightning.token_trees import RowRules
-from modules.attention import Attention, attention_of
+from modules.attention import Attention, attention_of, leave_out_cudnn
 from modules.finite import first_not_finite
 from modules.token_logprobs import token_logprobs
 from modules.tokenizer import TransformersTokenizer
@@ -94,6 +94,7 @@ class Policy(nn.Module):
 
     def _hidden(self, tokens: TokenBatch) -> Float[Tensor, "B T H"]:
         """The last layer's states."""
+        leave_out_cudnn(tokens.input_ids.device)
         attention = self.attention(tokens.input_ids.device.type)
         if self.model.config._attn_implementation != attention.name:
             self.model.config._attn_implementation = attention.name

@@ -28,8 +28,8 @@ _logger = logging.getLogger(__name__)
 _STRANGE = 0.5
 """Mean difference, in nats, from which the log warns.
 
-Healthy bfloat16 engines differ by .01 to .02 on a CPU. On an H100 they differ by .06 with 1.5 billion random weights, and
-by .08 to .18 with SmolLM2-135M, to which the probes are very unlikely tokens (benchmarks/README.md).
+Healthy bfloat16 engines differ by .01 to .02 on a CPU. On an H100 they differ by .06 with 1.5 billion random weights,
+and by .08 to .18 with SmolLM2-135M, to which the probes are very unlikely tokens (benchmarks/README.md).
 """
 
 

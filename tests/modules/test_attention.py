@@ -15,7 +15,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, Qwen2Co
 from gigpo_lightning.token_batch import TokenBatch, make_token_batch
 from gigpo_lightning.token_trees import Pair, RowRules, plan_micro_batches, token_trees
 from modules import Policy, attention, block_attention, tree_attention
-from modules.attention import TOKEN_TREES, attends_to_everything, attention_of, block_mask
+from modules.attention import TOKEN_TREES, attends_to_everything, attention_of, block_mask, leave_out_cudnn
 from modules.tiny_policy import word_tokenizer
 from modules.tokenizer import TransformersTokenizer
 from tests.devices import DEVICE
@@ -290,6 +290,17 @@ def test_no_mask_of_a_long_row_s_square_is_made_on_a_cpu(monkeypatch: pytest.Mon
     tokens = make_token_batch([([1] * 20, [2]), ([1] * 20, [3])], 0)
     monkeypatch.setattr(TokenBatch, "attention_mask", partial(pytest.fail, "a dense mask"))
     assert attention_of(model_of(), "cpu").inputs(tokens)["attention_mask"].shape == (1, 1, 1, 22)
+
+
+def test_cudnn_s_attention_is_left_out_on_a_gpu_alone() -> None:
+    before = torch.backends.cuda.cudnn_sdp_enabled()
+    try:
+        for device, enabled in (("cpu", True), ("cuda", False)):
+            torch.backends.cuda.enable_cudnn_sdp(True)
+            leave_out_cudnn(torch.device(device))
+            assert torch.backends.cuda.cudnn_sdp_enabled() is enabled
+    finally:
+        torch.backends.cuda.enable_cudnn_sdp(before)
 
 
 def test_a_saved_configuration_does_not_name_our_attention() -> None:
