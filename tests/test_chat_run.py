@@ -4,6 +4,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from gigpo_lightning.rollout.store import read_trajectories
 from gigpo_lightning.trajectory import Trajectory
@@ -46,3 +47,13 @@ def test_every_later_prompt_begins_with_the_last_prompt_and_the_reply_as_sampled
             assert after.prompt_ids[: len(shown)] == shown
             later += 1
     assert later > 1000
+
+
+def test_updates_compute_hardly_more_than_the_distinct_tokens(run_folder: Path) -> None:
+    events = EventAccumulator(str(run_folder)).Reload()
+    computed, distinct, sharing = (
+        [event.value for event in events.Scalars(f"update/{name}")] for name in ("tokens", "distinct_tokens", "sharing")
+    )
+    assert len(computed) == EPOCHS
+    assert all(one <= 1.1 * other for one, other in zip(computed, distinct, strict=True))
+    assert min(sharing) > 1.5
