@@ -11,8 +11,8 @@ datasets, accelerate, pandas, multiprocess, dill, pytz, tzdata, python-dateutil 
 into the project's environment.
 
 Activations are computed again in the backward pass everywhere, as TRL's trainer does by default: without that its
-rows would need more than 24 GiB. Its own forward is used (``GRPOTrainer._get_per_token_logps_and_entropies`` with the fused head), on batches of 8. It
-computes an episode as one padded row, or each step as one. Gradients of all ways are compared.
+rows would need more than 24 GiB. Its own forward is used (``GRPOTrainer._get_per_token_logps_and_entropies`` with the
+fused head), on batches of 8. It computes an episode as one padded row, or each step as one. Gradients are compared.
 """
 
 import argparse
