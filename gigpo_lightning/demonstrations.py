@@ -67,7 +67,7 @@ def demonstrate(
         rng = random.Random(f"{seed}/{number}/{task.task_id}")
         rate = rng.uniform(0, detour_probability)
         answer = read_reset(environment.reset(options={"task": task}))
-        instruction = answer.instruction or answer.observation
+        instruction, tools = answer.instruction or answer.observation, answer.tools
         expert.reset(instruction, answer.observation)
         history: list[tuple[str, str]] = []
         offered: dict[str, None] = {}  # in order, so that draws are the same on every machine
@@ -80,6 +80,7 @@ def demonstrate(
                 observation=answer.observation,
                 admissible_actions=listed,
                 history=tuple(history),
+                tools=tools,
             )
             admissible = listed or ()
             advice = expert.act(answer.observation, admissible)

@@ -78,24 +78,44 @@ class TransformersTokenizer:
             parts.append(text if special else self.as_text(text))
         return "".join(parts)
 
+    @cached_property
+    def _reads_with(self) -> frozenset[str]:
+        """What ``parse_response`` takes: a prefix since it reads response templates, before that response schemas."""
+        return frozenset(inspect.signature(cast("Any", self.tokenizer).parse_response).parameters)
+
     @property
-    def reads_replies(self) -> bool:
-        """Whether it has a response template, which earlier releases of Transformers called a response schema."""
-        names = ("response_template", "response_schema")
-        return any(getattr(self.tokenizer, name, None) for name in names)
+    def _response_template(self) -> Any:
+        return getattr(self.tokenizer, "response_template" if "prefix" in self._reads_with else "response_schema", None)
+
+    def check_replies(self) -> None:
+        """Refuse to read replies without a response template, or with one that Transformers does not take.
+
+        Raises:
+            ValueError: If it is one of the two.
+        """
+        template = self._response_template
+        if not template:
+            raise ValueError(
+                f"{self._name} must have a response template to read its replies with, but has none: choose the parser "
+                "of the model's form in gigpo_lightning.prompts.tool_calls"
+            )
+        if "prefix" not in self._reads_with:
+            return
+        try:
+            cast("Any", self.tokenizer).parse_response("", _without_duties(template), prefix="")
+        except (ValueError, TypeError, LookupError, AttributeError) as error:
+            raise ValueError(f"the response template of {self._name} must be a right one, but: {error}") from error
 
     def read_reply(
         self, ids: Sequence[int], prompt_ids: Sequence[int], tools: Sequence[Mapping[str, Any]]
     ) -> Mapping[str, Any] | None:
         """A reply as a message, by the tokenizer's own response template; None where it has none, or that fails."""
-        if not self.reads_replies:
+        if not self._response_template:
             return None
-        tokenizer: Any = self.tokenizer
-        known = inspect.signature(tokenizer.parse_response).parameters
         context = {"prefix": self.exact_text(prompt_ids), "tools": list(tools) or None}
-        kwargs = {name: value for name, value in context.items() if name in known}
+        kwargs = {name: value for name, value in context.items() if name in self._reads_with}
         try:
-            message = tokenizer.parse_response(self.exact_text(ids), **kwargs)
+            message = cast("Any", self.tokenizer).parse_response(self.exact_text(ids), **kwargs)
         except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:  # not of that form
             _logger.debug("a reply does not follow the tokenizer's response template: %s", error)
             return None
@@ -156,3 +176,12 @@ class TransformersTokenizer:
         """Text of token ids, special tokens left out."""
         text = self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return cast("str", text)
+
+
+def _without_duties(template: Any) -> Any:
+    """A response template that an empty reply follows, if any does: no field must be there."""
+    fields = template.get("fields") if isinstance(template, dict) else None
+    if not isinstance(fields, dict):
+        return template
+    free = {name: {**field, "optional": True} if isinstance(field, dict) else field for name, field in fields.items()}
+    return {**template, "fields": free}

@@ -39,6 +39,16 @@ def played(shown: list[Demonstration]) -> list[tuple[str, str]]:
     return [(one.action, other.view.history[-1][1]) for one, other in pairs if other.view.history]
 
 
+def test_a_turn_has_the_environment_s_tools() -> None:
+    class WithTools(GridworldEnvironment):
+        def reset(self, **arguments: Any) -> tuple[str, dict[str, Any]]:
+            observation, info = super().reset(**arguments)
+            return observation, info | {"tools": [{"name": "go"}]}
+
+    shown = demonstrate(WithTools(), TASKS[:1], GreedyExpert(), detour_probability=0.0, max_steps=2, seed=0)
+    assert all([tool["function"]["name"] for tool in each.view.tools] == ["go"] for each in shown)
+
+
 def test_without_detours_the_advice_is_followed() -> None:
     assert all(advice == done for advice, done in played(show()))
 

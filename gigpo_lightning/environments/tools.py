@@ -6,7 +6,7 @@ only if its name and its arguments are right.
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, cast
@@ -91,14 +91,39 @@ def _schema(tool: object) -> Tool:
     name = function.get("name") if isinstance(function, dict) else None
     if not isinstance(function, dict) or not isinstance(name, str) or not name:
         raise ValueError(f"a tool must be a JSON schema with a name, or a function, got {shown(tool)}")
-    function.setdefault("parameters", {"type": "object", "properties": {}})
-    from jsonschema import Draft202012Validator, SchemaError  # type: ignore[import-untyped]
+    _check_parameters(name, function.setdefault("parameters", {"type": "object", "properties": {}}))
+    return cast("Tool", schema)
 
+
+def _check_parameters(name: str, parameters: object) -> None:
+    """Refuse what would fail, or let anything pass, when a call is checked."""
+    from jsonschema import Draft202012Validator, SchemaError  # type: ignore[import-untyped]
+    from referencing import Registry
+    from referencing.exceptions import Unresolvable
+    from referencing.jsonschema import DRAFT202012
+
+    if not isinstance(parameters, dict):
+        raise ValueError(f"the parameters of tool {name!r} must be a JSON schema of an object, got {shown(parameters)}")
     try:
-        Draft202012Validator.check_schema(function["parameters"])
+        Draft202012Validator.check_schema(parameters)
     except SchemaError as error:
         raise ValueError(f"the parameters of tool {name!r} must be a JSON schema, but: {error.message}") from error
-    return cast("Tool", schema)
+    resolver = Registry().resolver_with_root(DRAFT202012.create_resource(parameters))
+    for reference in _references(parameters):
+        try:
+            resolver.lookup(reference)
+        except Unresolvable as error:
+            raise ValueError(
+                f"the parameters of tool {name!r} must hold what they refer to, got {reference!r}"
+            ) from error
+
+
+def _references(schema: object) -> Iterator[str]:
+    """Where a schema refers to."""
+    if isinstance(schema, dict) and isinstance(schema.get("$ref"), str):
+        yield schema["$ref"]
+    for each in schema.values() if isinstance(schema, dict) else schema if isinstance(schema, list) else ():
+        yield from _references(each)
 
 
 def _of_function(function: Callable[..., Any]) -> Tool:
@@ -136,10 +161,23 @@ def wrong_arguments(tool: Tool, arguments: Mapping[str, Any]) -> str:
 def _validator(parameters: str) -> Any:
     from jsonschema import Draft202012Validator
 
-    schema = json.loads(parameters)
+    schema = _with_null(json.loads(parameters))
     if "properties" in schema:
         schema.setdefault("additionalProperties", False)
     return Draft202012Validator(schema)
+
+
+def _with_null(schema: Any) -> Any:
+    """The schema with null among the types of what is ``nullable``, as Transformers calls a function's ``X | None``."""
+    if isinstance(schema, list):
+        return [_with_null(each) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    schema = {name: _with_null(each) for name, each in schema.items()}
+    if schema.get("nullable") is True:
+        schema |= {"type": [schema["type"], "null"]} if isinstance(schema.get("type"), str) else {}
+        schema |= {"enum": [*schema["enum"], None]} if "enum" in schema else {}
+    return schema
 
 
 def names_of(tools: Sequence[Tool]) -> list[str]:

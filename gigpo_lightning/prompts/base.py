@@ -40,9 +40,8 @@ class Tokenizer(Protocol):
 class ChatTokenizer(Tokenizer, Protocol):
     """A tokenizer of which a conversation asks more."""
 
-    @property
-    def reads_replies(self) -> bool:
-        """Whether it has rules for reading replies of its own."""
+    def check_replies(self) -> None:
+        """Refuse to read replies where it has no rules of its own for them, or wrong ones; ValueError says so."""
 
     def write_chat(self, messages: Sequence[Mapping[str, Any]], /, **chat_template_kwargs: Any) -> str:
         """Text of a chat through the model's own template, ready for the assistant's reply; ``encode`` reads it."""

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+from gigpo_lightning.environments.tools import ToolCall
 from gigpo_lightning.errors import check_count
 from gigpo_lightning.prompts.base import (
     ChatTokenizer,
@@ -180,7 +181,7 @@ class ChatPrompt:
     ) -> ParsedAction:
         """Read the action from a reply in tokens."""
         assert isinstance(tokenizer, ChatTokenizer)
-        return self.reply.parse(_read(tuple(completion_ids), tuple(prompt_ids), view, tokenizer), view)
+        return self.reply.parse(self._read(tuple(completion_ids), tuple(prompt_ids), view, tokenizer), view)
 
     def write_reply(self, action: str, view: TurnView) -> str:
         """The reply that ``parse`` reads as this action."""
@@ -228,14 +229,13 @@ class ChatPrompt:
     ) -> tuple[Message, list[Message]]:
         """The message of a reply, and who the answer to each of its calls is from."""
         turn = view.turns[number]
-        if not turn.completion_ids:
-            content = without_signs(self.reply.write(turn.action, view))
-            return {"role": "assistant", "content": content}, []
-        reply = written(turn, tokenizer)
-        shown = without_thought(reply) if self.drop_thinking else reply
-        content = signed(reply, number) if shown == reply else shown
-        said = _read(turn.completion_ids, turn.prompt_ids, view, tokenizer) if self.reply.has_calls else None
-        calls = self.reply.calls(said) if said is not None else ()
+        if turn.completion_ids:
+            reply = written(turn, tokenizer)
+            shown = without_thought(reply) if self.drop_thinking else reply
+            content = signed(reply, number) if shown == reply else shown
+        else:  # an expert's
+            content = without_signs(self.write_reply(turn.action, view))
+        calls = self._calls(turn, content, view, tokenizer)
         ids = [f"{number:06d}{place:03d}" for place in range(len(calls))]  # nine digits, as Mistral's templates want
         answers: list[Message] = [
             {"tool_call_id": each, "name": tokenizer.as_text(call.name)} for each, call in zip(ids, calls, strict=True)
@@ -245,6 +245,24 @@ class ChatPrompt:
         functions = [tree_as_text({"name": call.name, "arguments": call.arguments}, tokenizer) for call in calls]
         entry = [{"id": each, "type": "function", "function": it} for each, it in zip(ids, functions, strict=True)]
         return {"role": "assistant", "content": "", "tool_calls": entry}, answers
+
+    def _calls(self, turn: Turn, content: str, view: TurnView, tokenizer: ChatTokenizer) -> Sequence[ToolCall]:
+        """The calls in the reply of a turn, which is an expert's words if it has no tokens."""
+        if not self.reply.has_calls:
+            return ()
+        if not turn.completion_ids:
+            return self.reply.calls(Reply(text=content, exact=content))
+        return self.reply.calls(self._read(turn.completion_ids, turn.prompt_ids, view, tokenizer))
+
+    def _read(
+        self, completion_ids: tuple[int, ...], prompt_ids: tuple[int, ...], view: TurnView, tokenizer: ChatTokenizer
+    ) -> Reply:
+        """A reply in words."""
+        message = None
+        if self.reply.reads_messages:
+            message = tokenizer.read_reply(completion_ids, prompt_ids, self.reply.tools(view))
+        exact = tokenizer.exact_text(without_end(completion_ids, tokenizer))
+        return Reply(text=tokenizer.decode(completion_ids), exact=exact, message=message)
 
 
 class CompactChatPrompt(ChatPrompt):
@@ -279,17 +297,6 @@ class CompactChatPrompt(ChatPrompt):
 def chat_markers() -> tuple[str, ...]:
     """The words that begin a message in a tiny policy's chat template, for its vocabulary."""
     return SYSTEM, USER, ASSISTANT
-
-
-def _read(
-    completion_ids: tuple[int, ...], prompt_ids: tuple[int, ...], view: TurnView, tokenizer: ChatTokenizer
-) -> Reply:
-    """A reply in words."""
-    return Reply(
-        text=tokenizer.decode(completion_ids),
-        exact=tokenizer.exact_text(without_end(completion_ids, tokenizer)),
-        message=tokenizer.read_reply(completion_ids, prompt_ids, view.tools) if tokenizer.reads_replies else None,
-    )
 
 
 def _next_end(text: str, start: int, tokenizer: ChatTokenizer) -> int | None:

@@ -20,7 +20,8 @@ class Reply:
     Attributes:
         text: In words, special tokens left out.
         exact: In words, special tokens and all, without the token that ended it.
-        message: The same, as the tokenizer's own rules for replies read it; None where it has none.
+        message: The same, as the tokenizer's own rules for replies read it; None of a form that does not want it, and
+            of a reply that does not follow the rules.
     """
 
     text: str
@@ -33,6 +34,8 @@ class ReplyFormat(ABC):
 
     has_calls: ClassVar[bool] = False
     """Whether replies may call tools."""
+    reads_messages: ClassVar[bool] = False
+    """Whether a reply's ``message`` is wanted, which takes time."""
 
     @property
     def shows_offer(self) -> bool:
@@ -101,8 +104,8 @@ class TaggedReply(ReplyFormat):
         return self._tags.parse(reply.text, view)
 
     def write(self, action: str, view: TurnView) -> str:
-        """The action between its tags, without a thought."""
-        return f"<action>{action}</action>"
+        """The action between its tags, after an empty thought where there must be one."""
+        return f"{'<think></think>' if self.require_think else ''}<action>{action}</action>"
 
 
 def without_thought(text: str) -> str:

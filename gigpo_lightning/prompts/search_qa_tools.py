@@ -70,16 +70,6 @@ class SearchQAToolPrompt(ChatPrompt):
             chat_template_kwargs=chat_template_kwargs,
         )
 
-    def check(self, tokenizer: Tokenizer) -> None:
-        """Refuse a tokenizer whose chat template takes no tools, or that the replies' form cannot be read with.
-
-        Raises:
-            ValueError: If it is one.
-        """
-        super().check(tokenizer)
-        question = TurnView(instruction="", observation="who?", admissible_actions=None)
-        self.encode(question, tokenizer, 1 << 20)
-
     def message(self, view: TurnView, number: int, first: int) -> str:
         """The question, or what a search found."""
         message = super().message(view, number, first)

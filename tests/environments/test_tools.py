@@ -1,6 +1,6 @@
 """Tools of an environment: their schemas, and the call that it is stepped with."""
 
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from hypothesis import given
@@ -49,6 +49,29 @@ def test_a_method_is_a_tool_without_its_self() -> None:
     assert list(schema["function"]["parameters"]["properties"]) == ["door"]
 
 
+def test_an_argument_that_may_be_none_may_be_null() -> None:
+    def wait(seconds: float | None, how: Literal["here", "there"] | None = None) -> str:
+        """Wait.
+
+        Args:
+            seconds: For how long.
+            how: Where.
+        """
+        return f"{seconds} {how}"
+
+    (schema,) = tool_schemas([wait])
+    assert wrong_arguments(schema, {"seconds": None, "how": None}) == ""
+    assert wrong_arguments(schema, {"seconds": 1.5, "how": "here"}) == ""
+    assert "seconds: 'long' is not of type 'number', 'null'" in wrong_arguments(schema, {"seconds": "long"})
+
+
+def test_a_schema_may_refer_to_its_own_parts() -> None:
+    parameters = {"properties": {"door": {"$ref": "#/$defs/door"}}, "$defs": {"door": {"type": "integer"}}}
+    (schema,) = tool_schemas([{"name": "open", "parameters": parameters}])
+    assert wrong_arguments(schema, {"door": 1}) == ""
+    assert wrong_arguments(schema, {"door": "a"}) == "door: 'a' is not of type 'integer'"
+
+
 def test_a_bare_schema_is_wrapped_as_chat_templates_take_it() -> None:
     assert tool_schemas([OPEN]) == tool_schemas([{"type": "function", "function": OPEN}])
 
@@ -67,6 +90,14 @@ def test_a_tool_without_parameters_takes_none() -> None:
         ([{"parameters": {}}], "a tool must be a JSON schema with a name"),
         ([{"name": ""}], "a tool must be a JSON schema with a name"),
         ([{"name": "a", "parameters": {"type": "thing"}}], "the parameters of tool 'a' must be a JSON schema, but:"),
+        (
+            [{"name": "a", "parameters": True}],
+            "the parameters of tool 'a' must be a JSON schema of an object, got True",
+        ),
+        (
+            [{"name": "a", "parameters": {"properties": {"b": {"$ref": "#/nowhere"}}}}],
+            "the parameters of tool 'a' must hold what they refer to, got '#/nowhere'",
+        ),
         ([OPEN, OPEN], "tools must have names of their own, got 'open' twice"),
         ([lambda x: x], "tool '<lambda>' must have annotations and a docstring that describes every argument"),
         ([{"name": "a", "parameters": object()}], "a tool must be a JSON schema or a function"),

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gigpo_lightning.prompts.base import NoRoomError, TurnView
+from gigpo_lightning.prompts.base import NoRoomError, ParsedAction, TurnView
 from gigpo_lightning.prompts.chat import ChatPrompt
 from gigpo_lightning.prompts.gridworld import GridworldChatPrompt
 from gigpo_lightning.prompts.replies import PlainReply, TaggedReply, without_thought
@@ -231,6 +231,13 @@ def test_demonstrations_in_words_alone_are_conversations_too() -> None:
     text = chat_tokenizer().exact_text(prompt.encode(view, chat_tokenizer(), 4000).ids)
     assert "assistant\n<action>down</action><|im_end|>\n<|im_start|>user\nyou are at row 1" in text
     assert prompt.write_reply("up", view) == "<action>up</action>"
+
+
+@pytest.mark.parametrize("require_think", [True, False])
+def test_a_demonstrated_reply_is_a_valid_one(require_think: bool) -> None:
+    prompt = ChatPrompt(reply=TaggedReply(require_think=require_think))
+    view = TurnView(instruction="", observation="you are at row 1", admissible_actions=("up",))
+    assert prompt.parse(prompt.write_reply("up", view), view) == ParsedAction(action="up", valid=True)
 
 
 @pytest.mark.parametrize("template", [KEEPING, STRIPPING, TRIMMING])

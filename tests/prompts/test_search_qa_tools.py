@@ -56,6 +56,15 @@ def test_a_demonstrated_action_is_written_as_its_call(action: str) -> None:
     assert PROMPT.parse(PROMPT.write_reply(action, VIEW), VIEW).action == action
 
 
+def test_a_demonstration_s_earlier_actions_are_shown_as_their_calls() -> None:
+    history = ((QUESTION, "<search>a lamp</search>"),)
+    found = "<information>By Zoë.</information>"
+    view = TurnView(instruction=QUESTION, observation=found, admissible_actions=None, history=history)
+    text = chat_tokenizer().exact_text(PROMPT.encode(view, chat_tokenizer(), 4000).ids)
+    assert call("search", query="a lamp") in text.replace("\n", "")
+    assert "<tool_response>\nBy Zoë.\n</tool_response>" in text
+
+
 def test_another_form_of_calls_can_be_chosen() -> None:
     parsed = SearchQAToolPrompt(Llama3JsonToolCalls()).parse('{"name": "answer", "parameters": {"answer": "a"}}', VIEW)
     assert parsed.action == "<answer>a</answer>"

@@ -1,6 +1,7 @@
 """Tool calls in each form: what is right reaches the environment, and what is not is told to the policy."""
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -91,6 +92,8 @@ WRONG = [
     (HermesToolCalls, '<tool_call>{"name": "search", "arguments": {}}</tool_call>', "wrong arguments"),
     (HermesToolCalls, '<tool_call>{"name": "search", "arguments": {"query": 3}}</tool_call>', "wrong arguments"),
     (Llama3JsonToolCalls, "I know it.", "no tool call"),
+    (HermesToolCalls, '<tool_call>{"name": "search", "arguments": {"count": NaN}}</tool_call>', "malformed tool call"),
+    (Llama3JsonToolCalls, '{"name": "search", "parameters": {"count": Infinity}}', "malformed tool call"),
     (Llama3JsonToolCalls, '{"name": "search"', "malformed tool call"),
     (Llama3JsonToolCalls, f"{QUERY} and so on", "malformed tool call"),
     (Llama3JsonToolCalls, "<|python_tag|>search()", "malformed tool call"),
@@ -185,6 +188,8 @@ def test_the_template_lists_the_tools() -> None:
 def test_a_template_that_takes_no_tools_is_refused() -> None:
     plain = chat_tokenizer("{% for m in messages %}{{ m.content }}{% endfor %}")
     with pytest.raises(ValueError, match="must take tools for a prompt of tool calls, but reads none"):
+        check_chat_template(ChatPrompt(reply=HermesToolCalls()), plain)
+    with pytest.raises(ValueError, match="must take tools for a prompt of tool calls, but reads none"):
         Conversation(ChatPrompt(reply=HermesToolCalls()), plain, [], tools=TOOLS)
 
 
@@ -197,6 +202,15 @@ def test_what_a_tool_gives_is_a_tool_s_message_after_the_call_as_it_was_sampled(
     assert played.grown() == [True, True]
     assert f"{call}\n<|im_start|>user\n<tool_response>\nyou are at row 1" in played.text()
     assert f"so?{END}\n<|im_start|>user\nyou are at row 2" in played.text()  # no call, no tool's message
+
+
+def test_a_demonstrated_call_is_answered_by_a_tool_too() -> None:
+    view = TurnView(
+        instruction="", observation="A book.", admissible_actions=None, history=(("who?", QUERY),), tools=TOOLS
+    )
+    tokenizer = chat_tokenizer()
+    text = tokenizer.exact_text(ChatPrompt(reply=HermesToolCalls()).encode(view, tokenizer, 4000).ids)
+    assert f"{RIGHT[HermesToolCalls]}{END}\n<|im_start|>user\n<tool_response>\nA book.\n</tool_response>" in text
 
 
 def test_a_page_does_not_end_a_tool_s_message() -> None:
@@ -239,7 +253,7 @@ def test_arguments_that_spell_a_turn_s_end_do_not_end_it_when_the_template_write
     assert ends(END) == ends("who")
 
 
-RESPONSE = {
+RESPONSE: dict[str, Any] = {
     "start_anchor": "<|im_start|>assistant\n",
     "fields": {
         "content": {},
@@ -248,9 +262,9 @@ RESPONSE = {
 }
 
 
-def own_tokenizer() -> TransformersTokenizer:
+def own_tokenizer(template: object = RESPONSE) -> TransformersTokenizer:
     made = chat_tokenizer.__wrapped__(KEEPING)
-    made.tokenizer.response_template = RESPONSE
+    made.tokenizer.response_template = template
     return made
 
 
@@ -272,8 +286,27 @@ def test_a_reply_that_the_tokenizer_s_own_rules_cannot_read_is_told() -> None:
 
 def test_own_rules_are_wanted_of_a_tokenizer_before_training() -> None:
     check_chat_template(ChatPrompt(reply=OwnToolCalls()), own_tokenizer())
-    with pytest.raises(ValueError, match="must have a response template for OwnToolCalls"):
+    with pytest.raises(ValueError, match="must have a response template to read its replies with, but has none"):
         check_chat_template(ChatPrompt(reply=OwnToolCalls()), chat_tokenizer())
+
+
+@pytest.mark.parametrize(
+    ("template", "wrong"),
+    [
+        ({"fields": {"content": {}}}, "must define 'start_anchor'"),
+        (RESPONSE | {"fields": {"content": {"begin": "<"}}}, "unknown keys ['begin']"),
+        ("<tool_call>", "must be a dict, got str"),
+    ],
+)
+def test_a_wrong_response_template_is_an_error_and_no_fault_of_the_replies(template: Any, wrong: str) -> None:
+    with pytest.raises(ValueError, match=f"the response template of .* must be a right one, but: .*{re.escape(wrong)}"):
+        check_chat_template(ChatPrompt(reply=OwnToolCalls()), own_tokenizer(template))
+
+
+def test_a_response_template_may_ask_for_a_field_of_every_reply() -> None:
+    calls = RESPONSE["fields"]["tool_calls"] | {"optional": False}
+    template = RESPONSE | {"fields": {"content": {}, "tool_calls": calls}}
+    check_chat_template(ChatPrompt(reply=OwnToolCalls()), own_tokenizer(template))
 
 
 def test_special_tokens_are_part_of_a_call() -> None:

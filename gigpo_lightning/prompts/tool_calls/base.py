@@ -2,11 +2,11 @@
 
 import json
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from gigpo_lightning.environments.tools import Tool, ToolCall, names_of, write_call, wrong_arguments
-from gigpo_lightning.prompts.base import ParsedAction, TurnView
+from gigpo_lightning.prompts.base import ChatTokenizer, ParsedAction, TurnView
 from gigpo_lightning.prompts.replies import Reply, ReplyFormat, without_thought
 from gigpo_lightning.text import well_formed
 
@@ -52,6 +52,14 @@ class ToolCalls(ReplyFormat):
         self.offer_as_tool = offer_as_tool
         self.text_is_action = text_is_action
         self.require_admissible = require_admissible
+
+    def check(self, tokenizer: ChatTokenizer) -> None:
+        """Refuse a tokenizer whose chat template takes no tools.
+
+        Raises:
+            ValueError: If it is one.
+        """
+        tokenizer.write_chat([{"role": "user", "content": "hello"}], tools=[ACT])
 
     @property
     def shows_offer(self) -> bool:
@@ -165,8 +173,29 @@ def loads(text: str) -> Any:
     Raises:
         MalformedCallError: If the text is none.
     """
+    return _decoded(_DECODER.decode, text)
+
+
+def first_value(text: str, place: int) -> tuple[Any, int]:
+    """The JSON value that begins at a place, and where it ends.
+
+    Raises:
+        MalformedCallError: If there is none.
+    """
+    value, end = _decoded(_DECODER.raw_decode, text, place)
+    return value, end
+
+
+def _no_number(name: str) -> None:
+    raise json.JSONDecodeError(f"{name} is no JSON", name, 0)
+
+
+_DECODER = json.JSONDecoder(parse_constant=_no_number)  # Python would take NaN and Infinity
+
+
+def _decoded(decode: Callable[..., Any], *given: Any) -> Any:
     try:
-        return json.loads(text)
+        return decode(*given)
     except json.JSONDecodeError as error:
         raise MalformedCallError(f"it is not valid JSON: {error}") from error
     except (ValueError, RecursionError) as error:  # numbers of thousands of digits, thousands of brackets

@@ -1,11 +1,10 @@
 """Tool calls as Llama 3 models write them."""
 
-import json
 import re
 
 from gigpo_lightning.environments.tools import ToolCall
 from gigpo_lightning.prompts.replies import Reply
-from gigpo_lightning.prompts.tool_calls.base import MalformedCallError, ToolCalls, call_of, without_thoughts
+from gigpo_lightning.prompts.tool_calls.base import ToolCalls, call_of, first_value, without_thoughts
 
 _TAG = "<|python_tag|>"
 _BETWEEN = re.compile(r"[\s;]*")
@@ -27,12 +26,7 @@ class Llama3JsonToolCalls(ToolCalls):
             return []
         calls, place = [], 0
         while place < len(text):
-            try:
-                found, place = json.JSONDecoder().raw_decode(text, place)
-            except json.JSONDecodeError as error:
-                raise MalformedCallError(f"it is not valid JSON: {error}") from error
-            except (ValueError, RecursionError) as error:
-                raise MalformedCallError("it is not JSON of a reasonable size") from error
+            found, place = first_value(text, place)
             calls.append(call_of(found, ("parameters", "arguments")))
             between = _BETWEEN.match(text, place)
             place = between.end() if between else place

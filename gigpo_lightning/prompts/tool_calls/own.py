@@ -9,17 +9,16 @@ from gigpo_lightning.prompts.tool_calls.base import MalformedCallError, ToolCall
 class OwnToolCalls(ToolCalls):
     """What the tokenizer's response template (``response_schema`` in early Transformers 5) calls a tool call."""
 
+    reads_messages = True
+
     def check(self, tokenizer: ChatTokenizer) -> None:
-        """Refuse a tokenizer that has no such template.
+        """Refuse a tokenizer that has no such template, or a wrong one.
 
         Raises:
-            ValueError: If it has none.
+            ValueError: If it has none, or Transformers does not take it; or the chat template takes no tools.
         """
-        if not tokenizer.reads_replies:
-            raise ValueError(
-                "the tokenizer must have a response template for OwnToolCalls, but has none: choose the parser of the "
-                "model's form in gigpo_lightning.prompts.tool_calls"
-            )
+        super().check(tokenizer)
+        tokenizer.check_replies()
 
     def read(self, reply: Reply) -> list[ToolCall]:
         """The calls of the message.
