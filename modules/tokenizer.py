@@ -42,6 +42,7 @@ class TransformersTokenizer:
         pad = cast("int | None", tokenizer.pad_token_id)
         self.pad_token_id = end if pad is None else pad
         self._backend: Any = getattr(tokenizer, "backend_tokenizer", None)
+        self._has_warned = False
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a text, without special tokens added; half a surrogate pair becomes a question mark.
@@ -116,8 +117,15 @@ class TransformersTokenizer:
         kwargs = {name: value for name, value in context.items() if name in self._reads_with}
         try:
             message = cast("Any", self.tokenizer).parse_response(self.exact_text(ids), **kwargs)
-        except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:  # not of that form
+        except (ValueError, RecursionError) as error:  # not of that form
             _logger.debug("a reply does not follow the tokenizer's response template: %s", error)
+            return None
+        except (TypeError, LookupError, AttributeError) as error:  # perhaps a placeholder that nothing fills
+            if not self._has_warned:
+                _logger.warning(
+                    "the response template of %s may be wrong: it cannot read a reply: %s", self._name, error
+                )
+            self._has_warned = True
             return None
         return message if isinstance(message, Mapping) else None
 

@@ -303,6 +303,16 @@ def test_a_wrong_response_template_is_an_error_and_no_fault_of_the_replies(templ
         check_chat_template(ChatPrompt(reply=OwnToolCalls()), own_tokenizer(template))
 
 
+def test_a_placeholder_that_nothing_fills_is_warned_of_once(caplog: pytest.LogCaptureFixture) -> None:
+    calls = RESPONSE["fields"]["tool_calls"] | {"transform": {"name": "{nme}"}}
+    tokenizer = own_tokenizer(RESPONSE | {"fields": {"content": {}, "tool_calls": calls}})
+    prompt = ChatPrompt(reply=OwnToolCalls())
+    for _ in range(2):
+        assert not prompt.parse_tokens(tokenizer.encode(RIGHT[HermesToolCalls]), (), VIEW, tokenizer).valid
+    assert len(caplog.messages) == 1
+    assert "may be wrong: it cannot read a reply" in caplog.text
+
+
 def test_a_response_template_may_ask_for_a_field_of_every_reply() -> None:
     calls = RESPONSE["fields"]["tool_calls"] | {"optional": False}
     template = RESPONSE | {"fields": {"content": {}, "tool_calls": calls}}
