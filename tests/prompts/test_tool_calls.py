@@ -148,6 +148,20 @@ def test_a_reply_without_a_call_can_be_an_action() -> None:
     )
 
 
+@pytest.mark.parametrize("form", FORMS, ids=lambda form: form.__name__)
+def test_a_demonstrated_call_is_written_as_it_is_read(form: Any) -> None:
+    assert read_call(parsed(form(), form().write(QUERY, VIEW)).action) == CALL
+    offering = form(offer_as_tool=True)
+    assert read_call(parsed(offering, offering.write(QUERY, VIEW)).action) == CALL
+    assert parsed(offering, offering.write("go", VIEW)) == ParsedAction(action="go", valid=True)
+    assert form(text_is_action=True).write("It was her.", VIEW) == "It was her."
+
+
+def test_a_form_that_cannot_write_calls_says_so() -> None:
+    with pytest.raises(ValueError, match="OwnToolCalls cannot write calls, as demonstrations need it"):
+        OwnToolCalls().write(QUERY, VIEW)
+
+
 def test_offered_actions_are_one_tool() -> None:
     form = HermesToolCalls(offer_as_tool=True)
     view = TurnView(instruction="", observation="", admissible_actions=("look", "go"))

@@ -5,7 +5,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from gigpo_lightning.environments.tools import Tool, ToolCall, names_of, write_call, wrong_arguments
+from gigpo_lightning.environments.tools import Tool, ToolCall, names_of, read_call, write_call, wrong_arguments
 from gigpo_lightning.prompts.base import ChatTokenizer, ParsedAction, TurnView
 from gigpo_lightning.prompts.replies import Reply, ReplyFormat, without_thought
 from gigpo_lightning.text import well_formed
@@ -128,12 +128,23 @@ class ToolCalls(ReplyFormat):
         return ParsedAction(action=well_formed(action), valid=True)
 
     def write(self, action: str, view: TurnView) -> str:
-        """Not defined for calls in general.
+        """The reply of an action, which is a call as JSON, is to be carried out by ``act``, or is sent as it is.
 
         Raises:
-            ValueError: Always; a form that can write calls overrides this.
+            ValueError: If the form cannot write calls.
         """
-        raise ValueError(f"{type(self).__name__} cannot write the reply of an action, as demonstrations need it")
+        call = read_call(action)
+        if self.offer_as_tool and (call is None or call.name not in names_of(view.tools)):
+            call = ToolCall(name="act", arguments={"action": action})
+        return action if call is None else self.written(call)
+
+    def written(self, call: ToolCall) -> str:
+        """A call in this form, for demonstrations.
+
+        Raises:
+            ValueError: If the form does not say how.
+        """
+        raise ValueError(f"{type(self).__name__} cannot write calls, as demonstrations need it")
 
 
 def _refused(problem: str, answer: str) -> ParsedAction:

@@ -3,7 +3,6 @@
 import re
 
 from gigpo_lightning.environments.tools import ToolCall, write_call
-from gigpo_lightning.prompts.base import TurnView
 from gigpo_lightning.prompts.replies import Reply
 from gigpo_lightning.prompts.tool_calls.base import (
     MalformedCallError,
@@ -32,7 +31,6 @@ class HermesToolCalls(ToolCalls):
             raise MalformedCallError(f"{_CLOSE} is missing")
         return [call_of(loads(inside)) for inside in found]
 
-    def write(self, action: str, view: TurnView) -> str:
-        """The call of an action, between tags."""
-        call = write_call(ToolCall(name="act", arguments={"action": action})) if self.offer_as_tool else action
-        return f"{_OPEN}\n{call}\n{_CLOSE}"
+    def written(self, call: ToolCall) -> str:
+        """The call between tags."""
+        return f"{_OPEN}\n{write_call(call)}\n{_CLOSE}"

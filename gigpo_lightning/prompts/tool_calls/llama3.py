@@ -1,5 +1,6 @@
 """Tool calls as Llama 3 models write them."""
 
+import json
 import re
 
 from gigpo_lightning.environments.tools import ToolCall
@@ -31,3 +32,7 @@ class Llama3JsonToolCalls(ToolCalls):
             between = _BETWEEN.match(text, place)
             place = between.end() if between else place
         return calls
+
+    def written(self, call: ToolCall) -> str:
+        """The call as the JSON object that the reply is."""
+        return json.dumps({"name": call.name, "parameters": dict(call.arguments)}, ensure_ascii=False)

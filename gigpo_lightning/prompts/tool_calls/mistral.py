@@ -2,7 +2,7 @@
 
 import re
 
-from gigpo_lightning.environments.tools import ToolCall
+from gigpo_lightning.environments.tools import ToolCall, write_call
 from gigpo_lightning.prompts.replies import Reply
 from gigpo_lightning.prompts.tool_calls.base import MalformedCallError, ToolCalls, call_of, loads, without_thoughts
 
@@ -21,6 +21,10 @@ class MistralToolCalls(ToolCalls):
         """
         _, *written = without_thoughts(reply).split(_TAG)
         return [call for each in written for call in self._read(each)]
+
+    def written(self, call: ToolCall) -> str:
+        """The call in a list after the tag."""
+        return f"{_TAG} [{write_call(call)}]"
 
     def _read(self, written: str) -> list[ToolCall]:
         if named := _NAMED.fullmatch(written):
