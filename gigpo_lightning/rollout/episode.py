@@ -1,6 +1,7 @@
 """One episode and its group: what was said, what was written, and how a turn is made of it."""
 
 import hashlib
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -20,6 +21,8 @@ from gigpo_lightning.prompts.base import (
 )
 from gigpo_lightning.prompts.world_text import as_text
 from gigpo_lightning.trajectory import Step, StopReason, Trajectory
+
+_logger = logging.getLogger(__name__)
 
 
 def noise_seed(*parts: object) -> int:
@@ -107,6 +110,7 @@ class EpisodePlayer:
         self.max_steps = max_steps
         self.context = context
         self.seed = seed
+        self._has_warned = False
 
     def observe(self, episode: Episode, event: EnvironmentEvent) -> Trajectory | None:
         """Take in what an environment said; the trajectory, if that ended it."""
@@ -118,6 +122,8 @@ class EpisodePlayer:
         else:
             episode.instruction = event.instruction or event.observation
             episode.tools = event.tools
+            if event.tools and not isinstance(self.prompt, ReadsTokens):
+                self._warn_of_tools()
         episode.event = event
         reason = self._stop_reason(episode, event)
         if reason is None:
@@ -133,6 +139,16 @@ class EpisodePlayer:
             metrics=event.metrics,
             final_anchor=event.anchor,
         )
+
+    def _warn_of_tools(self) -> None:
+        """Say once that the policy may not hear of the environment's tools: it would fail without an error."""
+        if not self._has_warned:
+            _logger.warning(
+                "the environment gives info['tools'], which %s may not show; gigpo_lightning.prompts.chat.ChatPrompt "
+                "does, with a reply of gigpo_lightning.prompts.tool_calls",
+                type(self.prompt).__name__,
+            )
+        self._has_warned = True
 
     def _stop_reason(self, episode: Episode, event: EnvironmentEvent) -> StopReason | None:
         if event.terminated:

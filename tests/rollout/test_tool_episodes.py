@@ -137,5 +137,21 @@ def test_a_page_closes_no_turn_of_a_user_s_own_prompt() -> None:
         assert tokenizer.exact_text(step.prompt_ids) == "a<|im_end|>b<|im_end|>"
 
 
+def test_a_prompt_that_knows_no_tools_is_warned_of_once(caplog: pytest.LogCaptureFixture) -> None:
+    tokenizer = chat_tokenizer()
+    collector = Collector(
+        engine=ScriptedEngine(lambda request: [tokenizer.end_token_id]),
+        pool=make_pool(SafeEnvironment(), 1, 0),
+        prompt=CarelessPrompt(),
+        tokenizer=tokenizer,
+        sampling=SamplingParameters(max_tokens=4),
+        max_steps=1,
+        seed=0,
+    )
+    collector.play(TASKS, 2, noise_key=0, name="test")
+    said = [each for each in caplog.messages if "gives info['tools'], which CarelessPrompt may not show" in each]
+    assert len(said) == 1
+
+
 def test_a_deterministic_rollout_hears_answers_too() -> None:
     assert play(WRONG, LOOK, ENTER, deterministic=True) == play(WRONG, LOOK, ENTER, deterministic=True)
