@@ -246,6 +246,7 @@ def test_flex_attention_says_of_trees_what_is_said_of_one_row_a_step(seed: int) 
         ("cuda", None, {}, ("flex_attention", True, True)),
         ("cuda", None, {"attention_dropout": 0.1}, ("sdpa", True, False)),  # which the others do not have
         ("cpu", None, {"attention_dropout": 0.1}, ("sdpa", True, False)),
+        ("cpu", None, {"attn_pdrop": 0.1}, ("sdpa", True, False)),
         ("cuda", "sdpa", {}, ("sdpa", True, False)),
         ("cpu", "flex_attention", {}, ("flex_attention", True, True)),
         ("cuda", "flash_attention_2", {}, ("flash_attention_2", False, True)),
@@ -295,6 +296,11 @@ def test_a_model_moved_to_another_device_chooses_anew() -> None:
     assert [policy.attention(device).name for device in ("cpu", "cuda", "cpu")] == [
         TOKEN_TREES, "flex_attention", TOKEN_TREES
     ]  # fmt: skip
+
+
+def test_attention_for_cpus_is_refused_elsewhere() -> None:
+    with pytest.raises(ValueError, match="attention must not be token_trees on cuda, which is for CPUs; leave it out"):
+        attention_of(model_of(), "cuda", TOKEN_TREES)
 
 
 @pytest.mark.parametrize("wanted", ["eager", "flash_attention_2"])
