@@ -4,8 +4,8 @@ Shape letters: S = steps of a micro-batch, R = tokens of its longest reply; ``to
 """
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import astuple, dataclass, field, fields, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -72,9 +72,17 @@ class TokenCounts:
     distinct: int = 0
     of_rows: int = 0
 
+    @classmethod
+    def of(cls, minibatches: Iterable["Minibatch"]) -> "TokenCounts":
+        """Those of some minibatches together."""
+        return sum((minibatch.token_counts for minibatch in minibatches), cls())
+
     def __add__(self, other: "TokenCounts") -> "TokenCounts":
-        pairs = zip(astuple(self), astuple(other), strict=True)
-        return TokenCounts(**dict(zip(("computed", "distinct", "of_rows"), map(sum, pairs), strict=True)))
+        return TokenCounts(
+            computed=self.computed + other.computed,
+            distinct=self.distinct + other.distinct,
+            of_rows=self.of_rows + other.of_rows,
+        )
 
     def metrics(self) -> dict[str, float]:
         """Its figures by their names; ``update/sharing`` is what was saved: tokens of one row a step, over computed."""

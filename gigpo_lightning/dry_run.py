@@ -33,13 +33,15 @@ def plan(trainer: Any, module: Any, data: Any, accelerator: Any = None, strategy
     least, more = divmod(player.tasks_per_epoch, ranks)
     steps = player.tasks_per_epoch * player.group_size * player.max_steps
     size = data.batching.minibatch_size or steps
+    whole = data.batching.minibatch_by == "episodes" and size < steps
+    share = f"about {size} steps of all ranks, in whole episodes" if whole else f"at most {size} steps of all ranks"
     return [
         *lines,
         f"rollout: {player.tasks_per_epoch} groups of {player.group_size} episodes an epoch, of at most "
         f"{player.max_steps} steps; a rank plays {f'{least} or {least + 1}' if more else least} groups on its own "
         f"{type(player.engine).__name__}, with {_count(player.workers, 'worker process', 'worker processes')}",
-        f"update: at most {-(-steps // size)} optimizer steps an epoch, each of at most {size} steps of all ranks, in "
-        f"micro-batches of at most {data.batching.micro_batch_tokens} tokens a rank",
+        f"update: at most {-(-steps // size)} optimizer steps an epoch, each of {share}, in micro-batches "
+        f"of at most {data.batching.micro_batch_tokens} tokens a rank",
         f"evaluation on {', '.join(data.held_out_splits)}, dealt out over the ranks",
     ]
 

@@ -7,6 +7,7 @@ This is what a Lightning run does, in one process, to the last bit; ``tests/test
 from collections.abc import Iterator, Sequence
 
 from gigpo_lightning.algorithm import CreditEstimator
+from gigpo_lightning.batch import TokenCounts
 from gigpo_lightning.experience import Batching, Experience, StepScorer
 from gigpo_lightning.policy_view import PolicyView
 from gigpo_lightning.rollout.player import HeldOutGroups, RolloutPlayer
@@ -49,7 +50,9 @@ def train(
                 policy=player.engine,
             )
             metrics, progress = experience.metrics(), epoch / max(1, epochs - 1)
-            for minibatch in experience.minibatches(policy, batching, progress):
+            minibatches = experience.minibatches(policy, batching, progress)
+            metrics |= TokenCounts.of(minibatches).metrics()
+            for minibatch in minibatches:
                 losses = learner.update(minibatch, progress)
                 metrics |= {f"loss/{name}": value for name, value in losses.items()}  # of the last one
             learner.end_epoch()

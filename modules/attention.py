@@ -63,14 +63,19 @@ def attention_of(model: PreTrainedModel, device: str, wanted: str | None = None)
         model: The model.
         device: Type of the device it computes on.
         wanted: The implementation that a user wants, as Transformers names it; default: what suits device and model.
+
+    Raises:
+        ValueError: If it is this package's own, and the device is no CPU.
     """
+    if wanted == TOKEN_TREES and device != "cpu":
+        raise ValueError(f"attention must not be {TOKEN_TREES} on {device}, which is for CPUs; leave it out")
     name = str(wanted or model.config._attn_implementation)
     if name.startswith("flash") and not _is_recurrent(model):
         return Attention(name=name, rules=RowRules(shared=False, one_row=True), mask=_no_mask)
     if name not in _SHARED or not attends_to_everything(model):
         plain = "sdpa" if name == TOKEN_TREES else name
         return Attention(name=plain, rules=RowRules(shared=False), mask=_no_mask)
-    if wanted is None and not getattr(model.config, "attention_dropout", 0.0):
+    if wanted is None and not _has_dropout(model):
         best, is_possible = _BEST.get(device, ("sdpa", "_supports_sdpa"))
         name = best if getattr(model, is_possible) else "sdpa"
     return _SHARED[name]
@@ -83,6 +88,12 @@ def attends_to_everything(model: PreTrainedModel) -> bool:
     has_window = bool(getattr(config, "sliding_window", None)) and getattr(config, "use_sliding_window", True)
     everything = all(kind == "full_attention" for kind in kinds) if kinds else not has_window
     return everything and not _is_recurrent(model) and not getattr(config, "alibi", False)
+
+
+def _has_dropout(model: PreTrainedModel) -> bool:
+    """Whether attention drops some of its weights in training, by either of the names that configurations use."""
+    config = model.config.get_text_config()
+    return any(getattr(config, name, 0.0) for name in ("attention_dropout", "attn_pdrop"))
 
 
 def _is_recurrent(model: PreTrainedModel) -> bool:

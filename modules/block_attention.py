@@ -89,13 +89,15 @@ def block_attention(
         The result, 0 at places that are in no block.
     """
     apply: Callable[..., Tensor] = _BlockAttention.apply
-    return apply(query, key, value, blocks, scale)
+    with torch.autocast("cpu", enabled=False):  # which would give products a shorter type than sums
+        return apply(query, key, value, blocks, scale)
 
 
 class _BlockAttention(torch.autograd.Function):
     """The blocks; with P the softmax of the scores S, O = P·V, and δ = Σ dO·O: dV = Pᵀ·dO, dS = P·(dO·Vᵀ - δ)."""
 
     @staticmethod
+    @torch.amp.custom_fwd(device_type="cpu")  # type: ignore[untyped-decorator]
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, blocks: list[Blocks], scale: float) -> Tensor:
         dtype = torch.promote_types(query.dtype, torch.float32)
         out = query.new_zeros(*query.shape[:2], value.shape[2])
@@ -113,6 +115,7 @@ class _BlockAttention(torch.autograd.Function):
         return out
 
     @staticmethod
+    @torch.amp.custom_bwd(device_type="cpu")  # type: ignore[untyped-decorator]
     @once_differentiable
     def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
         query, key, value, out, log_norm = ctx.saved_tensors

@@ -35,6 +35,9 @@ class Policy(nn.Module):
         model: The model.
         tokenizer: Its tokenizer.
         attention: Implementation of attention, as Transformers names it; default: what suits the model and its device.
+
+    Raises:
+        ValueError: If the model bends its logits, as Gemma 2 does: replies would get other log-probabilities.
     """
 
     rescores: bool = False
@@ -47,6 +50,8 @@ class Policy(nn.Module):
 
     def __init__(self, model: PreTrainedModel, tokenizer: TransformersTokenizer, attention: str | None = None) -> None:
         super().__init__()
+        if cap := getattr(model.config.get_text_config(), "final_logit_softcapping", None):
+            raise ValueError(f"model must not bend its logits, got final_logit_softcapping {cap} in its configuration")
         self.model = model
         self.tokenizer = tokenizer
         self.wanted_attention = attention
@@ -88,7 +93,11 @@ class Policy(nn.Module):
         # order threads arrive; this one's order is fixed, and it is quicker.
         states = nn.functional.embedding(before, hidden.flatten(0, 1))
         logprobs, entropy = token_logprobs(
-            states, head.weight, tokens.reply_ids[tokens.action_mask], bias=head.bias, temperature=temperature
+            states,
+            head.weight,
+            tokens.reply_ids[tokens.action_mask],
+            bias=head.bias,
+            temperature=temperature * _divisor(self.model),
         )
         return _spread(logprobs, tokens.action_mask), _spread(entropy, tokens.action_mask)
 
@@ -163,6 +172,13 @@ class Policy(nn.Module):
 def gathered(weight: Tensor) -> Tensor:
     """A weight as it is where nothing is sharded; all ranks have to ask for it together."""
     return weight.full_tensor() if isinstance(weight, DTensor) else weight
+
+
+def _divisor(model: PreTrainedModel) -> float:
+    """What a model divides its logits by after its head: Granite's ``logits_scaling``, Cohere's ``logit_scale``."""
+    config = model.config.get_text_config()
+    divisor: float = getattr(config, "logits_scaling", None) or 1.0
+    return divisor / (getattr(config, "logit_scale", None) or 1.0)
 
 
 def _spread(values: Float[Tensor, " A"], action_mask: Bool[Tensor, "S R"]) -> Float[Tensor, "S R"]:

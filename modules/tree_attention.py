@@ -21,6 +21,7 @@ QUICK = (256, 384, 512)
 """Sizes of trees up to which the whole square is quicker than its blocks, the quickest first."""
 _ROUND = 16  # tokens: trees whose sizes round up to one multiple are computed together
 _PAIRS = 1 << 20  # of places, in the masks of trees that are computed together
+_PLANS = WeakIdKeyDictionary()  # by the tensor ``until`` that they are made of, as long as there is one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -78,9 +79,6 @@ def tree_attention(
         found = _in_squares((flat_query, flat_key, flat_value), plan, scale)
         out = out.index_copy(1, plan.places[plan.inside], found)
     return out.view(heads, rows, length, -1).permute(1, 2, 0, 3)
-
-
-_PLANS = WeakIdKeyDictionary()
 
 
 def _in_squares(states: Sequence[Tensor], plan: _Plan, scale: float) -> Float[Tensor, "_ inside _"]:

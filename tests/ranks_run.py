@@ -59,6 +59,7 @@ class Watch(Callback):
         self.losses.append(float(trainer.callback_metrics["loss/policy"]))
 
     def on_fit_end(self, trainer, pl_module):
+        self.tokens = {name: float(value) for name, value in trainer.callback_metrics.items() if "update/" in name}
         self.weights = [(name, value.clone().cpu()) for name, value in pl_module.policy.named_weights()]
 
 
@@ -75,6 +76,7 @@ def main() -> None:
     parser.add_argument("--whole_batch", action="store_true")
     parser.add_argument("--width", type=int, default=32)
     parser.add_argument("--carry", action="store_true")
+    parser.add_argument("--plain", action="store_true", help="compute a row a step: nothing is shared")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     modules.tree_attention.QUICK = (32,)  # some trees are larger: their attention is computed by blocks
@@ -82,7 +84,7 @@ def main() -> None:
     policy = modules.TinyPolicy([gridworld_words, gridworld_markers], hidden_size=arguments.width, max_length=64)
     checkpoint = arguments.folder / f"start_{os.getpid()}"  # each rank has its own
     policy.build().save_pretrained(checkpoint)
-    start = modules.PretrainedPolicy(str(checkpoint))
+    start = modules.PretrainedPolicy(str(checkpoint), attention="eager" if arguments.plain else None)
     module = modules.GiGPOModule(
         modules.LoraPolicy(start, rank=4) if arguments.lora else start,
         ReinforcePlusPlus() if arguments.whole_batch else GiGPO(),
@@ -125,7 +127,7 @@ def main() -> None:
     if arguments.checkpoint:
         trainer.save_checkpoint(arguments.checkpoint)
     if trainer.is_global_zero:
-        kept = {"ranks": told, "weights": dict(watch.weights), "losses": watch.losses}
+        kept = {"ranks": told, "weights": dict(watch.weights), "losses": watch.losses, "tokens": watch.tokens}
         torch.save(kept, arguments.folder / "kept.pt")
     wait_for_tensors_to_go()
 

@@ -344,7 +344,7 @@ def counted(by: MinibatchBy, size: int | None, rules: RowRules) -> TokenCounts:
         groups, credit, pad_token_id=PAD, temperature=1.0, minibatch_size=size, micro_batch_tokens=1000, seed=0,
         minibatch_by=by, rules=rules,
     )  # fmt: skip
-    return sum((minibatch.token_counts for minibatch in cut), TokenCounts())
+    return TokenCounts.of(cut)
 
 
 def test_tokens_are_counted_by_hand() -> None:

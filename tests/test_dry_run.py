@@ -55,6 +55,14 @@ def test_every_configuration_for_gpus_of_80_gb_leaves_8_percent_of_them(config: 
     assert sum(update.values()) - update["engine"] == pytest.approx(float(said), abs=0.15)
 
 
+@pytest.mark.parametrize(("by", "said"), [("steps", "at most"), ("episodes", "about")])
+def test_the_size_of_a_minibatch_is_exact_for_steps_alone(by: str, said: str, planned) -> None:
+    plan = planned(SMALL, "--data.init_args.minibatch_by", by)
+    (line,) = [line for line in plan.lines if line.startswith("update: at most")]
+    assert f"each of {said} " in line
+    assert ("steps of all ranks, in whole episodes, in micro-batches" in line) is (by == "episodes")
+
+
 def test_there_are_eight_of_them() -> None:
     assert len(ON_GPUS) == 8
 

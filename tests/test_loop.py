@@ -80,6 +80,7 @@ def test_the_loop_gives_an_epochs_figures_and_its_evaluations():
     assert len(epochs) == EPOCHS
     for metrics, evaluations in epochs:
         assert {"rollout/success_rate", "loss/policy", "loss/gradient_norm"} <= metrics.keys()
+        assert metrics["update/tokens"] >= metrics["update/distinct_tokens"] > 0
         assert [evaluation.split for evaluation in evaluations] == ["valid_seen"]
     versions = [evaluation.policy_version for _, (evaluation,) in epochs]
     assert versions == sorted(set(versions))

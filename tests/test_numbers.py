@@ -35,7 +35,7 @@ RECORDS = {
         "EnvironmentEvent",
         "Answer",
     ),
-    *("Goal", "Product", "Page", "EncodedPrompt", "Credit", "Collector", "Bm25Index"),
+    *("Goal", "Product", "Page", "Turn", "EncodedPrompt", "Credit", "Collector", "Bm25Index"),
 }
 SIGNED = {"success_reward", "exponent", "final_exponent"}
 ENDLESS = {"max_grad_norm"}  # its infinity clips nothing

@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from torch.nn.attention.flex_attention import BlockMask
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 
@@ -152,6 +153,21 @@ def test_blocks_compute_in_float32_what_is_of_a_short_type() -> None:
     assert all(each.dtype == torch.bfloat16 for each in torch.autograd.grad(ours.sum(), short))
 
 
+@pytest.mark.parametrize("inside", [False, True])
+def test_mixed_precision_does_not_reach_into_blocks(inside: bool) -> None:
+    until = torch.full((1, 40), 40)[:, None, None]  # larger than what is quick
+    states = [torch.randn(1, 2, 40, 8, requires_grad=True) for _ in range(3)]
+    exact = tree_attention.tree_attention(*states, until)
+    with torch.autocast("cpu", torch.bfloat16):
+        ours = tree_attention.tree_attention(*states, until)
+        found = torch.autograd.grad(ours.sum(), states) if inside else ()
+    torch.testing.assert_close(ours, exact, rtol=0, atol=0)
+    for one, other in zip(
+        found or torch.autograd.grad(ours.sum(), states), torch.autograd.grad(exact.sum(), states), strict=True
+    ):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
+
+
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 10_000), length=st.integers(1, 70))
 def test_the_block_mask_of_flex_attention_says_what_the_dense_one_says(seed: int, length: int) -> None:
@@ -159,15 +175,32 @@ def test_the_block_mask_of_flex_attention_says_what_the_dense_one_says(seed: int
         patch.setattr(attention, "_BLOCK", 16)
         tokens = batch_of(torch.cat([random_until(seed, length), random_until(seed + 1, length)]))
         made = block_mask(tokens)
+    assert_says_the_same(made, tokens, block=16)
+
+
+def test_the_block_mask_of_padded_rows_of_many_blocks_says_what_the_dense_one_says() -> None:
+    pairs = random_pairs(1, 40, 60)
+    tasks = [0] * 8 + [1] * 30 + [2] * (len(pairs) - 38)
+    trees = token_trees(pairs, tasks)
+    tokens = make_token_batch(pairs, 0, [[tree for tree in trees if tasks[tree.pairs[0]] == task] for task in range(3)])
+    assert tokens.until.shape[1] > 3 * 128
+    assert not tokens.position_ids[0, -128:].any()  # a block and more of what fills up
+    assert_says_the_same(block_mask(tokens), tokens, block=128)
+
+
+def assert_says_the_same(made: BlockMask, tokens: TokenBatch, block: int) -> None:
+    """Whole blocks, blocks of which a part counts, and each of their places, as the dense mask has them."""
     dense = tokens.attention_mask()[:, 0]
-    beyond = -length % 16
-    blocks = torch.nn.functional.pad(dense, (0, beyond, 0, beyond)).unfold(1, 16, 16).unfold(2, 16, 16)
-    for row in range(2):
+    length = dense.shape[1]
+    beyond = -length % block
+    blocks = torch.nn.functional.pad(dense, (0, beyond, 0, beyond)).unfold(1, block, block).unfold(2, block, block)
+    for row in range(len(dense)):
         whole, some = nonzero(blocks[row].all(-1).all(-1)), nonzero(blocks[row].any(-1).any(-1))
         assert listed(made.full_kv_num_blocks, made.full_kv_indices, row) == whole
         assert listed(made.kv_num_blocks, made.kv_indices, row) == some - whole
     places = torch.arange(length)
-    assert torch.equal(torch.stack([made.mask_mod(row, 0, places[:, None], places[None]) for row in range(2)]), dense)
+    said = [made.mask_mod(row, 0, places[:, None], places[None]) for row in range(len(dense))]
+    assert torch.equal(torch.stack(said), dense)
 
 
 def nonzero(blocks: torch.Tensor) -> set[tuple[int, int]]:
@@ -193,9 +226,10 @@ def _uncompiled() -> Iterator[None]:
 @pytest.mark.usefixtures("_uncompiled")
 @pytest.mark.parametrize("seed", range(3))
 def test_flex_attention_says_of_trees_what_is_said_of_one_row_a_step(seed: int) -> None:
-    policy, pairs = policy_of(wanted="flex_attention"), random_pairs(seed, 10, 40)
+    policy, pairs = policy_of(wanted="flex_attention"), random_pairs(seed, 16, 40)
     (rows,) = plan_micro_batches(token_trees(pairs), 10_000, policy.row_rules)
     assert len(rows) == 1
+    assert sum(tree.num_tokens for tree in rows[0]) > 2 * 128  # three blocks at least
     order = [index for row in rows for tree in row for index in tree.pairs]
     (plain,) = plan_micro_batches(token_trees(pairs), 100_000, PLAIN)
     plain_order = [index for row in plain for tree in row for index in tree.pairs]
@@ -212,6 +246,7 @@ def test_flex_attention_says_of_trees_what_is_said_of_one_row_a_step(seed: int) 
         ("cuda", None, {}, ("flex_attention", True, True)),
         ("cuda", None, {"attention_dropout": 0.1}, ("sdpa", True, False)),  # which the others do not have
         ("cpu", None, {"attention_dropout": 0.1}, ("sdpa", True, False)),
+        ("cpu", None, {"attn_pdrop": 0.1}, ("sdpa", True, False)),
         ("cuda", "sdpa", {}, ("sdpa", True, False)),
         ("cpu", "flex_attention", {}, ("flex_attention", True, True)),
         ("cuda", "flash_attention_2", {}, ("flash_attention_2", False, True)),
@@ -261,6 +296,11 @@ def test_a_model_moved_to_another_device_chooses_anew() -> None:
     assert [policy.attention(device).name for device in ("cpu", "cuda", "cpu")] == [
         TOKEN_TREES, "flex_attention", TOKEN_TREES
     ]  # fmt: skip
+
+
+def test_attention_for_cpus_is_refused_elsewhere() -> None:
+    with pytest.raises(ValueError, match="attention must not be token_trees on cuda, which is for CPUs; leave it out"):
+        attention_of(model_of(), "cuda", TOKEN_TREES)
 
 
 @pytest.mark.parametrize("wanted", ["eager", "flash_attention_2"])

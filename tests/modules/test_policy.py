@@ -10,7 +10,15 @@ from tokenizers import Tokenizer
 from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
 from tokenizers.trainers import BpeTrainer
-from transformers import PreTrainedTokenizerFast
+from transformers import (
+    CohereConfig,
+    CohereForCausalLM,
+    GraniteConfig,
+    GraniteForCausalLM,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 
 from gigpo_lightning.token_batch import TokenBatch, make_token_batch
 from gigpo_lightning.token_trees import RowRules, in_rows, token_trees
@@ -60,6 +68,30 @@ def test_logprobs_and_entropies_are_those_of_each_sequence_on_its_own(temperatur
             distribution = torch.distributions.Categorical(logits=logits / temperature)
             torch.testing.assert_close(logprobs[row, column], distribution.log_prob(torch.tensor(token, device=DEVICE)))
             torch.testing.assert_close(entropy[row, column], distribution.entropy())
+
+
+SHAPE = {"vocab_size": 12, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+
+
+@pytest.mark.parametrize(
+    ("kind", "config"),
+    [(GraniteForCausalLM, GraniteConfig(**SHAPE, logits_scaling=8.0)), (CohereForCausalLM, CohereConfig(**SHAPE))],
+    ids=["granite", "cohere"],
+)
+def test_what_a_model_does_to_its_logits_counts(kind: type[PreTrainedModel], config: PretrainedConfig):
+    policy = Policy(kind(config).eval(), tiny().tokenizer).to(DEVICE)
+    torch.nn.init.normal_(policy.model.get_output_embeddings().weight)
+    logprobs, _ = policy(make_token_batch(PAIRS, 0).to(DEVICE))
+    for row, pair in enumerate(PAIRS):
+        expected = on_its_own(policy, pair).log_softmax(-1)[range(len(pair[1])), pair[1]]
+        torch.testing.assert_close(logprobs[row, : len(pair[1])], expected)
+
+
+def test_a_model_that_bends_its_logits_is_refused():
+    model = tiny().model
+    model.config.final_logit_softcapping = 30.0
+    with pytest.raises(ValueError, match=r"model must not bend its logits, got final_logit_softcapping 30\.0"):
+        Policy(model, tiny().tokenizer)
 
 
 def test_what_the_policy_did_not_write_counts_exactly_nothing():
