@@ -1,15 +1,12 @@
 """What conversations cost: the update against TRL's, tokens computed against distinct ones, and the engine's cache.
 
-    python benchmarks/conversations.py --model data/llm --trl FOLDER --json
+    python benchmarks/update.py --json
 
 8 tasks × 8 episodes of ALFWorld scenes, 20 turns, the actions on offer listed in every turn, replies of 24 tokens, in
 the tokens of SmolLM2. Token counts are of all of them. Times are of one task's episodes, cut to 5 to 20 turns, with
 the model's real weights in float32, and each way in a process of its own: processor seconds, forward and backward.
 
-TRL 1.16.0 lies in a folder of its own (``uv pip install --target FOLDER --no-deps trl==1.16.0``, and the same for
-datasets, accelerate, pandas, multiprocess, dill, pytz, tzdata, python-dateutil and six), so that nothing of it gets
-into the project's environment.
-
+TRL is put into a folder of its own, ``.cache/trl-1.16.0``, so that nothing of it gets into the project's environment.
 Activations are computed again in the backward pass everywhere, as TRL's trainer does by default: without that its
 rows would need more than 24 GiB. Its own forward is used (``GRPOTrainer._get_per_token_logps_and_entropies`` with the
 fused head), on batches of 8. It computes an episode as one padded row, or each step as one. Gradients are compared.
@@ -64,14 +61,19 @@ REPLY, TURNS, SHORTEST, BATCH = 24, 20, 5, 8
 _WAYS = ("ours", "trl_conversations", "trl_steps")
 _ROLE = "You are a household robot in a world of short texts."
 
+ROOT = Path(__file__).resolve().parents[1]
+TRL = "trl==1.16.0"
+_WITH_TRL = ("datasets", "accelerate", "pandas", "multiprocess", "dill", "pytz", "tzdata", "python-dateutil", "six")
+"""What TRL imports and the project does not have."""
+
 Episode = list[Pair]
 """Prompt and reply of each turn."""
 
 
-def main() -> None:
+def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="data/llm", help="folder of SmolLM2-135M-Instruct as a GGUF: make llm")
-    parser.add_argument("--trl", help="folder that TRL is installed in; without it no times are taken")
+    parser.add_argument("--trl", type=Path, default=ROOT / ".cache" / TRL.replace("==", "-"), help="folder of TRL")
     parser.add_argument("--scenes", default="data/alfworld_tiny", help="folder of scenes, made if it is not there")
     parser.add_argument("--tasks", type=int, default=8)
     parser.add_argument("--episodes", type=int, default=8)
@@ -81,7 +83,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print one object last")
     parser.add_argument("--way", choices=_WAYS, help=argparse.SUPPRESS)  # measure it in this process
     parser.add_argument("--kept", type=Path, help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(words)
     if arguments.way:
         sys.stdout.write(json.dumps(measure(arguments)) + "\n")
         return
@@ -98,7 +100,14 @@ def report(arguments: argparse.Namespace) -> dict[str, float]:
     tokenizer = model_of(arguments.model).skeleton().tokenizer
     episodes = play(ScriptedEngine(Wanderer(tokenizer)), tokenizer, arguments)
     figures = counts(episodes, arguments) | cache_hits(tokenizer, arguments)
-    return figures | (times(episodes, arguments) if arguments.trl else {})
+    return figures | times(episodes, arguments)
+
+
+def install_trl(folder: Path) -> None:
+    """Put TRL into a folder, unless it is there."""
+    if not (folder / "trl").is_dir():
+        command = [sys.executable, "-m", "uv", "pip", "install", "--quiet", "--python", sys.executable, "--no-deps"]
+        subprocess.run([*command, "--target", str(folder), TRL, *_WITH_TRL], check=True)
 
 
 def model_of(folder: str) -> PretrainedPolicy:
@@ -265,6 +274,7 @@ class CountingEngine:
 
 def times(episodes: Sequence[Sequence[Episode]], arguments: argparse.Namespace) -> dict[str, float]:
     """Processor time and memory of the update of one task's episodes against TRL's."""
+    install_trl(arguments.trl)
     noise = np.random.default_rng(0)
     chosen = [
         episode[: int(noise.integers(SHORTEST, arguments.turns + 1))] for episode in episodes[0][: arguments.timed]
@@ -289,7 +299,7 @@ def times(episodes: Sequence[Sequence[Episode]], arguments: argparse.Namespace) 
 def run(way: str, kept: Path, arguments: argparse.Namespace) -> dict[str, float]:
     """Measure a way in a process of its own."""
     command = [sys.executable, __file__, "--way", way, "--kept", str(kept), "--model", arguments.model]
-    command += ["--trl", arguments.trl, "--tokens", str(arguments.tokens)]
+    command += ["--trl", str(arguments.trl), "--tokens", str(arguments.tokens)]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
@@ -301,7 +311,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, float]:
     policy = model_of(arguments.model).build().train()
     update = {"ours": ours, "trl_conversations": trl_conversations, "trl_steps": trl_steps}[arguments.way]
     if arguments.way != "ours":
-        sys.path.append(arguments.trl)
+        sys.path.append(str(arguments.trl))
     update(policy, [episodes[0][:1]], arguments)  # the first of everything is slow
     policy.zero_grad(set_to_none=False)
     resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

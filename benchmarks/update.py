@@ -5,6 +5,10 @@
 The same steps, lengths and shared prompts as in a rollout on ALFWorld that ``Transcripts`` has kept, at the vocabulary
 of Qwen2.5 and a small width, each way in a process of its own; the gradients are compared. A second table has the time
 of the whole update for a quarter, a half and all of the steps.
+
+    python benchmarks/update.py --json
+
+Without a file it measures conversations, also against TRL: ``benchmarks/conversations.py`` has the options.
 """
 
 import argparse
@@ -17,6 +21,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import conversations
 import numpy as np
 import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
@@ -32,7 +37,7 @@ PAD = 0
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("episodes", type=Path, help="an epoch's file of a run's trajectories/")
+    parser.add_argument("episodes", type=Path, nargs="?", help="an epoch's file of a run's trajectories/")
     parser.add_argument("--rows", type=int, default=96, help="steps of the minibatch")
     parser.add_argument("--tokens", type=int, default=2048, help="rows times longest row of a micro-batch")
     parser.add_argument("--vocabulary", type=int, default=151_936)
@@ -42,7 +47,12 @@ def main() -> None:
     parser.add_argument("--once", action="store_true", help="leave out the times for more steps")
     parser.add_argument("--way", choices=["padded", "rows", "trees"], help="measure this one, here")
     parser.add_argument("--keep", type=Path, help="write the gradient to this file")
-    arguments = parser.parse_args()
+    arguments, others = parser.parse_known_args()
+    if arguments.episodes is None:
+        conversations.main()
+        return
+    if others:
+        parser.error(f"unrecognized arguments: {' '.join(others)}")
     if arguments.way:
         sys.stdout.write(json.dumps(measure(arguments)) + "\n")
         return

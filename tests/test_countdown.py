@@ -39,7 +39,7 @@ def test_an_update_says_after_each_micro_batch_how_far_it_is(tmp_path, monkeypat
     reached = []
     monkeypatch.setattr(Countdown, "reach", lambda self, done, total: reached.append((self.name, done, total)))
     module = tiny_module()
-    data = walking_data(random_walk(module), minibatch_size=16, micro_batch_tokens=128)
+    data = walking_data(random_walk(module), minibatch_size=16, micro_batch_tokens=32)
     quiet_trainer(tmp_path, ScriptedSync(), max_epochs=1, limit_val_batches=0).fit(module, data)
     of_update = [(done, total) for name, done, total in reached if name == "update: minibatch"]
     (total,) = {total for _, total in of_update}
