@@ -14,6 +14,7 @@ Without a file it measures conversations, also against TRL: ``benchmarks/convers
 import argparse
 import json
 import resource
+import runpy
 import subprocess
 import sys
 import tempfile
@@ -21,7 +22,6 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import conversations
 import numpy as np
 import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
@@ -49,7 +49,7 @@ def main() -> None:
     parser.add_argument("--keep", type=Path, help="write the gradient to this file")
     arguments, others = parser.parse_known_args()
     if arguments.episodes is None:
-        conversations.main()
+        runpy.run_path(str(Path(__file__).with_name("conversations.py")), run_name="__main__")
         return
     if others:
         parser.error(f"unrecognized arguments: {' '.join(others)}")
