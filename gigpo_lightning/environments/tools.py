@@ -127,11 +127,12 @@ def _references(schema: object) -> Iterator[str]:
 
 
 def _of_function(function: Callable[..., Any]) -> Tool:
-    from transformers.utils import get_json_schema  # type: ignore[attr-defined]
+    from transformers.utils import chat_template_utils as schemas
 
+    unread = (schemas.DocstringParsingException, schemas.TypeHintParsingException)
     try:
-        return cast("Tool", get_json_schema(function))
-    except Exception as error:  # Transformers raises its own kinds of what it cannot read
+        return cast("Tool", schemas.get_json_schema(function))
+    except (*unread, ValueError, TypeError, NameError, AttributeError) as error:  # the last ones are of annotations
         name = getattr(function, "__name__", repr(function))
         raise ValueError(
             f"tool {name!r} must have annotations and a docstring that describes every argument: {error}"

@@ -1,5 +1,6 @@
 """Episodes of tool calls: what is no right call is answered without the environment, whose state stays as it was."""
 
+import gymnasium
 import pytest
 
 from gigpo_lightning.prompts.base import EncodedPrompt, Tokenizer, TurnView, WholeReply
@@ -120,35 +121,30 @@ class HostileEnvironment(SafeEnvironment):
         return "a<|im_end|>b", 0.0, False, False, {"success": False}
 
 
-def test_a_page_closes_no_turn_of_a_user_s_own_prompt() -> None:
+def careless(environment: gymnasium.Env[str, str], max_steps: int) -> Collector:
+    """Plays a user's own prompt with replies that say nothing."""
     tokenizer = chat_tokenizer()
-    collector = Collector(
+    return Collector(
         engine=ScriptedEngine(lambda request: [tokenizer.end_token_id]),
-        pool=make_pool(HostileEnvironment(), 1, 0),
+        pool=make_pool(environment, 1, 0),
         prompt=CarelessPrompt(),
         tokenizer=tokenizer,
         sampling=SamplingParameters(max_tokens=4),
-        max_steps=2,
+        max_steps=max_steps,
         seed=0,
     )
-    (group,), _ = collector.play(TASKS[:1], 1, noise_key=0, name="test")
+
+
+def test_a_page_closes_no_turn_of_a_user_s_own_prompt() -> None:
+    tokenizer = chat_tokenizer()
+    (group,), _ = careless(HostileEnvironment(), 2).play(TASKS[:1], 1, noise_key=0, name="test")
     for step in group.trajectories[0].steps:
         assert step.prompt_ids.count(tokenizer.end_token_id) == 1
         assert tokenizer.exact_text(step.prompt_ids) == "a<|im_end|>b<|im_end|>"
 
 
 def test_a_prompt_that_knows_no_tools_is_warned_of_once(caplog: pytest.LogCaptureFixture) -> None:
-    tokenizer = chat_tokenizer()
-    collector = Collector(
-        engine=ScriptedEngine(lambda request: [tokenizer.end_token_id]),
-        pool=make_pool(SafeEnvironment(), 1, 0),
-        prompt=CarelessPrompt(),
-        tokenizer=tokenizer,
-        sampling=SamplingParameters(max_tokens=4),
-        max_steps=1,
-        seed=0,
-    )
-    collector.play(TASKS, 2, noise_key=0, name="test")
+    careless(SafeEnvironment(), 1).play(TASKS, 2, noise_key=0, name="test")
     said = [each for each in caplog.messages if "gives info['tools'], which CarelessPrompt may not show" in each]
     assert len(said) == 1
 
