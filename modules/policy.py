@@ -37,7 +37,7 @@ class Policy(nn.Module):
         attention: Implementation of attention, as Transformers names it; default: what suits the model and its device.
 
     Raises:
-        ValueError: If the model bends its logits, as Gemma 2 does: replies would get other log-probabilities.
+        ValueError: If the model caps its logits, as Gemma 2 does: replies would get other log-probabilities.
     """
 
     rescores: bool = False
@@ -51,7 +51,7 @@ class Policy(nn.Module):
     def __init__(self, model: PreTrainedModel, tokenizer: TransformersTokenizer, attention: str | None = None) -> None:
         super().__init__()
         if cap := getattr(model.config.get_text_config(), "final_logit_softcapping", None):
-            raise ValueError(f"model must not bend its logits, got final_logit_softcapping {cap} in its configuration")
+            raise ValueError(f"model must not cap its logits, got final_logit_softcapping {cap} in its configuration")
         self.model = model
         self.tokenizer = tokenizer
         self.wanted_attention = attention

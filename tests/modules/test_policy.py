@@ -87,10 +87,10 @@ def test_what_a_model_does_to_its_logits_counts(kind: type[PreTrainedModel], con
         torch.testing.assert_close(logprobs[row, : len(pair[1])], expected)
 
 
-def test_a_model_that_bends_its_logits_is_refused():
+def test_a_model_that_caps_its_logits_is_refused():
     model = tiny().model
     model.config.final_logit_softcapping = 30.0
-    with pytest.raises(ValueError, match=r"model must not bend its logits, got final_logit_softcapping 30\.0"):
+    with pytest.raises(ValueError, match=r"model must not cap its logits, got final_logit_softcapping 30\.0"):
         Policy(model, tiny().tokenizer)
 
 
