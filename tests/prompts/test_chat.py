@@ -115,6 +115,18 @@ def test_a_prompt_rendered_anew_is_what_the_template_writes() -> None:
     assert f"<|im_start|>assistant\n{PLAIN}\n<|im_start|>user\nyou are at row 1" in text
 
 
+def test_a_template_that_writes_earlier_messages_in_another_way_has_its_prompts_rendered_anew() -> None:
+    """It changes no length, and no reply."""
+    loud = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n"
+        "{{ m.content | upper if m.role == 'user' and not loop.last else m.content }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    played = Conversation(chat(), chat_tokenizer(loud), [PLAIN, PLAIN])
+    assert played.grown() == [False, False]
+    assert "YOU ARE AT ROW 1" in played.text()
+
+
 def test_what_was_written_can_be_kept_all_the_same() -> None:
     played = Conversation(chat(keep_written=True), chat_tokenizer(STRIPPING), [THOUGHT, THOUGHT, PLAIN])
     assert played.grown() == [True, True, True]
