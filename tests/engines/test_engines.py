@@ -248,6 +248,15 @@ def test_a_stop_token_ends_a_reply_and_is_kept_in_it(synced):
     assert stopped.token_ids == free.token_ids[: free.token_ids.index(third) + 1]
 
 
+def test_the_model_s_own_end_token_ends_no_reply_that_does_not_name_it(synced):
+    """A server reads it from its folder; training and the other engines go by the request alone."""
+    module, engine = synced
+    assert module.policy.model.config.eos_token_id == 2
+    replies = ask(engine, list(range(20, 28)), stop=(), max_tokens=60).values()
+    assert any(2 in reply.token_ids[:-1] for reply in replies)
+    assert {(len(reply.token_ids), reply.finish_reason) for reply in replies} == {(60, "length")}
+
+
 def test_vllm_names_the_model_runner_that_computes(synced):
     _, engine = synced
     if not isinstance(engine, VLLMEngine):

@@ -97,6 +97,7 @@ def test_what_a_server_is_asked_for_is_what_the_request_says(serve, engine_for):
         "max_tokens": 4,
         "seed": 0,
         "stop_token_ids": [2],
+        "ignore_eos": True,
         "logprobs": 0,
         "detokenize": False,
     }

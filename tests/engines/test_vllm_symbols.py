@@ -27,7 +27,16 @@ USED: dict[str, tuple[str, ...]] = {
     "vllm.LLM.sleep": ("level",),
     "vllm.LLM.wake_up": (),
     "vllm.SamplingParams": (
-        *("temperature", "max_tokens", "seed", "stop_token_ids", "logprobs", "prompt_logprobs", "detokenize"),
+        *(
+            "temperature",
+            "max_tokens",
+            "seed",
+            "stop_token_ids",
+            "ignore_eos",
+            "logprobs",
+            "prompt_logprobs",
+            "detokenize",
+        ),
         "output_kind",
     ),
     "vllm.inputs.engine.tokens_input": ("prompt_token_ids",),

@@ -12,12 +12,16 @@ SCORING = {"temperature": 0.0, "max_tokens": 1, "prompt_logprobs": 0, "detokeniz
 
 
 def reply_sampling(request: GenerationRequest) -> dict[str, Any]:
-    """How a reply is drawn, by the names of vLLM's ``SamplingParams``."""
+    """How a reply is drawn, by the names of vLLM's ``SamplingParams``.
+
+    The request's own stop tokens alone end it: a server would also end it at those of its folder's generation config.
+    """
     return {
         "temperature": request.sampling.temperature,
         "max_tokens": request.sampling.max_tokens,
         "seed": request.seed if request.sampling.temperature > 0 else None,
         "stop_token_ids": list(request.stop_token_ids),
+        "ignore_eos": True,
         "logprobs": 0,  # of the sampled token alone
         "detokenize": False,
     }
