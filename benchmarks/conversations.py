@@ -99,6 +99,7 @@ def report(arguments: argparse.Namespace) -> dict[str, float]:
     tokenizer = model_of(arguments.model).skeleton().tokenizer
     episodes = play(ScriptedEngine(Wanderer(tokenizer)), tokenizer, arguments)
     figures = counts(episodes, arguments) | cache_hits(tokenizer, arguments)
+    sys.stderr.write(f"{json.dumps(figures)}\n")
     return figures | times(episodes, arguments)
 
 
@@ -292,7 +293,9 @@ def run(way: str, kept: Path, arguments: argparse.Namespace) -> dict[str, float]
     command = [sys.executable, __file__, "--way", way, "--kept", str(kept), "--model", arguments.model]
     command += ["--trl", str(arguments.trl), "--tokens", str(arguments.tokens)]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-    return dict(json.loads(done.stdout.splitlines()[-1]))
+    figures = dict(json.loads(done.stdout.splitlines()[-1]))
+    sys.stderr.write(f"{way}: {json.dumps(figures)}\n")  # at once: the ways take an hour in all
+    return figures
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, float]:

@@ -29,23 +29,24 @@ def two_way_bootstrap(
     """
     if not values.size:
         raise ValueError(f"values must have at least one seed and one game, got shape {values.shape}")
-    seeds, games = _draws(*values.shape, num_resamples, seed)
+    seeds, games = (each.astype(np.float64) for each in _draws(*values.shape, num_resamples, seed))
     means = (seeds * (games @ values.T)).sum(axis=1) / values.size
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return float(values.mean()), float(low), float(high)
 
 
-@lru_cache(maxsize=3)
+@lru_cache(maxsize=32)
 def _draws(
     num_seeds: int, num_games: int, num_resamples: int, seed: int
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+) -> tuple[NDArray[np.uint16], NDArray[np.uint16]]:
     """How often each seed and each game is drawn, ``(resamples, seeds)`` and ``(resamples, games)``: all that counts.
 
-    A report draws a hundred times for a few shapes, which takes far longer than the means.
+    A report draws a hundred times for a few shapes, which takes far longer than the means. All of them are kept, and so
+    as short numbers.
     """
     rng = np.random.default_rng(seed)
     seeds, games = (
-        rng.multinomial(number, np.full(number, 1 / number), num_resamples).astype(np.float64)
+        rng.multinomial(number, np.full(number, 1 / number), num_resamples).astype(np.uint16)
         for number in (num_seeds, num_games)
     )
     return seeds, games
