@@ -4,10 +4,10 @@
     python benchmarks/real_update.py [--before CHECKOUT] [--json]
 
 SmolLM2-135M, all weights, on steps of ALFWorld scenes in the compact prompt, forward and backward, each way in a
-process of its own. Seconds are a processor's, on one thread unless you say otherwise: more wait for each other, and waiting
-counts. The peak is that of a matrix product of 2048 x 1536 x 1536 numbers, measured in the same process; a token counts
-6 operations a weight. The cosine is that of the whole gradient with float32's. ``--before`` measures another checkout
-beside this one, in the same run.
+process of its own. Seconds are a processor's, on one thread unless you say otherwise: more wait for each other, and
+waiting counts. The peak is that of a matrix product of 2048 x 1536 x 1536 numbers, measured in the same process; a
+token counts 6 operations a weight. The cosine is that of the whole gradient with float32's. ``--before`` measures
+another checkout beside this one, in the same run.
 """
 
 import argparse
