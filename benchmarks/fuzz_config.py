@@ -26,6 +26,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from fnmatch import fnmatch
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, Literal
@@ -399,10 +400,11 @@ def dumped(tree: Any) -> bytes:
     return yaml.dump(tree, Dumper=Plain, sort_keys=False, allow_unicode=True).encode("utf-8", "surrogatepass")
 
 
-def corpus() -> dict[str, str]:
-    """The shipped configurations: text by path."""
-    paths = sorted(path for path in (ROOT / "configs").rglob("*.yaml"))
-    return {str(path.relative_to(ROOT)): path.read_text() for path in paths}
+def corpus(only: str = "*") -> dict[str, str]:
+    """The shipped configurations whose paths match a pattern: text by path."""
+    paths = sorted((ROOT / "configs").rglob("*.yaml"))
+    texts = {str(path.relative_to(ROOT)): path.read_text() for path in paths}
+    return {source: text for source, text in texts.items() if fnmatch(source, only)}
 
 
 def make_cases(seed: int, number: int, texts: dict[str, str]) -> list[Case]:
@@ -534,12 +536,13 @@ def main() -> None:
     parser.add_argument("--cases", type=int, default=700)
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--limit", type=float, default=60.0, help="seconds of a case")
+    parser.add_argument("--only", default="*", help="mutate configurations whose paths match this pattern")
     parser.add_argument("--out", type=Path, help="a JSON line for every case")
     arguments = parser.parse_args()
     started = time.perf_counter()
     torch.set_num_threads(1)  # a process that is forked from one whose threads have computed waits for them for ever
     with quiet():
-        texts = warm_up(corpus())
+        texts = warm_up(corpus(arguments.only))
         cases = make_cases(arguments.seed, arguments.cases, texts)
         tried = sorted(run_cases(cases, arguments.processes, arguments.limit), key=lambda each: each[0].number)
     judged = [(case, outcome, classify(case, outcome)) for case, outcome in tried]

@@ -11,6 +11,7 @@ from callbacks.rollout_metrics import RolloutMetrics
 from callbacks.run_manifest import RunManifest
 from callbacks.tensorboard_layout import TensorBoardLayout
 from callbacks.transcripts import Transcripts
+from callbacks.update_threads import UpdateThreads
 from callbacks.weight_sync import WeightSync
 
 STANDARD: tuple[type[Callback], ...] = (
@@ -22,6 +23,7 @@ STANDARD: tuple[type[Callback], ...] = (
     TensorBoardLayout,
     HeldOutEvaluation,
     Transcripts,
+    UpdateThreads,
 )
 
 

@@ -34,7 +34,8 @@ class UpdateThreads(Callback):
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Take the threads."""
         self._before = get_num_threads()
-        set_num_threads(self.num_threads)
+        if pl_module.device.type == "cpu":
+            set_num_threads(self.num_threads)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int

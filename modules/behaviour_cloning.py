@@ -12,7 +12,7 @@ from lightning.pytorch import Callback
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
-from callbacks import HeldOutEvaluation
+from callbacks import HeldOutEvaluation, UpdateThreads
 from callbacks.lightning_internals import keep_epochs_whole, trainer_of, typed
 from gigpo_lightning.countdown import Countdown
 from gigpo_lightning.disk import whole_folder
@@ -72,8 +72,10 @@ class BehaviourCloningModule(PolicyModule):
 
     @staticmethod
     def missing_callbacks(named: list[type]) -> list[type[Callback]]:
-        """The callback that counts held-out episodes, unless it is among some classes."""
-        return [] if any(issubclass(each, HeldOutEvaluation) for each in named) else [HeldOutEvaluation]
+        """What counts held-out episodes, and what gives the update all cores, unless they are among some classes."""
+        return [
+            kind for kind in (HeldOutEvaluation, UpdateThreads) if not any(issubclass(each, kind) for each in named)
+        ]
 
     @property
     def rescores(self) -> bool:
@@ -81,7 +83,7 @@ class BehaviourCloningModule(PolicyModule):
         return False
 
     def configure_callbacks(self) -> list[Callback]:
-        """Claim the run's folder, and add the standard callback that the Trainer lacks; a subclass keeps both."""
+        """Claim the run's folder, and add the standard callbacks that the Trainer lacks; a subclass keeps both."""
         keep_epochs_whole(self.trainer)
         named = [type(each) for each in typed(self.trainer).callbacks]
         return [RunFolder(self.trainer), *(kind() for kind in self.missing_callbacks(named))]

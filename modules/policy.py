@@ -20,6 +20,7 @@ from gigpo_lightning.policy_view import AdaptedWeights
 from gigpo_lightning.token_batch import TokenBatch
 from gigpo_lightning.token_trees import RowRules
 from modules.attention import Attention, attention_of, leave_out_cudnn
+from modules.compilation import compile_blocks
 from modules.finite import first_not_finite
 from modules.token_logprobs import token_logprobs
 from modules.tokenizer import TransformersTokenizer
@@ -35,6 +36,7 @@ class Policy(nn.Module):
         model: The model.
         tokenizer: Its tokenizer.
         attention: Implementation of attention, as Transformers names it; default: what suits the model and its device.
+        compiled: Whether its blocks are compiled when they are first called.
 
     Raises:
         ValueError: If the model caps its logits, as Gemma 2 does: replies would get other log-probabilities.
@@ -48,14 +50,23 @@ class Policy(nn.Module):
         """Its weights and adapters apart, if it has adapters."""
         return None
 
-    def __init__(self, model: PreTrainedModel, tokenizer: TransformersTokenizer, attention: str | None = None) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: TransformersTokenizer,
+        attention: str | None = None,
+        compiled: bool = False,
+    ) -> None:
         super().__init__()
         if cap := getattr(model.config.get_text_config(), "final_logit_softcapping", None):
             raise ValueError(f"model must not cap its logits, got final_logit_softcapping {cap} in its configuration")
         self.model = model
         self.tokenizer = tokenizer
         self.wanted_attention = attention
+        self.compiled = compiled
         self.policy_version = 0
+        if compiled:
+            compile_blocks(self.blocks)
 
     @property
     def blocks(self) -> list[nn.Module]:
@@ -65,7 +76,8 @@ class Policy(nn.Module):
 
     def attention(self, device: str | None = None) -> Attention:
         """How it computes attention on a type of device; default: on that of its weights."""
-        return attention_of(self.model, device or next(self.parameters()).device.type, self.wanted_attention)
+        device = device or next(self.parameters()).device.type
+        return attention_of(self.model, device, self.wanted_attention, self.compiled)
 
     @property
     def row_rules(self) -> RowRules:

@@ -139,7 +139,7 @@ def _training(tiny: bool, source: Path, home: Path, recorder: Recorder) -> dict[
         "init_args": {"path": str(recorder.path), "facts": facts},
     }
     epochs = 1 if tiny else _EPOCHS
-    left_out = ("WeightSync", "UpdateThreads", "GroupFigure", "TensorBoardLayout", "Transcripts", "ModelCheckpoint")
+    left_out = ("WeightSync", "GroupFigure", "TensorBoardLayout", "Transcripts", "ModelCheckpoint")
     kept = [each for each in config["trainer"]["callbacks"] if not each["class_path"].endswith(left_out)]
     config["trainer"] |= {
         "accelerator": "auto",
