@@ -71,8 +71,10 @@ class ChatModel(Protocol):
     def model(self) -> str:
         """Its name."""
 
-    def ask(self, messages: Sequence[Message], *, temperature: float, max_tokens: int, seed: int) -> ChatReply:
-        """The next message of a chat.
+    def ask(
+        self, messages: Sequence[Message], *, temperature: float, max_tokens: int, seed: int, deadline: float
+    ) -> ChatReply:
+        """The next message of a chat, within ``deadline`` seconds.
 
         Raises:
             ChatServerError: If there is none.
@@ -94,7 +96,9 @@ class ScriptedChat:
         self.model = model
         self.tokens = tokens
 
-    def ask(self, messages: Sequence[Message], *, temperature: float, max_tokens: int, seed: int) -> ChatReply:
+    def ask(
+        self, messages: Sequence[Message], *, temperature: float, max_tokens: int, seed: int, deadline: float
+    ) -> ChatReply:
         """What the script says."""
         said = self.script(messages)
         return ChatReply(text=said, model=self.model, prompt_tokens=self.tokens, reply_tokens=self.tokens)

@@ -45,8 +45,7 @@ class ChatServer(PerProcess):
             itself stands in no configuration, and in no file that a run writes.
         fields: Other fields of every request, such as ``reasoning_effort``; null leaves a field out, such as ``seed``
             for a server that refuses it.
-        deadline: Seconds that a reply may take with all its tries. The default stays below the 60 s after which a
-            worker process of environments counts as hung.
+        deadline: Seconds that a reply may take at most with all its tries.
         timeout: Seconds that the server may take for one request.
         attempts: Requests that are made at most before a reply is given up.
         max_requests: Requests under way at the same time, from all threads of a process; more wait for their turn.
@@ -63,8 +62,8 @@ class ChatServer(PerProcess):
         key_variable: str | None = None,
         fields: dict[str, Any] | None = None,
         *,
-        deadline: float = 45.0,
-        timeout: float = 40.0,
+        deadline: float = 600.0,
+        timeout: float = 120.0,
         attempts: int = 8,
         max_requests: int = 32,
     ) -> None:
@@ -111,15 +110,9 @@ class ChatServer(PerProcess):
                 self._turns = asyncio.Semaphore(self.max_requests)
 
     def ask(
-        self,
-        messages: Sequence[Message],
-        *,
-        temperature: float,
-        max_tokens: int,
-        seed: int,
-        tools: Sequence[Mapping[str, Any]] = (),
+        self, messages: Sequence[Message], *, temperature: float, max_tokens: int, seed: int, deadline: float
     ) -> ChatReply:
-        """The next message of a chat; its deadline counts from now.
+        """The next message of a chat, within ``deadline`` seconds from now, or its own if that is less.
 
         Raises:
             ChatServerError: If there is none in time.
@@ -127,8 +120,8 @@ class ChatServer(PerProcess):
         """
         self.open()
         assert self._http is not None
-        body = self.body(messages, temperature=temperature, max_tokens=max_tokens, seed=seed, tools=tools)
-        future = self._http.begin(self._reply(body, time.monotonic() + self.deadline))
+        body = self.body(messages, temperature=temperature, max_tokens=max_tokens, seed=seed)
+        future = self._http.begin(self._reply(body, time.monotonic() + min(deadline, self.deadline)))
         try:
             return future.result()
         finally:
@@ -173,7 +166,7 @@ class ChatServer(PerProcess):
             async with asyncio.timeout(None if end is None else end - time.monotonic()):
                 await self._turns.acquire()
         except TimeoutError as error:
-            reason = f"is busy: {self.max_requests} other requests have not ended within {self.deadline:g} s"
+            reason = f"is busy: {self.max_requests} other requests have not ended in time"
             raise ChatServerError(self.url, reason) from error
         try:
             return await self._try_again(body, time.monotonic() + self.deadline if end is None else end)
@@ -181,7 +174,7 @@ class ChatServer(PerProcess):
             self._turns.release()
 
     async def _try_again(self, body: Mapping[str, Any], end: float) -> ChatReply:
-        wait = _FIRST_WAIT
+        wait, begun = _FIRST_WAIT, time.monotonic()
         for attempt in range(1, self.attempts + 1):
             try:
                 return _read(self.url, await self._post(body, end - time.monotonic()), attempt)
@@ -191,7 +184,8 @@ class ChatServer(PerProcess):
                 if not error.passing:
                     raise
                 if attempt == self.attempts or time.monotonic() + pause >= end:
-                    tried = f"; given up after {attempt} of at most {self.attempts} tries in {self.deadline:g} s"
+                    seconds = time.monotonic() - begun
+                    tried = f"; given up after {attempt} of at most {self.attempts} tries in {seconds:.3g} s"
                     raise ChatServerError(
                         self.url, f"{error}{tried}".partition(f"{self.url} ")[2], error.status
                     ) from error

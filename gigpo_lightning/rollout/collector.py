@@ -22,7 +22,7 @@ from gigpo_lightning.rollout.carry_over import CarriedEpisodes
 from gigpo_lightning.rollout.episode import Episode, EpisodePlayer, Group
 from gigpo_lightning.rollout.failures import FailureLog, in_short
 from gigpo_lightning.rollout.progress import ProgressDisplay, RolloutProgress
-from gigpo_lightning.trajectory import TrajectoryGroup
+from gigpo_lightning.trajectory import StopReason, Trajectory, TrajectoryGroup
 
 
 class Collector:
@@ -233,12 +233,19 @@ class _Rollout:
             self.stepping.remove(event.slot)
             episode.request = self.collector.player.request(episode)
             self.waiting[event.slot] = episode
+        elif self._asks_for_the_end(episode, trajectory):
+            episode.finishing = True
         else:
             self._end(episode)
             episode.group.finished[episode.index] = trajectory
             self.progress.finished += 1
             self.progress.successes += trajectory.success
             self.progress.judged += episode.says_success
+
+    def _asks_for_the_end(self, episode: Episode, trajectory: Trajectory) -> bool:
+        """Whether the environment is told that the step limit has ended its episode, and is still to answer that."""
+        cut = trajectory.stop_reason == StopReason.MAX_STEPS and not episode.finishing
+        return cut and self.pool.finish(episode.slot)
 
     def _end(self, episode: Episode) -> None:
         """Take an episode out of wherever it is, and give its slot back."""
