@@ -7,6 +7,7 @@ import asyncio
 import json
 import os
 import random
+import re
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -20,12 +21,14 @@ import aiohttp
 from gigpo_lightning.chat_model import ChatReply, ChatServerError, Message
 from gigpo_lightning.errors import check_count, check_range
 from gigpo_lightning.http_thread import HttpThread
+from gigpo_lightning.listening import is_loopback
 from gigpo_lightning.retrieval.base import PerProcess
 from gigpo_lightning.strict_json import load_json
 from gigpo_lightning.text import shown, well_formed
 
 _ROUTE = "chat/completions"
 _FIRST_WAIT, _LONGEST_WAIT = 0.5, 30.0  # seconds before a request is made again
+_NUMBER = re.compile(r"\d+(?:\.\d+)?")
 _LONGEST_REASON = 500  # characters of an answer that are shown
 _OURS = frozenset({"model", "messages", "tools", "stream", "n"})
 
@@ -256,12 +259,13 @@ def _key(variable: str | None) -> str:
 def _proxy(url: str) -> str | None:
     """The proxy that the environment names for an address."""
     parts = urlsplit(url)
-    return None if proxy_bypass(parts.netloc) else getproxies().get(parts.scheme)
+    here = is_loopback(parts.hostname or "") or proxy_bypass(parts.netloc)
+    return None if here else getproxies().get(parts.scheme)
 
 
 def _seconds(header: str) -> float:
     """A server's ``Retry-After`` in seconds; a date is left to the doubled waits."""
-    return float(header) if header.strip().isdecimal() else 0.0
+    return float(header) if _NUMBER.fullmatch(header.strip()) else 0.0
 
 
 def _read(url: str, answer: object, tries: int) -> ChatReply:

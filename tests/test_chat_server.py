@@ -93,7 +93,7 @@ def test_a_server_is_given_up_after_so_many_tries(quick):
 
 def test_a_wait_that_the_server_asks_for_is_kept():
     told = "given up after 1 of at most 8 tries in"
-    with ChatStandIn(lambda body: "hi", 429, Retry_After="100") as server, pytest.raises(ChatServerError, match=told):
+    with ChatStandIn(lambda body: "hi", 429, Retry_After="100.5") as server, pytest.raises(ChatServerError, match=told):
         ask(server, deadline=5.0)
 
 
@@ -107,6 +107,19 @@ def test_a_server_that_is_not_there_is_named():
         ChatServer("http://127.0.0.1:1", "m", attempts=1).ask(
             HELLO, temperature=0.0, max_tokens=1, seed=0, deadline=60.0
         )
+
+
+def test_another_machine_is_asked_through_the_environment_s_proxy(monkeypatch):
+    with ChatStandIn(lambda body: "hi") as proxy:
+        monkeypatch.setenv("http_proxy", proxy.url)
+        monkeypatch.delenv("no_proxy", raising=False)
+        assert ChatServer("http://model.invalid/v1", "m").ask(HELLO, **SHORT).text == "hi"
+    assert proxy.headers[0]["Host"] == "model.invalid"
+
+
+def test_this_machine_is_asked_without_a_proxy(monkeypatch):
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    assert answer(lambda body: "hi").text == "hi"
 
 
 def test_an_error_that_comes_with_status_200_is_one(quick):

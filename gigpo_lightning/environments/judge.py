@@ -45,7 +45,8 @@ class Judge(gymnasium.Env[str, str]):
             ``gigpo_lightning.chat_model.ScriptedChat`` is a function.
         rubric: The rules to judge by.
         record: File that keeps every call in JSON lines: its messages, its reply, its cost. It is the cache, too: an
-            episode with the same words is not judged again, also by a later run.
+            episode with the same words is not judged again, also by a later run. Several machines may share it where
+            their file system has locks.
         scale: Lowest and highest score.
         form: How the judge writes its score; default: a JSON object.
         full_reward: Reward of the highest score; the lowest is worth 0, and others are in proportion.

@@ -6,11 +6,12 @@ import re
 from dataclasses import replace
 from io import StringIO
 
+import pyarrow.parquet as pq
 import pytest
 from lightning.pytorch.loggers import CSVLogger
 from rich.console import Console
 
-from callbacks import HeldOutEvaluation, RunManifest
+from callbacks import HeldOutEvaluation, RunManifest, Transcripts
 from datamodules import RolloutDataModule
 from gigpo_lightning.algorithm import GiGPO
 from gigpo_lightning.chat_model import ChatReply
@@ -24,6 +25,7 @@ from gigpo_lightning.prompts.message_tokens import END_ID
 from gigpo_lightning.prompts.text import CompactTextPrompt, TextPrompt
 from gigpo_lightning.prompts.tool_calls import HermesToolCalls, OwnToolCalls
 from gigpo_lightning.rollout import Collector, SamplingParameters, TransformersEngine, make_pool
+from gigpo_lightning.rollout.store import read_trajectories
 from modules import GiGPOModule, ServedPolicy
 from modules.served_policy import ServedTokenizer, message_tokenizer
 from tests.chat_stand_in import ChatStandIn
@@ -226,6 +228,17 @@ def test_a_test_run_says_who_answered_in_its_table_and_its_manifest(serve, tmp_p
     assert (manifest["stage"], manifest["end"]) == ("test", "finished")
     assert manifest["panels"]["valid_unseen"]["tasks"] > 4
     assert not [name for name in results[0] if "entropy" in name]
+
+
+def test_predicted_episodes_can_be_looked_at_and_not_be_trained_on(serve, tmp_path):
+    _, engine = serve(first_offered)
+    module, data = evaluation(engine)
+    trainer = quiet_trainer(tmp_path, Transcripts(), logger=CSVLogger(tmp_path))
+    trainer.predict(module, data)
+    (file,) = tmp_path.rglob("predict_valid_unseen.parquet")
+    assert pq.read_table(file)["response"][0].as_py().startswith("<action>")
+    with pytest.raises(ValueError, match="column logprobs: must hold finite"):
+        read_trajectories(file)
 
 
 def test_training_on_it_is_refused_before_anything_is_played(serve, tmp_path):

@@ -4,9 +4,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gigpo_lightning.prompts.chat import ChatPrompt
 from gigpo_lightning.prompts.message_tokens import CONTENT_ID, END_ID, MESSAGE_ID, TOOLS_ID, read_messages, text_tokens
+from gigpo_lightning.prompts.text import TextPrompt
 from gigpo_lightning.text import TEXT_MARK
 from modules.served_policy import ServedTokenizer, message_tokenizer
+from tests.prompts.chat_tokenizer import chat_tokenizer
+from tests.prompts.conversations import Conversation
 
 TOKENIZER = ServedTokenizer(message_tokenizer())
 TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters=f"{TEXT_MARK}\ufdd0"), max_size=30)
@@ -35,6 +39,17 @@ def test_tools_and_the_template_s_settings_come_with_the_messages():
     found = read_messages(ids)
     assert found.tools == (tool,)
     assert found.settings == {"enable_thinking": False}
+
+
+@pytest.mark.parametrize("prompt", [TextPrompt(), ChatPrompt(), ChatPrompt(last_turns=1), ChatPrompt(role="Be brief.")])
+def test_the_model_s_own_template_writes_the_same_tokens_of_these_messages_as_of_the_prompt(prompt):
+    """So a server with that model reads what the trainer's policy would read."""
+    own = chat_tokenizer()
+    replies = ["<think>so</think><action>up</action>", "<action>down</action>", "nothing <|im_end|> at all"]
+    ours = Conversation(prompt, own, [f"{own.as_text(reply)}<|im_end|>" for reply in replies]).prompts[-1].ids
+    served = Conversation(prompt, TOKENIZER, [f"{reply}<|end|>" for reply in replies]).prompts[-1].ids
+    messages = [{**each, "content": own.as_text(each["content"])} for each in read_messages(served).messages]
+    assert own.encode_chat(messages) == list(ours)
 
 
 def test_a_prompt_in_plain_words_is_one_message_of_the_user_s():
