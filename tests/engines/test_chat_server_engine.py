@@ -15,6 +15,7 @@ from callbacks import HeldOutEvaluation, RunManifest, Transcripts
 from datamodules import RolloutDataModule
 from gigpo_lightning.algorithm import GiGPO
 from gigpo_lightning.chat_model import ChatReply
+from gigpo_lightning.cli import build_cli
 from gigpo_lightning.engines.chat_server import ChatServerEngine, written
 from gigpo_lightning.environments.gridworld import GridworldEnvironment, GridworldTasks
 from gigpo_lightning.errors import RunError
@@ -29,7 +30,6 @@ from gigpo_lightning.rollout.store import read_trajectories
 from modules import GiGPOModule, ServedPolicy
 from modules.served_policy import ServedTokenizer, message_tokenizer
 from tests.chat_stand_in import ChatStandIn
-from tests.forked import gigpo
 from tests.rollout.tool_environment import TASKS, SafeEnvironment
 from tests.scripted_run import quiet_trainer, tiny_module
 
@@ -268,20 +268,31 @@ def test_an_engine_that_needs_weights_refuses_a_served_policy(tmp_path):
         quiet_trainer(tmp_path).test(module, data, verbose=False)
 
 
-@pytest.mark.slow
-def test_the_command_line_plays_a_configuration_with_a_baseline_on_top(serve, tmp_path):
+@pytest.fixture
+def words(serve, tmp_path):
+    """A server, and a command line's options that put a baseline on top of a configuration."""
     server, _ = serve(first_offered)
-    baseline = tmp_path / "baseline.yaml"
     engine = {"class_path": "gigpo_lightning.engines.chat_server.ChatServerEngine"}
     engine["init_args"] = {"url": server.url, "model": "m"}
     policy = {"policy": {"class_path": "modules.ServedPolicy"}}
     data = {"engine": engine, "held_out_tasks": 3, "max_steps": 2}
+    baseline = tmp_path / "baseline.yaml"
     baseline.write_text(json.dumps({"model": {"init_args": policy}, "data": {"init_args": data}}))
-    words = ("--config", "configs/gridworld_llm.yaml", "--config", str(baseline))
-    result = gigpo(tmp_path, "test", *words)
-    assert result.returncode == 0, result.stderr
-    assert re.search(r"answered_by +the-model-2026", result.stdout)
-    assert re.search(rf"requests +{len(server.bodies)}\b", result.stdout)
-    refused = gigpo(tmp_path, "fit", *words, "--dry_run")
-    assert refused.returncode == 2
-    assert "use it with gigpo test, validate or predict" in refused.stderr
+    options = ("--config", "configs/gridworld_llm.yaml", "--config", str(baseline))
+    return server, [*options, "--trainer.default_root_dir", str(tmp_path)]
+
+
+@pytest.mark.slow
+def test_the_command_line_plays_a_configuration_with_a_baseline_on_top(words, capsys):
+    server, options = words
+    build_cli(["test", *options])
+    printed = capsys.readouterr().out
+    assert re.search(r"answered_by +the-model-2026", printed)
+    assert re.search(rf"requests +{len(server.bodies)}\b", printed)
+
+
+def test_the_command_line_refuses_to_plan_a_training_with_it(words):
+    server, options = words
+    with pytest.raises(ValueError, match="use it with gigpo test, validate or predict"):
+        build_cli(["fit", *options, "--dry_run"])
+    assert server.bodies == []

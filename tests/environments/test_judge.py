@@ -227,9 +227,10 @@ def test_a_group_whose_judge_fails_is_dropped_and_counted(tmp_path):
     assert progress.retried >= 1
 
 
-def test_a_judge_that_always_fails_trains_nothing(tmp_path):
+@pytest.mark.parametrize("max_steps", [9, 1])
+def test_a_judge_that_always_fails_trains_nothing_however_episodes_end(tmp_path, max_steps):
     with pytest.raises(NothingPlayedError, match=r"the environment failed on every task.*out of order"):
-        play(judged(tmp_path, ill), counting(2, 3), max_retries=0)
+        play(judged(tmp_path, ill), counting(2, 3), max_steps=max_steps, max_retries=1)
 
 
 def test_two_epochs_are_trained_on_verdicts_and_a_failing_judge_takes_its_groups_out(tmp_path):
