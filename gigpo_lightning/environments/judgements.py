@@ -210,18 +210,16 @@ class Judgements(PerProcess):
         whole = new[: new.rfind(b"\n") + 1]
         for number, line in enumerate(whole.splitlines()):
             try:
-                entry = load_json(line)
-                name, key = entry["call"], entry["key"]
-            except (ValueError, TypeError, LookupError) as error:
+                entry = _entry(line)
+            except ValueError as error:
                 if self._place + number == 0:
                     raise ValueError(f"record must name a file of judgements, but {self.path} is none") from error
                 _logger.warning("%s has a line that is no judgement: %s", self.path, shown(line, 80))
                 continue
-            assert name
             self.calls += "asked" in entry
             self.tokens += entry.get("prompt_tokens", 0) + entry.get("reply_tokens", 0)
             if "score" in entry:
-                self._verdicts[key] = Verdict(score=entry["score"], reason=entry.get("reason", ""))
+                self._verdicts[entry["key"]] = Verdict(score=entry["score"], reason=entry.get("reason", ""))
         self._place += len(whole)
 
     def _write(self, file: IO[bytes], entry: Mapping[str, Any]) -> None:
@@ -233,3 +231,15 @@ class Judgements(PerProcess):
         file.flush()
         file.seek(self._place)
         self._read(file.read())
+
+
+def _entry(line: bytes) -> dict[str, Any]:
+    """What a line of the record holds.
+
+    Raises:
+        ValueError: If it is no call.
+    """
+    entry = load_json(line)
+    if not isinstance(entry, dict) or not {"call", "key"} <= entry.keys():
+        raise ValueError(f"a line must be a JSON object with a call and a key, got {shown(entry, 80)}")
+    return entry
