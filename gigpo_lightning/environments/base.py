@@ -19,8 +19,8 @@ An environment is a plain ``gymnasium.Env[str, str]``:
 ``SystemExit`` too. An environment may start processes: a worker process ends them with itself.
 
 Until its first ``reset`` an environment can be pickled, so that a pool can make its copies in other processes. It may
-also fulfil ``Waits`` and ``WarmsUp``. Where it misses something that it cannot do without, it raises ``RunError``: if
-other attempts at the episode end in one, too, the run ends with its message.
+also fulfil ``Waits``, ``WarmsUp`` and ``Finishes``. Where it misses something that it cannot do without, it raises
+``RunError``: if other attempts at the episode end in one, too, the run ends with its message.
 """
 
 import hashlib
@@ -104,6 +104,17 @@ class WarmsUp(Protocol):
 
     def warm_up(self) -> None:
         """Read it; a worker process calls this once, before any step's deadline."""
+
+
+@runtime_checkable
+class Finishes(Protocol):
+    """An environment that has something to say when a run's own limit ends an episode, such as a reward."""
+
+    def finish_episode(self) -> tuple[str, float, bool, bool, dict[str, Any]]:
+        """As ``step``, without an action: a rollout calls it at ``max_steps``, if the episode has not ended itself.
+
+        Its reward is added to that of the last step.
+        """
 
 
 @runtime_checkable

@@ -6,9 +6,9 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Protocol, runtime_checkable
 
-from gigpo_lightning.environments.base import Environment, Task
+from gigpo_lightning.environments.base import Environment, Finishes, Task
 from gigpo_lightning.errors import check_count
-from gigpo_lightning.pool.copies import EnvironmentCopies, EnvironmentEvent
+from gigpo_lightning.pool.copies import Command, EnvironmentCopies, EnvironmentEvent, Finish
 from gigpo_lightning.pool.workers import Deadlines, WorkerPool
 
 
@@ -31,6 +31,12 @@ class EnvironmentPool(Protocol):
 
     def step(self, slot: int, action: str) -> None:
         """Take an action; returns at once."""
+
+    def finish(self, slot: int) -> bool:
+        """Tell an environment that the run's limit has ended its episode; False if it does not want to hear of it.
+
+        If it does, its last answer comes some time later, as that of a step.
+        """
 
     def poll(self, *, block: bool) -> list[EnvironmentEvent]:
         """What has happened since; with ``block``, at least one event if any is under way.
@@ -55,9 +61,10 @@ class InProcessPool:
 
     def __init__(self, environment: Environment, num_slots: int) -> None:
         self._copies = EnvironmentCopies(environment)
+        self._finishes = isinstance(environment, Finishes)
         self.num_slots = num_slots
         self._free = list(range(num_slots))[::-1]
-        self._commands: deque[tuple[int, Task | str]] = deque()
+        self._commands: deque[tuple[int, Command]] = deque()
         self._directory = ""  # the environments'; empty: where the run is
 
     def take_slot(self, task: Task) -> int | None:
@@ -75,6 +82,13 @@ class InProcessPool:
     def step(self, slot: int, action: str) -> None:
         """Take an action at the next poll."""
         self._commands.append((slot, action))
+
+    def finish(self, slot: int) -> bool:
+        """Tell it at the next poll, if it is to hear of it."""
+        if not self._finishes:
+            return False
+        self._commands.append((slot, Finish()))
+        return True
 
     def poll(self, *, block: bool) -> list[EnvironmentEvent]:
         """Carry out every queued command."""

@@ -13,7 +13,7 @@ from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, fields
 
 from gigpo_lightning.environments.answers import Answer, AnswerError, read_reset, read_step
-from gigpo_lightning.environments.base import Environment, Task
+from gigpo_lightning.environments.base import Environment, Finishes, Task
 from gigpo_lightning.errors import RunError, StoppedBySignal
 
 _logger = logging.getLogger(__name__)
@@ -44,6 +44,15 @@ class EnvironmentEvent(Answer):
     bystander: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """Says that the run's limit has ended the episode."""
+
+
+Command = Task | str | Finish
+"""What an environment is told: a task to begin, an action, or the end."""
+
+
 class EnvironmentCopies:
     """Copies of a prototype, made when first used; one that failed is thrown away, and the next episode gets a new one.
 
@@ -57,7 +66,7 @@ class EnvironmentCopies:
         self._environments: dict[int, Environment] = {}
         self._not_its_own = (StoppedBySignal, KeyboardInterrupt) if keyboard else (StoppedBySignal,)
 
-    def carry_out(self, slot: int, command: Task | str) -> EnvironmentEvent:
+    def carry_out(self, slot: int, command: Command) -> EnvironmentEvent:
         """Reset on a task or step on an action; what the environment raises becomes the event's failure.
 
         That is also SystemExit. A child process that the environment forked and let go on ends here.
@@ -91,12 +100,15 @@ class EnvironmentCopies:
         except BaseException as error:  # nothing is lost with it
             _logger.warning("environment %d could not be closed: %r", slot, error)
 
-    def _carry_out(self, slot: int, command: Task | str, started: float) -> EnvironmentEvent:
+    def _carry_out(self, slot: int, command: Command, started: float) -> EnvironmentEvent:
         if slot not in self._environments:
             self._environments[slot] = copy.deepcopy(self._prototype)
         environment = self._environments[slot]
         if isinstance(command, Task):
             answer = read_reset(environment.reset(options={"task": command}))
+        elif isinstance(command, Finish):
+            assert isinstance(environment, Finishes)
+            answer = read_step("", environment.finish_episode())
         else:
             answer = read_step(command, environment.step(command))
         said = {each.name: getattr(answer, each.name) for each in fields(answer)} | {"success": bool(answer.success)}

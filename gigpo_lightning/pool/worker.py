@@ -14,9 +14,9 @@ import traceback
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection
 
-from gigpo_lightning.environments.base import Environment, Task, Waits, WarmsUp
+from gigpo_lightning.environments.base import Environment, Waits, WarmsUp
 from gigpo_lightning.errors import RunError
-from gigpo_lightning.pool.copies import EnvironmentCopies, in_one_process
+from gigpo_lightning.pool.copies import Command, EnvironmentCopies, in_one_process
 
 READY = "ready"
 """What a worker says first."""
@@ -95,7 +95,7 @@ def _serve_in_threads(connection: Connection, copies: EnvironmentCopies) -> None
     """Carry out commands of different slots side by side, and answer each when it ends."""
     sending = threading.Lock()
 
-    def carry_out(slot: int, command: Task | str) -> None:
+    def carry_out(slot: int, command: Command) -> None:
         event = copies.carry_out(slot, command)
         with sending, contextlib.suppress(ConnectionError):  # the parent may have gone
             connection.send(event)

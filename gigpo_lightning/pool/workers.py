@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-from gigpo_lightning.environments.base import Environment, Task
+from gigpo_lightning.environments.base import Environment, Finishes, Task
 from gigpo_lightning.errors import RunError
-from gigpo_lightning.pool.copies import EnvironmentEvent
+from gigpo_lightning.pool.copies import Command, EnvironmentEvent, Finish
 from gigpo_lightning.pool.worker import READY, serve, waits
 
 _GLANCE = 0.2  # seconds between two looks at the processes: a dead one's pipe may be held open by its children
@@ -141,6 +141,13 @@ class WorkerPool:
         """Send the action to the slot's worker."""
         self._send(slot, action, "step")
 
+    def finish(self, slot: int) -> bool:
+        """Send the end to the slot's worker, if the environment is to hear of it."""
+        if not isinstance(self._environment, Finishes):
+            return False
+        self._send(slot, Finish(), "step")
+        return True
+
     def poll(self, *, block: bool) -> list[EnvironmentEvent]:
         """What the workers have answered, and what was lost with those that died or hung.
 
@@ -193,7 +200,7 @@ class WorkerPool:
     def _worker_of(self, slot: int) -> _Worker:
         return self._workers[slot % len(self._workers)]
 
-    def _send(self, slot: int, command: Task | str, kind: str) -> None:
+    def _send(self, slot: int, command: Command, kind: str) -> None:
         if any(event.slot == slot for event in self._lost):
             return  # its episode died with the last process; the new one knows nothing of it
         worker = self._worker_of(slot)

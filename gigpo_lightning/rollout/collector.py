@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from gigpo_lightning.engines.base import (
     Cancellable,
     Completion,
+    HasOwnModel,
     Interruptible,
     Replicated,
     RolloutEngine,
@@ -21,7 +22,7 @@ from gigpo_lightning.rollout.carry_over import CarriedEpisodes
 from gigpo_lightning.rollout.episode import Episode, EpisodePlayer, Group
 from gigpo_lightning.rollout.failures import FailureLog, in_short
 from gigpo_lightning.rollout.progress import ProgressDisplay, RolloutProgress
-from gigpo_lightning.trajectory import TrajectoryGroup
+from gigpo_lightning.trajectory import StopReason, Trajectory, TrajectoryGroup
 
 
 class Collector:
@@ -43,7 +44,7 @@ class Collector:
         max_steps: Longest episode, in environment steps.
         seed: Of the sampling noise, with all that names a reply.
         admission_share: Share of the running episodes that must wait before they enter a busy engine together; default:
-            0.4, but 0 for an engine of replicas, which gather their own batches.
+            0.4, but 0 for servers, which gather their own batches.
         max_retries: Times that an episode may be begun again before its group is dropped.
         deterministic: Wait for every environment before the engine goes on, and do everything in the episodes' order:
             two rollouts with the same seed are then equal to the last bit, however quick the workers are. Nothing
@@ -84,7 +85,7 @@ class Collector:
             context=engine.max_model_len,
             seed=seed,
         )
-        default_share = 0.0 if isinstance(engine, Replicated) else 0.4
+        default_share = 0.0 if isinstance(engine, Replicated | HasOwnModel) else 0.4
         self.admission_share = default_share if admission_share is None else admission_share
         self.max_retries = max_retries
         self.deterministic = deterministic
@@ -232,12 +233,19 @@ class _Rollout:
             self.stepping.remove(event.slot)
             episode.request = self.collector.player.request(episode)
             self.waiting[event.slot] = episode
+        elif self._asks_for_the_end(episode, trajectory):
+            episode.finishing = True
         else:
             self._end(episode)
             episode.group.finished[episode.index] = trajectory
             self.progress.finished += 1
             self.progress.successes += trajectory.success
             self.progress.judged += episode.says_success
+
+    def _asks_for_the_end(self, episode: Episode, trajectory: Trajectory) -> bool:
+        """Whether the environment is told that the step limit has ended its episode, and is still to answer that."""
+        cut = trajectory.stop_reason == StopReason.MAX_STEPS and not episode.finishing
+        return cut and self.pool.finish(episode.slot)
 
     def _end(self, episode: Episode) -> None:
         """Take an episode out of wherever it is, and give its slot back."""

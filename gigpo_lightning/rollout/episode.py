@@ -65,6 +65,8 @@ class Episode:
     encoded: EncodedPrompt = field(default_factory=lambda: EncodedPrompt(ids=()))
     says_success: bool = False
     """Whether the info of one of its steps had ``"success"``."""
+    finishing: bool = False
+    """Whether the step limit has ended it, and its environment is still to say its last."""
     turns: list[Turn] = field(default_factory=list)
     steps: list[Step] = field(default_factory=list)
 
@@ -117,7 +119,10 @@ class EpisodePlayer:
         if episode.steps:
             # dataclasses.replace is several times slower, and this runs once a step.
             fields = {name: getattr(episode.steps[-1], name) for name in Step.__slots__}
-            episode.steps[-1] = Step(**fields | {"reward": event.reward, "scores": event.scores})
+            said = {"reward": event.reward, "scores": event.scores}
+            if episode.finishing:  # the step's own answer has come already
+                said = {"reward": fields["reward"] + event.reward, "scores": {**fields["scores"], **event.scores}}
+            episode.steps[-1] = Step(**fields | said)
             episode.says_success |= event.says_success
         else:
             episode.instruction = event.instruction or event.observation
@@ -151,6 +156,8 @@ class EpisodePlayer:
         self._has_warned = True
 
     def _stop_reason(self, episode: Episode, event: EnvironmentEvent) -> StopReason | None:
+        if episode.finishing:
+            return StopReason.MAX_STEPS
         if event.terminated:
             return StopReason.TERMINATED
         if event.truncated:

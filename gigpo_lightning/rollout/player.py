@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 
 import gymnasium
 
-from gigpo_lightning.engines.base import RolloutEngine, SamplingParameters
+from gigpo_lightning.engines.base import RolloutEngine, SamplingParameters, check_trainable
 from gigpo_lightning.environments.base import Task, TaskPanel, TaskSource, check_reset
 from gigpo_lightning.environments.splits import read_panel
 from gigpo_lightning.errors import RunError, check_count, check_seed
@@ -138,10 +138,11 @@ class RolloutPlayer:
 
         Raises:
             ValueError: If the source does not know a split, or an epoch wants more tasks than the training split has,
-                or fewer than there are ranks.
+                or fewer than there are ranks, or the engine has a model of its own.
         """
         wanted = self.same_tasks or self.tasks_per_epoch
         if training:
+            check_trainable(self.engine)
             check_share(wanted, place()[1])
         for split in splits:
             if split not in self.panels:

@@ -1,5 +1,6 @@
 """What the replies of a rollout were like: how long, how many were cut, which rules they broke."""
 
+import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -104,6 +105,8 @@ class ReplyCounts:
             "sampled_entropy": self.nats / max(1, self.tokens),
             "uniform_group_fraction": self.uniform_groups / max(1, self.groups),
         }
+        if math.isnan(self.nats):  # an engine with a model of its own says no log-probabilities
+            del figures["sampled_entropy"]
         shown = self.problems.most_common(_SHOWN_PROBLEMS)
         figures |= {f"problems/{_tag(problem)}": number / replies for problem, number in shown}
         return {f"rollout/{name}": value for name, value in figures.items()}

@@ -12,7 +12,15 @@ from typing import Protocol, cast, runtime_checkable
 import torch
 
 from gigpo_lightning.engines.adapter import Adapter, LoadsAdapters
-from gigpo_lightning.engines.base import Replica, Replicated, RolloutEngine, Scorer, ShowsWeights, WaitsForServers
+from gigpo_lightning.engines.base import (
+    HasOwnModel,
+    Replica,
+    Replicated,
+    RolloutEngine,
+    Scorer,
+    ShowsWeights,
+    WaitsForServers,
+)
 from gigpo_lightning.engines.weight_proof import WeightProof
 from gigpo_lightning.engines.weight_stream import WeightStream
 from gigpo_lightning.errors import Preempted, RunError
@@ -72,6 +80,8 @@ class ProvedSync:
     def sync(self, policy: PolicyView, engine: RolloutEngine, should_stop: Callable[[], bool] = never) -> None:
         """Bring the engine to the policy's version, unless it is there; a wait for its servers asks ``should_stop``.
 
+        An engine with a model of its own gets no weights, and there is nothing to prove.
+
         Raises:
             Preempted: If a process of the job was asked to stop meanwhile.
             FloatingPointError: If a weight is not finite; the engine is left as it is.
@@ -79,6 +89,9 @@ class ProvedSync:
             ValueError: If it cannot show what it has.
         """
         if engine.policy_version == policy.policy_version and self._proved:
+            return
+        if isinstance(engine, HasOwnModel):
+            engine.play_as(policy.tokenizer, policy.policy_version)
             return
         policy.check_finite_weights()
         if not isinstance(engine, ShowsWeights | Replicated):
