@@ -41,8 +41,9 @@ compare: install ## Compare GiGPO with GRPO in 50 runs: nine hours, goes on wher
 	@$(BIN)/python $(COMPARISON)/collect.py $(RUNS)
 	@$(BIN)/python $(COMPARISON)/report.py
 
-test: lint ## Run every check and every test (a real model's are skipped where it cannot be fetched)
+test: lint ## Run every check and every test (those of a model or an adapter are skipped where it cannot be fetched)
 	-@$(BIN)/python tools/llm.py --file-only
+	-@$(BIN)/python tools/environments.py
 	@$(PYTEST)
 
 check: lint ## Run every check and the fast tests, with fewer examples each
@@ -52,6 +53,6 @@ lint: install ## Check format, style, types, import rules and spelling
 	@$(BIN)/ruff format --check --quiet
 	@$(BIN)/ruff check --quiet
 	@$(BIN)/mypy --no-error-summary
-	@$(BIN)/mypy --no-error-summary tools/install.py tools/llm.py
+	@$(BIN)/mypy --no-error-summary tools/install.py tools/llm.py tools/environments.py
 	@$(BIN)/lint-imports >/dev/null || $(BIN)/lint-imports
 	@$(BIN)/codespell

@@ -2,6 +2,7 @@
 
 import gc
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import pytest
 from beartype import BeartypeConf
 from beartype.claw import beartype_packages
 from hypothesis import HealthCheck, settings
+
+from tests.scripts import loaded
 
 # Annotations are checked while tests run: of modules with arrays by jaxtyping, shapes too (pyproject.toml), of all
 # others by beartype alone, which costs a tenth. Before anything of them is imported.
@@ -21,6 +24,12 @@ settings.register_profile("quick", steady, max_examples=20)
 settings.load_profile(os.environ.get("GIGPO_HYPOTHESIS_PROFILE", "steady"))
 
 ROOT = Path(__file__).resolve().parent.parent
+
+# The packages behind the adapters of environments, if `make test` has fetched them: here, and in processes begun later.
+with loaded(ROOT / "tools" / "environments.py") as fetched:
+    if fetched.folder().is_dir():
+        sys.path.append(str(fetched.folder()))
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (os.environ.get("PYTHONPATH"), sys.path[-1])))
 
 
 # Of a job of several processes: Lightning sets them for good, and a process that is begun later would heed them.
