@@ -1,4 +1,4 @@
-"""The one door: ``gigpo fit | validate | test | predict | export``, a LightningCLI over the configs."""
+"""The one door: ``gigpo`` and its subcommands, a LightningCLI over the configs."""
 
 import contextlib
 import logging
@@ -26,6 +26,7 @@ from callbacks import OptimizerSettings
 from callbacks.kept_configuration import KeptConfiguration
 from callbacks.lightning_internals import typed
 from gigpo_lightning.changed_configuration import changes, check_classes
+from gigpo_lightning.check_command import NAME, carry_out
 from gigpo_lightning.complaints import constructor_complaint, parser_complaint, with_section
 from gigpo_lightning.disk import no_room
 from gigpo_lightning.dry_run import engine_of, plan, plan_memory
@@ -73,7 +74,8 @@ class GigpoCLI(StrictCLI):
         said = {name: {"description": text} | kwargs.get(name, {}) for name, text in SUBCOMMANDS.items()}
         super()._add_subcommands(parser, **said)
         assert parser._subcommands_action is not None
-        parser._subcommands_action.add_subcommand("export", self.init_parser(), help=SUBCOMMANDS["export"])
+        for name in ("export", NAME):  # their parsers are their own
+            parser._subcommands_action.add_subcommand(name, self.init_parser(), help=SUBCOMMANDS[name])
         for choice in parser._subcommands_action._choices_actions:
             choice.help = SUBCOMMANDS.get(choice.dest, choice.help)  # the Trainer's own are cut within a sentence
 
@@ -308,6 +310,8 @@ def build_cli(args: Any = None, run: bool = True) -> StrictCLI:
         RunError: If a class that the configuration names calls ``sys.exit``.
     """
     words = sys.argv[1:] if args is None else args
+    if run and isinstance(words, list) and words[:1] == [NAME]:
+        raise SystemExit(carry_out(words[1:]))
     with no_exit():
         if run and isinstance(words, list) and words[:1] == ["export"]:
             return ExportCLI(words[1:], model_class=LightningModule, datamodule_class=LightningDataModule)

@@ -25,7 +25,7 @@ from tests.documents import DOCUMENTS, ROOT, SHELLS, Desk, blocks, commands, fil
 from tests.episodes import group, step, trajectory
 
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
-SUBCOMMANDS = {"fit", "validate", "test", "predict", "export"}
+SUBCOMMANDS = {"fit", "validate", "test", "predict", "export", "check-environment"}
 LINK = re.compile(r"\[[^\]]*\]\((?!https?:|#|mailto:)([^)#\s]+)[^)]*\)")
 TRAINED = Path("runs/alfworld_tiny/lightning_logs/version_0/trajectories/epoch_69.parquet")
 """What a reader has once the quickstart has trained."""
