@@ -61,7 +61,7 @@ def check(
     num_tasks: int = 4,
     group_size: int = 8,
     max_steps: int = 30,
-    actions: list[str] | None = None,
+    actions: str = "",
     seed: int = 0,
 ) -> bool:
     """Check an environment on some of its tasks, and print what was found.
@@ -74,7 +74,7 @@ def check(
         num_tasks: Tasks of ``train_split`` that are played.
         group_size: Random episodes of each task.
         max_steps: Steps of an episode at most.
-        actions: What random episodes choose from; default: the admissible actions.
+        actions: What random episodes choose from, with commas between; default: the admissible actions.
         seed: Of the random choices.
 
     Returns:
@@ -86,6 +86,7 @@ def check(
     for name, number in (("num_tasks", num_tasks), ("group_size", group_size), ("max_steps", max_steps)):
         check_count(name, number)
     check_seed(seed)
+    known = [action.strip() for action in actions.split(",") if action.strip()]
     say = Console(markup=False, highlight=False, soft_wrap=True).print
     source = SeededTasks({train_split: [0, num_tasks - 1]}) if tasks is None else tasks
     held_out = tuple(held_out_splits or ())
@@ -96,9 +97,7 @@ def check(
     broken = _broken_rule(environment, [*played, *(read_panel(source, split).tasks[0] for split in held_out)])
     trials: list[Trial] = []
     try:
-        trials = (
-            _play(environment, played, group_size, max_steps, random.Random(seed), actions or ()) if not broken else []
-        )
+        trials = _play(environment, played, group_size, max_steps, random.Random(seed), known) if not broken else []
     except TrialError as error:
         broken = str(error)
     if broken:

@@ -153,7 +153,7 @@ class AnchorGroups:
         if not self.known_actions:
             return (
                 "no action is known, so nothing can be said of the anchors: offer info['admissible_actions'], or give "
-                "commands with --actions"
+                "commands with --actions 'open door, go on'"
             )
         if self.num_states <= 1:
             return (
