@@ -5,7 +5,7 @@ documentation of ``image`` observations says: type, colour and state of each vis
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import gymnasium
@@ -30,11 +30,13 @@ class MiniGridText(NamedActions):
 
     Args:
         env: A MiniGrid environment with its own observations.
-        names: Words of its actions; ``done``, which no task needs, is left out.
+        names: Words of its actions, in their order; default: ``ACTIONS``, as many as there are. ``done``, the last
+            action, is needed by no task, and is left out.
     """
 
-    def __init__(self, env: gymnasium.Env[Any, Any], names: Sequence[str] = ACTIONS) -> None:
-        super().__init__(env, list(names))
+    def __init__(self, env: gymnasium.Env[Any, Any], names: list[str] | None = None) -> None:
+        number = getattr(env.action_space, "n", len(ACTIONS))
+        super().__init__(env, list(ACTIONS[:number]) if names is None else names)
         self.observation_space = gymnasium.spaces.Text(min_length=0, max_length=1 << 14)
 
     def _named(self, observation: Mapping[str, Any], info: dict[str, Any]) -> tuple[str, dict[str, Any]]:
