@@ -5,6 +5,7 @@ of its own. With ``--package`` it is a server of the installed ``openenv``.
 """
 
 import argparse
+import copy
 import threading
 import time
 
@@ -25,8 +26,6 @@ def measure(url: str, sessions: int, seconds: float) -> float:
             counts[number] += 1
             if done:
                 environment.reset(options={"task": Task(task_id="0", kind="hall", payload={"seed": number})})
-
-    import copy
 
     copies = [copy.deepcopy(prototype) for _ in range(sessions)]
     threads = [threading.Thread(target=play, args=each) for each in enumerate(copies)]
