@@ -1,4 +1,4 @@
-"""Steps a second of an OpenEnv server's sessions, states included: ``python benchmarks/openenv.py [--url URL]``.
+"""Steps a second of an OpenEnv server's sessions, states included: ``python -m benchmarks.openenv [--url URL]``.
 
 Without ``--url`` the server is the one of the tests, which was written without the ``openenv`` package, in a process
 of its own. With ``--package`` it is a server of the installed ``openenv``.
