@@ -1,7 +1,6 @@
 """An environment on a server that speaks OpenEnv's wire; its state is the anchor."""
 
 import json
-import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,8 +12,6 @@ from gigpo_lightning.environments.gymnasium_text import ADMISSIBLE
 from gigpo_lightning.environments.openenv.actions import ActionForm, RefusedError, served_tools, string_fields
 from gigpo_lightning.environments.openenv.wire import Message, Session, Wire
 from gigpo_lightning.environments.tools import Tool
-
-_logger = logging.getLogger(__name__)
 
 _STATE: Message = {"type": "state"}
 _LIST_TOOLS: Message = {"type": "mcp", "data": {"jsonrpc": "2.0", "id": 1, "method": "tools/list", "params": {}}}
@@ -161,7 +158,7 @@ class OpenEnvEnvironment(gymnasium.Env[str, str]):
         """A step that the server did not take, or failed on."""
         self._counts[counted] += 1
         if counted == "server_errors":
-            _logger.debug("the environment server failed on an action: %s", why)
+            self.wire.note_failure(why)
         info: dict[str, Any] = {"anchor": self._key(state), "metrics": self._metrics()}
         if self._choices is not None:
             info["admissible_actions"] = self._choices

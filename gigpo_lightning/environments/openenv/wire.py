@@ -8,6 +8,7 @@ so that a step and the state after it cost one way to the server and back.
 import asyncio
 import contextlib
 import json
+import logging
 import threading
 import time
 from collections import deque
@@ -23,6 +24,8 @@ from gigpo_lightning.http_thread import HttpThread
 from gigpo_lightning.retrieval.base import PerProcess
 from gigpo_lightning.strict_json import load_json
 from gigpo_lightning.text import shown
+
+_logger = logging.getLogger(__name__)
 
 Message = Mapping[str, Any]
 
@@ -62,7 +65,8 @@ class Wire(PerProcess):
         self._client: aiohttp.ClientSession
         self._lock = threading.Lock()
         self._schema: Mapping[str, Any] | None = None
-        self.owner: object = None  # of the one world of a server without sessions
+        self._owner: object = None  # of the one world of a server without sessions
+        self._has_failed = False
 
     def start(self, coroutine: Coroutine[Any, Any, None]) -> None:
         """Begin what the thread does by itself."""
@@ -91,6 +95,17 @@ class Wire(PerProcess):
             status, found = self.fetch("GET", "/schema")
             self._schema = found if status == 200 and isinstance(found, dict) else {}
         return self._schema
+
+    def note_failure(self, why: str) -> None:
+        """Say, once a process, that the server has failed on an action."""
+        if not self._has_failed:
+            _logger.warning(
+                "the environment server %s failed on an action, and the policy is told why: %s. Such steps are counted "
+                "in rollout/server_errors",
+                self.url,
+                why,
+            )
+        self._has_failed = True
 
     def fetch(self, method: str, path: str, data: object = None) -> tuple[int, Any]:
         """A request over HTTP, made again until the deadline while the server cannot be reached.
@@ -302,8 +317,8 @@ class Session:
     async def _over_http_in_turn(self, messages: Sequence[Message]) -> list[Message]:
         """The same messages as requests: such a server has one world for all who ask."""
         if messages[0]["type"] == "reset":
-            self._wire.owner = self
-        elif self._wire.owner is not self:
+            self._wire._owner = self
+        elif self._wire._owner is not self:
             raise RunError(
                 f"the environment server {self._wire.url} has no WebSocket at /ws, and without it one world for all "
                 "episodes: play them one after the other with data.num_slots 1, or serve it with sessions"

@@ -121,9 +121,11 @@ def test_an_action_that_the_server_refuses_costs_a_step_and_nothing_else(hall, b
     assert info == {"anchor": '{"place": 1}', "success": False, "metrics": CALM | {"refused_actions": 1.0}}
 
 
-def test_an_action_that_the_server_fails_on_is_told_and_counted(hall, begun):
+def test_an_action_that_the_server_fails_on_is_told_and_counted(hall, begun, caplog):
     environment, *_ = begun(hall[0])
     observation, *_, info = environment.step("break")
+    environment.step("break")
+    assert len([each for each in caplog.messages if "failed on an action" in each]) == 1
     assert observation == "The action was refused: the floor gives way\nplace 0 at time 0"
     assert info["metrics"] == {"refused_actions": 0.0, "server_errors": 1.0}
     assert environment.step("on")[0] == "place 1 at time 1"
@@ -278,6 +280,7 @@ def test_a_server_without_a_websocket_is_asked_over_http_one_episode_at_a_time(b
         assert environment.step("on")[0].startswith("The action was refused: message: Field required")
         other = copy.deepcopy(environment)
         other._session = None
+        pickle.dumps(other)  # though the wire knows a session of this process
         other.reset(options={"task": task(seed=1)})
         with pytest.raises(RunError, match="has no WebSocket at /ws, and without it one world for all episodes"):
             environment.step("on")
