@@ -29,7 +29,7 @@ from gigpo_lightning.changed_configuration import changes, check_classes
 from gigpo_lightning.check_command import NAME, carry_out
 from gigpo_lightning.complaints import constructor_complaint, parser_complaint, with_section
 from gigpo_lightning.disk import no_room
-from gigpo_lightning.dry_run import engine_of, plan, plan_memory
+from gigpo_lightning.dry_run import engine_of, plan, plan_memory, planned_devices
 from gigpo_lightning.engines.base import check_trainable
 from gigpo_lightning.errors import Preempted, RunError, check_seed, is_ctrl_c, no_exit
 from gigpo_lightning.evaluation_table import evaluation_table
@@ -124,7 +124,7 @@ class GigpoCLI(StrictCLI):
             raise ValueError(f"trainer.accelerator must be one of {', '.join(known)}, got {given['accelerator']!r}")
         if self._is_dry_run() and given.get("accelerator", "auto") not in ("auto", "cpu"):
             # The machine that plans need not have the devices that are planned with.
-            kwargs |= {"accelerator": "cpu", "devices": _planned_devices(given.get("devices", "auto"))}
+            kwargs |= {"accelerator": "cpu", "devices": planned_devices(given.get("devices", "auto"))}
             kwargs |= {"strategy": "ddp"} if given.get("strategy") == "fsdp" else {}
         try:
             return super().instantiate_trainer(**kwargs)
@@ -289,14 +289,6 @@ class GigpoCLI(StrictCLI):
         for key in ("config", "device_gib", "dry_run", "optimizer_settings"):
             config.pop(key, None)
         return str(self._parser("fit").dump(config, skip_unset=False))
-
-
-def _planned_devices(devices: Any) -> int:
-    """How many devices a machine's are; without a look at it ``auto`` and -1 could be any number."""
-    number = len(devices) if isinstance(devices, list) else int(devices) if str(devices).isdigit() else 0
-    if number < 1:
-        raise ValueError(f"trainer.devices must be a number or a list for --dry_run without them, got {devices!r}")
-    return number
 
 
 def build_cli(args: Any = None, run: bool = True) -> StrictCLI:
