@@ -1,4 +1,4 @@
-"""The one door: ``gigpo fit | validate | test | predict | export``, a LightningCLI over the configs."""
+"""The one door: ``gigpo`` and its subcommands, a LightningCLI over the configs."""
 
 import contextlib
 import logging
@@ -26,9 +26,10 @@ from callbacks import OptimizerSettings
 from callbacks.kept_configuration import KeptConfiguration
 from callbacks.lightning_internals import typed
 from gigpo_lightning.changed_configuration import changes, check_classes
+from gigpo_lightning.check_command import NAME, carry_out
 from gigpo_lightning.complaints import constructor_complaint, parser_complaint, with_section
 from gigpo_lightning.disk import no_room
-from gigpo_lightning.dry_run import engine_of, plan, plan_memory
+from gigpo_lightning.dry_run import engine_of, plan, plan_memory, planned_devices
 from gigpo_lightning.engines.base import check_trainable
 from gigpo_lightning.errors import Preempted, RunError, check_seed, is_ctrl_c, no_exit
 from gigpo_lightning.evaluation_table import evaluation_table
@@ -73,7 +74,8 @@ class GigpoCLI(StrictCLI):
         said = {name: {"description": text} | kwargs.get(name, {}) for name, text in SUBCOMMANDS.items()}
         super()._add_subcommands(parser, **said)
         assert parser._subcommands_action is not None
-        parser._subcommands_action.add_subcommand("export", self.init_parser(), help=SUBCOMMANDS["export"])
+        for name in ("export", NAME):  # their parsers are their own
+            parser._subcommands_action.add_subcommand(name, self.init_parser(), help=SUBCOMMANDS[name])
         for choice in parser._subcommands_action._choices_actions:
             choice.help = SUBCOMMANDS.get(choice.dest, choice.help)  # the Trainer's own are cut within a sentence
 
@@ -122,7 +124,7 @@ class GigpoCLI(StrictCLI):
             raise ValueError(f"trainer.accelerator must be one of {', '.join(known)}, got {given['accelerator']!r}")
         if self._is_dry_run() and given.get("accelerator", "auto") not in ("auto", "cpu"):
             # The machine that plans need not have the devices that are planned with.
-            kwargs |= {"accelerator": "cpu", "devices": _planned_devices(given.get("devices", "auto"))}
+            kwargs |= {"accelerator": "cpu", "devices": planned_devices(given.get("devices", "auto"))}
             kwargs |= {"strategy": "ddp"} if given.get("strategy") == "fsdp" else {}
         try:
             return super().instantiate_trainer(**kwargs)
@@ -289,14 +291,6 @@ class GigpoCLI(StrictCLI):
         return str(self._parser("fit").dump(config, skip_unset=False))
 
 
-def _planned_devices(devices: Any) -> int:
-    """How many devices a machine's are; without a look at it ``auto`` and -1 could be any number."""
-    number = len(devices) if isinstance(devices, list) else int(devices) if str(devices).isdigit() else 0
-    if number < 1:
-        raise ValueError(f"trainer.devices must be a number or a list for --dry_run without them, got {devices!r}")
-    return number
-
-
 def build_cli(args: Any = None, run: bool = True) -> StrictCLI:
     """Parse the arguments and, with ``run``, carry out the subcommand.
 
@@ -308,6 +302,8 @@ def build_cli(args: Any = None, run: bool = True) -> StrictCLI:
         RunError: If a class that the configuration names calls ``sys.exit``.
     """
     words = sys.argv[1:] if args is None else args
+    if run and isinstance(words, list) and words[:1] == [NAME]:
+        raise SystemExit(carry_out(words[1:]))
     with no_exit():
         if run and isinstance(words, list) and words[:1] == ["export"]:
             return ExportCLI(words[1:], model_class=LightningModule, datamodule_class=LightningDataModule)

@@ -47,10 +47,14 @@ class StrictConfigFile(ActionConfigFile):
         if not inline:  # else they are settings, standard input or an address
             _check_file(Path(values), known_options([parser]))
         try:
-            self.apply_config(parser, namespace, self.dest, values)
+            self.apply_config(parser, namespace, self.dest, values if inline else self.chosen(values))
         except (TypeError, KeyError, ArgumentError) as error:
             name = shortened(values) if inline else Path(values)
             raise ValueError(f"{name}: {parser_complaint(str(error))}") from error
+
+    def chosen(self, path: str) -> str:
+        """What the parser takes of a file: its path, or a part of it as YAML."""
+        return path
 
 
 def add_config_option(parser: jsonargparse.ArgumentParser) -> None:

@@ -31,11 +31,11 @@ class OwnPackages(MetaPathFinder):
 
 
 def gigpo() -> None:
-    """``gigpo fit | validate | test | predict | export``."""
+    """``gigpo fit | validate | test | predict | export | check-environment``."""
     from gigpo_lightning.quick_answers import answer  # imports less than a run, and ``gigpo-sweep`` needs none of it
 
     answer(sys.argv[1:])
-    _main("gigpo_lightning.cli")
+    _main("gigpo_lightning.check_command" if sys.argv[1:2] == ["check-environment"] else "gigpo_lightning.cli")
 
 
 def sweep() -> None:

@@ -81,6 +81,18 @@ def plan_memory(
     return report(setup, what)
 
 
+def planned_devices(devices: Any) -> int:
+    """How many devices a machine's are; without a look at it ``auto`` and -1 could be any number.
+
+    Raises:
+        ValueError: If ``devices`` does not say.
+    """
+    number = len(devices) if isinstance(devices, list) else int(devices) if str(devices).isdigit() else 0
+    if number < 1:
+        raise ValueError(f"trainer.devices must be a number or a list for --dry_run without them, got {devices!r}")
+    return number
+
+
 def _device(on_gpu: bool, devices: int) -> tuple[float, str]:
     """GiB of a device, and how they are known."""
     if not on_gpu:

@@ -19,6 +19,7 @@ SUBCOMMANDS = {
     "test": "Play the tasks of the test splits once with a policy.",
     "predict": "Play tasks with a policy, and keep the episodes.",
     "export": "Write a checkpoint's policy as a folder for Transformers and vLLM; nothing is played or trained.",
+    "check-environment": "Say which rule an environment breaks, and what its anchors are worth to step credit.",
 }
 """What the help says of each subcommand; a test finds one that ``GigpoCLI`` has and this has not, or the reverse."""
 

@@ -15,6 +15,7 @@ import torch
 import yaml
 
 from gigpo_lightning.algorithm import GiGPO
+from gigpo_lightning.check_command import carry_out as check_environment
 from gigpo_lightning.cli import build_cli
 from gigpo_lightning.engines.vllm_server.command import server_command
 from gigpo_lightning.rollout.store import write_trajectories
@@ -25,7 +26,7 @@ from tests.documents import DOCUMENTS, ROOT, SHELLS, Desk, blocks, commands, fil
 from tests.episodes import group, step, trajectory
 
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
-SUBCOMMANDS = {"fit", "validate", "test", "predict", "export"}
+SUBCOMMANDS = {"fit", "validate", "test", "predict", "export", "check-environment"}
 LINK = re.compile(r"\[[^\]]*\]\((?!https?:|#|mailto:)([^)#\s]+)[^)]*\)")
 TRAINED = Path("runs/alfworld_tiny/lightning_logs/version_0/trajectories/epoch_69.parquet")
 """What a reader has once the quickstart has trained."""
@@ -191,6 +192,9 @@ def test_what_a_document_brings_along_trains(document: Path, desk: Desk) -> None
     """An epoch of every command that names a file of the document's, on a CPU and without vLLM."""
     own = [name.removesuffix(".py") for name in desk.names]
     used = [words for words in commands("gigpo", document) if any(name in word for name in own for word in words)]
+    for words in [words for words in used if words[0] == "check-environment"]:
+        assert check_environment(words[1:]) == 0
+        used.remove(words)
     trained = [words for words in used if not any("qwen" in word for word in words)]
     assert trained
     for words in trained:

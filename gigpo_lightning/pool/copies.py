@@ -86,6 +86,12 @@ class EnvironmentCopies:
                 seconds=time.perf_counter() - started,
             )
 
+    def copy(self, slot: int) -> Environment:
+        """The copy of a slot, made at first use."""
+        if slot not in self._environments:
+            self._environments[slot] = copy.deepcopy(self._prototype)
+        return self._environments[slot]
+
     def close(self) -> None:
         """Close every copy, also if some do not want to."""
         while self._environments:
@@ -101,9 +107,7 @@ class EnvironmentCopies:
             _logger.warning("environment %d could not be closed: %r", slot, error)
 
     def _carry_out(self, slot: int, command: Command, started: float) -> EnvironmentEvent:
-        if slot not in self._environments:
-            self._environments[slot] = copy.deepcopy(self._prototype)
-        environment = self._environments[slot]
+        environment = self.copy(slot)
         if isinstance(command, Task):
             answer = read_reset(environment.reset(options={"task": command}))
         elif isinstance(command, Finish):
