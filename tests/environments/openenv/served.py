@@ -1,5 +1,6 @@
 """Servers in processes of their own."""
 
+import os
 import socket
 import subprocess
 import sys
@@ -10,7 +11,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.conftest import ROOT
+from tests.scripts import loaded
+
 FOLDER = Path(__file__).parent
+with loaded(ROOT / "tools" / "environments.py") as fetched:
+    PACKAGE = fetched.openenv()
+"""Where `make test` has put OpenEnv's package: for servers alone, as it needs an older ``mcp`` than vLLM."""
 _LIMIT = 120.0  # seconds; the package imports for some
 
 
@@ -21,7 +28,9 @@ def served(kind: str) -> Iterator[str]:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     name, words = ("by_hand.py", [port]) if kind == "by_hand" else ("package_server.py", [kind, port])
-    process = subprocess.Popen([sys.executable, str(FOLDER / name), *words], stderr=subprocess.PIPE, text=True)
+    environment = os.environ if kind == "by_hand" else os.environ | {"PYTHONPATH": str(PACKAGE)}
+    command = [sys.executable, str(FOLDER / name), *words]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
     try:
         end = time.monotonic() + _LIMIT
         while not _answers(f"http://127.0.0.1:{port}/schema"):

@@ -10,11 +10,13 @@ from gigpo_lightning.environments.splits import check_source
 from gigpo_lightning.environments.tools import ToolCall, write_call
 from gigpo_lightning.prompts.base import ParsedAction
 from gigpo_lightning.prompts.text import CompactTextPrompt
-from tests.environments.openenv.served import served
+from tests.environments.openenv.served import PACKAGE, served
 from tests.tiny_training import train_tiny_policy
 
-pytest.importorskip("openenv.core", reason="the package openenv is not installed: the extra openenv")
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not PACKAGE.is_dir(), reason="the package openenv has not been fetched: tools/environments.py"),
+]
 
 ADAPTER = "gigpo_lightning.environments.openenv.OpenEnvEnvironment"
 SEEDS = SeededTasks({"train": [0, 5]})
