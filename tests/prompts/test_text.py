@@ -86,6 +86,10 @@ class TestCompactTextPrompt:
             "<task> open the door <did> take <now> room 2 has a Door . <can> left open Door <act>"
         )
 
+    def test_an_instruction_that_is_always_the_same_can_be_left_out(self) -> None:
+        prompt = CompactTextPrompt(show_instruction=False)
+        assert shown(prompt, VIEW) == "<now> room 2 has a Door . <can> left open Door <act>"
+
     def test_an_environment_that_says_only_what_it_must_is_shown_no_more(self) -> None:
         assert shown(CompactTextPrompt(), BARE) == "<now> room 2 has a Door . <act>"
 
