@@ -48,7 +48,7 @@ class TextPrompt(TaggedPrompt):
     def message(self, view: TurnView, num_turns: int, observation: str) -> str:
         """The message of a turn."""
         parts = [self.role] if self.role else []
-        if view.instruction:
+        if view.instruction and view.instruction != observation:  # a question is both at its first turn
             parts.append(f"Your task is: {view.instruction}")
         parts += tell_turn(view, num_turns, f"You now observe: {observation}")
         return "\n\n".join((*parts, tagged_order(_ORDER, self.require_think)))

@@ -33,6 +33,10 @@ def shown(prompt: Prompt, view: TurnView, max_tokens: int = 1000) -> str:
 
 
 class TestTextPrompt:
+    def test_a_question_that_is_the_first_observation_too_is_written_once(self) -> None:
+        view = TurnView(instruction="2 + 2 ?", observation="2 + 2 ?", admissible_actions=None, history=())
+        assert TextPrompt().message(view, 0, view.observation).count("2 + 2 ?") == 1
+
     def test_a_turn_in_full(self) -> None:
         assert TextPrompt("You are in a house.").message(VIEW, 1, VIEW.observation).split("\n\n") == [
             "You are in a house.",
