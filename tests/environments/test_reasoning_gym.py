@@ -14,8 +14,10 @@ from gigpo_lightning.environments.reasoning_gym import (
     num_levels,
     usable_datasets,
 )
+from gigpo_lightning.environments.seeded_tasks import SeededTasks
 from gigpo_lightning.environments.splits import check_source
 from gigpo_lightning.errors import RunError
+from tests.tiny_training import train_tiny_policy
 
 SPLITS = {"train": [0, 9], "valid": [10, 11]}
 LEGS = {"dataset": "leg_counting"}
@@ -195,3 +197,9 @@ class TestInstalled:
     def test_an_unknown_setting_is_refused(self) -> None:
         with pytest.raises(ValueError, match=r"'leg_counting' cannot be made with {'legs': 3}: .*legs"):
             asked(config={"legs": 3})
+
+    def test_a_tiny_policy_trains_two_epochs(self) -> None:
+        tasks = SeededTasks({"train": [0, 3]}, ids=["coin_flip", "leg_counting"])
+        words = tuple(map(str, range(10)))
+        epochs = train_tiny_policy(ReasoningGymEnvironment(attempts=2), tasks, words)
+        assert all(1 <= metrics["rollout/episode_length"] <= 2 for metrics in epochs)  # attempts

@@ -11,6 +11,8 @@ from gigpo_lightning.environments.base import Task, check_environment
 from gigpo_lightning.environments.scienceworld import ScienceWorldEnvironment, ScienceWorldTasks
 from gigpo_lightning.environments.splits import check_source
 from gigpo_lightning.errors import RunError
+from gigpo_lightning.prompts.text import CompactTextPrompt
+from tests.tiny_training import train_tiny_policy
 
 MISSING = importlib.util.find_spec("scienceworld") is None or shutil.which("java") is None
 installed = pytest.mark.skipif(MISSING, reason="the extra scienceworld, or Java, is not installed")
@@ -137,3 +139,11 @@ class TestEpisode:
         world._simulator._process.kill()
         world._simulator._process.wait()
         assert world.reset(options={"task": task()})[0] == observation
+
+    def test_a_tiny_policy_trains_two_epochs(self) -> None:
+        environment = ScienceWorldEnvironment()
+        prompt = CompactTextPrompt(show_instruction=False)
+        tasks = ScienceWorldTasks(["find-plant"], 1)
+        two = {"max_steps": 2, "tasks_per_epoch": 1, "group_size": 2}  # each of its episodes starts a Java process
+        epochs = train_tiny_policy(environment, tasks, ("wait", "inventory"), prompt=prompt, **two)
+        assert [metrics["rollout/episode_length"] for metrics in epochs] == [2, 2]

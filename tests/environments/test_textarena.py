@@ -13,6 +13,8 @@ from gigpo_lightning.environments.base import Task, check_environment
 from gigpo_lightning.environments.seeded_tasks import SeededTasks
 from gigpo_lightning.environments.textarena import TextArenaEnvironment, _canonical, single_player_ids
 from gigpo_lightning.errors import RunError
+from gigpo_lightning.prompts.text import CompactTextPrompt
+from tests.tiny_training import train_tiny_policy
 
 LAKE, TOWERS = "FrozenLake-v0", "TowerOfHanoi-v0"
 REASONS = (
@@ -188,6 +190,13 @@ class TestInstalled:
     def test_an_unknown_setting_is_refused(self) -> None:
         with pytest.raises(RunError, match=r"'FrozenLake-v0' cannot begin: TypeError: .*'holes'"):
             play(LAKE, settings={"holes": 3})
+
+    def test_a_tiny_policy_trains_two_epochs(self) -> None:
+        tasks = SeededTasks({"train": [0, 1]}, ids=[LAKE, "2048-v0-ultra-easy"])
+        prompt = CompactTextPrompt(show_instruction=False)
+        moves = ("up", "down", "left", "right")
+        epochs = train_tiny_policy(TextArenaEnvironment(), tasks, moves, prompt=prompt)
+        assert all(metrics["rollout/episode_length"] > 1 for metrics in epochs)
 
 
 def test_tasks_of_several_games_are_listed_by_id() -> None:

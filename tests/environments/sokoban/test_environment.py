@@ -9,10 +9,14 @@ from gigpo_lightning.environments.seeded_tasks import SeededTasks
 from gigpo_lightning.environments.sokoban import (
     Level,
     SokobanEnvironment,
+    SokobanTasks,
     generate_level,
     sokoban_panel,
+    sokoban_symbols,
     sokoban_words,
 )
+from gigpo_lightning.prompts.text import CompactTextPrompt
+from tests.tiny_training import train_tiny_policy
 
 TWO = """
 #######
@@ -36,7 +40,7 @@ def walk(level: str, *moves: str, **options: Any) -> list[tuple[str, float, bool
 
 
 def test_it_keeps_the_rules_of_environments() -> None:
-    for task in sokoban_panel("valid").tasks[:8]:
+    for task in sokoban_panel("valid", num_held_out=8).tasks:
         check_environment(SokobanEnvironment(), task)
 
 
@@ -137,3 +141,10 @@ def test_a_task_that_is_no_level_is_refused(payload: dict[str, Any], message: st
 def test_settings_out_of_their_range_are_refused(argument: str, value: float) -> None:
     with pytest.raises(ValueError, match=f"{argument} must be"):
         SokobanEnvironment(**{argument: value})
+
+
+def test_a_tiny_policy_trains_two_epochs() -> None:
+    tasks = SokobanTasks(num_train=8, num_held_out=1, kinds=["short"])
+    prompt = CompactTextPrompt(show_instruction=False)
+    epochs = train_tiny_policy(SokobanEnvironment(), tasks, sokoban_symbols(), prompt=prompt)
+    assert all(0 < metrics["rollout/episode_length"] <= 5 for metrics in epochs)

@@ -65,7 +65,7 @@ def test_no_solution_is_shorter(seed: int) -> None:
 
 
 @given(seed=st.integers(0, 10_000), num_boxes=st.integers(1, 2))
-@settings(deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_a_solution_solves_its_level(seed: int, num_boxes: int) -> None:
     level = generate_level(seed, num_boxes=num_boxes)
     environment, _, _ = begin(level)
@@ -75,7 +75,7 @@ def test_a_solution_solves_its_level(seed: int, num_boxes: int) -> None:
 
 def test_the_expert_solves_levels_of_a_panel_in_as_many_moves() -> None:
     expert = SokobanExpert()
-    for task in sokoban_panel("valid").tasks[:20]:
+    for task in sokoban_panel("valid", num_held_out=20).tasks:
         environment = SokobanEnvironment()
         observation, info = environment.reset(options={"task": task})
         expert.reset(info["instruction"], observation)
@@ -92,7 +92,7 @@ def test_the_expert_says_something_admissible_where_there_is_no_solution() -> No
 
 
 def test_demonstrations_with_detours_can_be_made() -> None:
-    tasks = sokoban_panel("train").tasks[:3]
+    tasks = sokoban_panel("train", num_train=3, num_held_out=1).tasks
     shown = demonstrate(
         SokobanEnvironment(), tasks, SokobanExpert(), detour_probability=0.5, max_steps=12, seed=0, slip_probability=0.2
     )
