@@ -52,20 +52,20 @@ class ReasoningGymEnvironment(gymnasium.Env[str, str]):
     Args:
         dataset: The data set of tasks that name none, such as ``leg_counting``.
         attempts: Answers that may be given.
-        config: The data set's own settings, in place of its defaults.
+        settings: The data set's own settings, in place of its defaults.
         success_score: Score from which on an answer is right.
         partial_credit: Reward lower scores too.
         success_reward: Reward of a score of 1.
 
     Raises:
-        ValueError: If a number is out of its range, or ``config`` has the seed or the size.
+        ValueError: If a number is out of its range, or ``settings`` has the seed or the size.
     """
 
     def __init__(
         self,
         dataset: str | None = None,
         attempts: int = 1,
-        config: dict[str, Any] | None = None,
+        settings: dict[str, Any] | None = None,
         success_score: float = 1.0,
         partial_credit: bool = True,
         success_reward: float = 1.0,
@@ -73,10 +73,10 @@ class ReasoningGymEnvironment(gymnasium.Env[str, str]):
         check_count("attempts", attempts)
         check_range("success_score", success_score, 0.0, 1.0)
         check_range("success_reward", success_reward)
-        _check_settings(config or {})
+        _check_settings(settings or {})
         self.dataset = dataset
         self.attempts = attempts
-        self.config = config or {}
+        self.settings = settings or {}
         self.success_score = success_score
         self.partial_credit = partial_credit
         self.success_reward = success_reward
@@ -108,7 +108,7 @@ class ReasoningGymEnvironment(gymnasium.Env[str, str]):
             raise ValueError(
                 f"dataset must be given to the environment or by the task, but {task.task_id!r} names none"
             )
-        settings = {**self.config, **task.payload.get("config", {})}
+        settings = {**self.settings, **task.payload.get("settings", {})}
         self._question = _ask(name, number, task.payload.get("level"), json.dumps(settings, sort_keys=True))
         self._attempt, self._best, self._unscored = 1, 0.0, 0
         text = str(self._question.entry["question"])
@@ -158,10 +158,10 @@ class ReasoningGymTasks:
         splits: First and last seed of each split, both included, as for ``SeededTasks``.
         datasets: Names of data sets; default: all, or all for which every one of the ``levels`` can be made.
         levels: Levels of their curricula; default: the data sets' own settings.
-        config: Settings of them all, in place of those of the data set or the level.
+        settings: Settings of them all, in place of those of the data set or the level.
 
     Raises:
-        ValueError: If the ranges are none, a level is negative, or ``config`` has the seed or the size.
+        ValueError: If the ranges are none, a level is negative, or ``settings`` has the seed or the size.
     """
 
     def __init__(
@@ -169,16 +169,16 @@ class ReasoningGymTasks:
         splits: dict[str, list[int]],
         datasets: list[str] | None = None,
         levels: list[int] | None = None,
-        config: dict[str, Any] | None = None,
+        settings: dict[str, Any] | None = None,
     ) -> None:
         SeededTasks(splits)  # refuses ranges that are none
         for level in levels or ():
             check_count("levels", level, 0)
-        _check_settings(config or {})
+        _check_settings(settings or {})
         self.splits = splits
         self.datasets = datasets
         self.levels = levels
-        self.config = config or {}
+        self.settings = settings or {}
 
     def prepare(self) -> None:
         """Check that the data sets, and their levels, are there.
@@ -222,7 +222,7 @@ class ReasoningGymTasks:
 
     def _check(self, name: str) -> None:
         for level in self._levels:
-            _make(name, 0, level, self.config)
+            _make(name, 0, level, self.settings)
 
     @cached_property
     def _tasks(self) -> SeededTasks:
@@ -231,7 +231,7 @@ class ReasoningGymTasks:
         for name in self._names:
             for level in self._levels:
                 kind = name if level is None else f"{name} level {level}"
-                ids[kind] = {"dataset": name, "level": level, "config": self.config, "package": package}
+                ids[kind] = {"dataset": name, "level": level, "settings": self.settings, "package": package}
         return SeededTasks(self.splits, ids=ids)
 
 
@@ -289,7 +289,7 @@ def _make(name: str, seed: int, level: int | None, settings: Mapping[str, Any]) 
         raise ValueError(f"reasoning-gym's data set {name!r} cannot be made with {dict(settings)}: {error}") from error
 
 
-def _check_settings(config: Mapping[str, Any]) -> None:
+def _check_settings(settings: Mapping[str, Any]) -> None:
     for name in _OWN_SETTINGS:
-        if name in config:
-            raise ValueError(f"config must not have {name!r}, which the task decides, got {dict(config)}")
+        if name in settings:
+            raise ValueError(f"settings must not have {name!r}, which the task decides, got {dict(settings)}")

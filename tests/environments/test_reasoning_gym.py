@@ -100,8 +100,8 @@ class TestAttempts:
     [
         ({"attempts": 0}, "attempts must be >= 1, got 0"),
         ({"success_score": 1.5}, r"success_score must be in \[0, 1\], got 1.5"),
-        ({"config": {"seed": 1}}, "config must not have 'seed', which the task decides"),
-        ({"config": {"size": 1}}, "config must not have 'size', which the task decides"),
+        ({"settings": {"seed": 1}}, "settings must not have 'seed', which the task decides"),
+        ({"settings": {"size": 1}}, "settings must not have 'size', which the task decides"),
     ],
 )
 def test_settings_out_of_their_range_are_refused(arguments: dict[str, Any], message: str) -> None:
@@ -157,7 +157,7 @@ class TestInstalled:
             return question.count(",") + 1
 
         few, many = {"min_animals": 1, "max_animals": 1}, {"min_animals": 9, "max_animals": 9}
-        assert animals(asked({**LEGS, "config": few}, config=many)[1]) < animals(asked(config=many)[1])
+        assert animals(asked({**LEGS, "settings": few}, settings=many)[1]) < animals(asked(settings=many)[1])
 
     def test_a_higher_level_is_harder(self) -> None:
         easy, hard = (asked({**LEGS, "level": level})[1] for level in (0, 20))
@@ -196,7 +196,7 @@ class TestInstalled:
 
     def test_an_unknown_setting_is_refused(self) -> None:
         with pytest.raises(ValueError, match=r"'leg_counting' cannot be made with {'legs': 3}: .*legs"):
-            asked(config={"legs": 3})
+            asked(settings={"legs": 3})
 
     def test_a_tiny_policy_trains_two_epochs(self) -> None:
         tasks = SeededTasks({"train": [0, 3]}, ids=["coin_flip", "leg_counting"])
