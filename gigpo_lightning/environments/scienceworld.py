@@ -38,6 +38,9 @@ class ScienceWorldEnvironment(gymnasium.Env[str, str]):
     The anchor is what can be looked at without spending a step, the room and the inventory, with the game's list of
     the subgoals that are done.
 
+    The variation decides the start, but for the order of the cups in the tasks ``chemistry-mix-paint-...``, which the
+    simulator draws anew.
+
     Every copy starts a Java process, of about 350 MB, at its first ``reset``.
 
     Args:

