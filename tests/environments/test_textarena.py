@@ -21,7 +21,7 @@ REASONS = (
     "cannot begin: LookupError: .*python -m nltk.downloader words",
     "cannot begin: ValueError: OpenRouter API key not found.* It asks a hosted model",
     "ended with the reward '.*', which is no number: a defect of the game",
-    "cannot begin: SyntaxError: ",  # of Python 3.12
+    "cannot begin: SyntaxError: ",  # in Python 3.11
 )
 
 
