@@ -48,7 +48,7 @@ class TextPrompt(TaggedPrompt):
     def message(self, view: TurnView, num_turns: int, observation: str) -> str:
         """The message of a turn."""
         parts = [self.role] if self.role else []
-        if view.instruction:
+        if view.instruction and view.instruction != observation:  # a question is both at its first turn
             parts.append(f"Your task is: {view.instruction}")
         parts += tell_turn(view, num_turns, f"You now observe: {observation}")
         return "\n\n".join((*parts, tagged_order(_ORDER, self.require_think)))
@@ -67,9 +67,17 @@ class CompactTextPrompt(WholeReply, ShowsHistory):
 
     Args:
         history_length: Earlier actions shown; none are needed where the observation is the whole state.
+        show_instruction: Write what is asked for; there is no need to where it is the same in every task.
+
+    Raises:
+        ValueError: If ``history_length`` is negative.
     """
 
     markers = (TASK, DID, NOW, CAN, ACT)
+
+    def __init__(self, history_length: int = 0, show_instruction: bool = True) -> None:
+        super().__init__(history_length)
+        self.show_instruction = show_instruction
 
     def encode(self, view: TurnView, tokenizer: Tokenizer, max_tokens: int) -> EncodedPrompt:
         """Write the turn in at most ``max_tokens`` tokens: oldest actions go first, then the observation's beginning.
@@ -78,7 +86,7 @@ class CompactTextPrompt(WholeReply, ShowsHistory):
             NoRoomError: If task and available actions alone are longer than ``max_tokens``.
         """
         view = as_text(view, tokenizer, self)
-        task = (TASK, view.instruction) if view.instruction else ()
+        task = (TASK, view.instruction) if view.instruction and self.show_instruction else ()
         offer = (CAN, *view.admissible_actions) if view.admissible_actions else ()
 
         def write(num_turns: int, observation: str) -> list[int]:

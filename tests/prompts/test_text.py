@@ -33,6 +33,10 @@ def shown(prompt: Prompt, view: TurnView, max_tokens: int = 1000) -> str:
 
 
 class TestTextPrompt:
+    def test_a_question_that_is_the_first_observation_too_is_written_once(self) -> None:
+        view = TurnView(instruction="2 + 2 ?", observation="2 + 2 ?", admissible_actions=None, history=())
+        assert TextPrompt().message(view, 0, view.observation).count("2 + 2 ?") == 1
+
     def test_a_turn_in_full(self) -> None:
         assert TextPrompt("You are in a house.").message(VIEW, 1, VIEW.observation).split("\n\n") == [
             "You are in a house.",
@@ -85,6 +89,10 @@ class TestCompactTextPrompt:
         assert shown(CompactTextPrompt(history_length=1), VIEW) == (
             "<task> open the door <did> take <now> room 2 has a Door . <can> left open Door <act>"
         )
+
+    def test_an_instruction_that_is_always_the_same_can_be_left_out(self) -> None:
+        prompt = CompactTextPrompt(show_instruction=False)
+        assert shown(prompt, VIEW) == "<now> room 2 has a Door . <can> left open Door <act>"
 
     def test_an_environment_that_says_only_what_it_must_is_shown_no_more(self) -> None:
         assert shown(CompactTextPrompt(), BARE) == "<now> room 2 has a Door . <act>"

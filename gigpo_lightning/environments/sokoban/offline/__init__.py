@@ -1,0 +1,1 @@
+"""What makes Sokoban levels, and an expert that solves them, without downloads."""
