@@ -250,7 +250,7 @@ def _short(word: str) -> str:
     return word
 
 
-def _make(config: Namespace, class_type: type, *args: Any, **kwargs: Any) -> Any:
+def _make(config: Namespace, class_type: type, /, *args: Any, **kwargs: Any) -> Any:
     """Make an object that the options name; what its constructor refuses is a ``ValueError`` with the full key."""
     kwargs.pop("applied_instantiation_links", None)
     try:
