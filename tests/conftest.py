@@ -27,8 +27,8 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # The packages behind the adapters of environments, if `make test` has fetched them: here, and in processes begun later.
 with loaded(ROOT / "tools" / "environments.py") as fetched:
-    if fetched.adapters().is_dir():
-        sys.path.append(str(fetched.adapters()))
+    for packages in filter(Path.is_dir, fetched.adapters()):
+        sys.path.append(str(packages))
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (os.environ.get("PYTHONPATH"), sys.path[-1])))
 
 
