@@ -16,13 +16,11 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from gigpo_lightning.token_batch import TokenBatch
 from gigpo_lightning.token_trees import RowRules
-from modules.block_attention import COMPILED, PLAIN, Kernels
 from modules.compilation import uncompiled
 from modules.tree_attention import QUICK, tree_attention
 
 TOKEN_TREES = "token_trees"
 """Name under which Transformers knows this package's attention for CPUs."""
-_COMPILED_TREES = "token_trees_compiled"
 _BEST = {"cuda": ("flex_attention", "_supports_flex_attn"), "cpu": (TOKEN_TREES, "_supports_attention_backend")}
 _BLOCK = 128  # tokens; what FlexAttention's kernels are made for
 
@@ -56,7 +54,7 @@ class Attention:
         return {"attention_mask": self.mask(tokens), "position_ids": tokens.position_ids}
 
 
-def attention_of(model: PreTrainedModel, device: str, wanted: str | None = None, compiled: bool = False) -> Attention:
+def attention_of(model: PreTrainedModel, device: str, wanted: str | None = None) -> Attention:
     """Choose how a model computes attention over token trees.
 
     Only a model all of whose layers attend to everything before a token can share beginnings. Others, with sliding
@@ -66,7 +64,6 @@ def attention_of(model: PreTrainedModel, device: str, wanted: str | None = None,
         model: The model.
         device: Type of the device it computes on.
         wanted: The implementation that a user wants, as Transformers names it; default: what suits device and model.
-        compiled: Whether the model's blocks are compiled, and attention with them where it can be.
 
     Raises:
         ValueError: If it is this package's own, and the device is no CPU.
@@ -82,7 +79,7 @@ def attention_of(model: PreTrainedModel, device: str, wanted: str | None = None,
     if wanted is None and not _has_dropout(model):
         best, is_possible = _BEST.get(device, ("sdpa", "_supports_sdpa"))
         name = best if getattr(model, is_possible) else "sdpa"
-    return _SHARED[_COMPILED_TREES if compiled and name == TOKEN_TREES else name]
+    return _SHARED[name]
 
 
 def attends_to_everything(model: PreTrainedModel) -> bool:
@@ -146,18 +143,14 @@ def _in_order(wanted: Tensor) -> tuple[Tensor, Tensor]:
     return wanted.sum(-1, dtype=torch.int32).unsqueeze(1), order.to(torch.int32).unsqueeze(1).contiguous()
 
 
-def _on_cpu(kernels: Kernels) -> Callable[..., tuple[Tensor, None]]:
+def _tree_attention(
+    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **more: Any
+) -> tuple[Tensor, None]:
     """Attention on a CPU: PyTorch's own for plain sequences, else tree by tree."""
-
-    def attend(
-        module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **more: Any
-    ) -> tuple[Tensor, None]:
-        if attention_mask is None:
-            output: tuple[Tensor, None] = sdpa_attention_forward(module, query, key, value, None, **more)
-            return output
-        return tree_attention(query, key, value, attention_mask, more.get("scaling"), kernels), None
-
-    return attend
+    if attention_mask is None:
+        output: tuple[Tensor, None] = sdpa_attention_forward(module, query, key, value, None, **more)
+        return output
+    return tree_attention(query, key, value, attention_mask, more.get("scaling")), None
 
 
 def _until(tokens: TokenBatch) -> Tensor:
@@ -169,12 +162,10 @@ def _no_mask(tokens: TokenBatch) -> None:
     """Positions say where a sequence begins."""
 
 
-AttentionInterface.register(TOKEN_TREES, _on_cpu(PLAIN))
 # What is done with trees depends on the numbers in ``until``: a compiler could not see through it.
-AttentionInterface.register(_COMPILED_TREES, uncompiled(_on_cpu(COMPILED)))
+AttentionInterface.register(TOKEN_TREES, uncompiled(_tree_attention))
 _SHARED = {
     "sdpa": Attention(name="sdpa", rules=RowRules(), mask=TokenBatch.attention_mask),
     "flex_attention": Attention(name="flex_attention", rules=RowRules(one_row=True), mask=block_mask, causal=False),
     TOKEN_TREES: Attention(name=TOKEN_TREES, rules=RowRules(one_row=True, quick=QUICK), mask=_until),
-    _COMPILED_TREES: Attention(name=_COMPILED_TREES, rules=RowRules(one_row=True, quick=QUICK), mask=_until),
 }

@@ -17,8 +17,6 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from modules.compilation import compiled
-
 _QUERIES = 64  # of a block: so many that matrix products are quick, so few that little is computed in vain
 _PAIRS = 1 << 17
 _ROUND = 64  # keys of blocks that are computed together are rounded up to a multiple
@@ -77,7 +75,6 @@ def block_attention(
     value: Float[Tensor, "_ places _"],
     blocks: list[Blocks],
     scale: float,
-    kernels: "Kernels",
 ) -> Float[Tensor, "_ places _"]:
     """Attention of the blocks' queries.
 
@@ -87,75 +84,66 @@ def block_attention(
         value: Values.
         blocks: Which queries there are, and what they attend to.
         scale: Of the scores.
-        kernels: How softmax is computed.
 
     Returns:
         The result, 0 at places that are in no block.
     """
     apply: Callable[..., Tensor] = _BlockAttention.apply
     with torch.autocast("cpu", enabled=False):  # which would give products a shorter type than sums
-        return apply(query, key, value, blocks, scale, kernels)
+        return apply(query, key, value, blocks, scale)
 
 
 class _BlockAttention(torch.autograd.Function):
-    """The blocks; with P the softmax of the scores S, O = P·V, and δ = Σ dO·O: dV = Pᵀ·dO, dS = P·(dO·Vᵀ - δ).
-
-    Products have the states' type. Scores, softmax and sums over blocks are float32 at least.
-    """
+    """The blocks; with P the softmax of the scores S, O = P·V, and δ = Σ dO·O: dV = Pᵀ·dO, dS = P·(dO·Vᵀ - δ)."""
 
     @staticmethod
     @torch.amp.custom_fwd(device_type="cpu")  # type: ignore[untyped-decorator]
-    def forward(
-        ctx: Any, query: Tensor, key: Tensor, value: Tensor, blocks: list[Blocks], scale: float, kernels: "Kernels"
-    ) -> Tensor:
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, blocks: list[Blocks], scale: float) -> Tensor:
         dtype = torch.promote_types(query.dtype, torch.float32)
         out = query.new_zeros(*query.shape[:2], value.shape[2])
         log_norm = query.new_zeros(query.shape[:2], dtype=dtype)
         for some, queries, keys, values in _parts(blocks, query, key, value, scale):
-            weights, norm, largest = kernels.softmax(torch.bmm(queries, keys.mT), some.hidden)
-            result = torch.bmm(weights, values).to(dtype).div_(norm)
+            weights = _scores(queries, keys, some)
+            largest = weights.amax(-1, keepdim=True)
+            norm = weights.sub_(largest).exp_().sum(-1, keepdim=True)
+            result = torch.bmm(weights, values).div_(norm)
             places = some.queries.flatten()
             out.index_copy_(1, places, _by_query_head(result, len(key), some).to(out.dtype))
             log_norm.index_copy_(1, places, _by_query_head(norm.log_().add_(largest), len(key), some).squeeze(2))
         ctx.save_for_backward(query, key, value, out, log_norm)
-        ctx.blocks, ctx.scale, ctx.kernels = blocks, scale, kernels
+        ctx.blocks, ctx.scale = blocks, scale
         return out
 
     @staticmethod
     @torch.amp.custom_bwd(device_type="cpu")  # type: ignore[untyped-decorator]
     @once_differentiable
-    def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None, None]:
+    def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
         query, key, value, out, log_norm = ctx.saved_tensors
-        heads, dtype = len(key), log_norm.dtype
+        heads = len(key)
         grad_query = torch.zeros_like(query)
-        grad_key, grad_value = (torch.zeros_like(each, dtype=dtype) for each in (key, value))
-        delta = (grad_out.to(dtype) * out).sum(-1)
+        grad_key, grad_value = (torch.zeros_like(each, dtype=log_norm.dtype) for each in (key, value))
+        delta = (grad_out.to(log_norm.dtype) * out).sum(-1)
         for some, queries, keys, values in _parts(ctx.blocks, query, key, value, ctx.scale):
             places, from_keys = some.queries.flatten(), some.keys.flatten()
-            grad = _by_key_head(grad_out, some, heads).to(query.dtype)
-            weights, grad_scores = ctx.kernels.gradient(
-                torch.bmm(queries, keys.mT),
-                some.hidden,
-                _by_key_head(log_norm.unsqueeze(2), some, heads),
-                torch.bmm(grad, values.mT),
-                _by_key_head(delta.unsqueeze(2), some, heads),
-            )
-            of_values, of_keys = torch.bmm(weights.mT, grad), torch.bmm(grad_scores.mT, queries)
-            grad_value.index_add_(1, from_keys, of_values.to(dtype).view(heads, -1, grad.shape[2]))
-            grad_key.index_add_(1, from_keys, of_keys.to(dtype).view(heads, -1, keys.shape[2]))
+            grad = _by_key_head(grad_out, some, heads).to(log_norm.dtype)
+            weights = _scores(queries, keys, some).sub_(_by_key_head(log_norm.unsqueeze(2), some, heads)).exp_()
+            grad_value.index_add_(1, from_keys, torch.bmm(weights.mT, grad).view(heads, -1, grad.shape[2]))
+            grad_scores = torch.bmm(grad, values.mT).sub_(_by_key_head(delta.unsqueeze(2), some, heads)).mul_(weights)
+            grad_key.index_add_(1, from_keys, torch.bmm(grad_scores.mT, queries).view(heads, -1, keys.shape[2]))
             of_queries = torch.bmm(grad_scores, keys).mul_(ctx.scale)
-            grad_query.index_copy_(1, places, _by_query_head(of_queries, heads, some))
-        return grad_query, grad_key.to(key.dtype), grad_value.to(value.dtype), None, None, None
+            grad_query.index_copy_(1, places, _by_query_head(of_queries, heads, some).to(query.dtype))
+        return grad_query, grad_key.to(key.dtype), grad_value.to(value.dtype), None, None
 
 
 def _parts(
     blocks: list[Blocks], query: Tensor, key: Tensor, value: Tensor, scale: float
 ) -> Iterator[tuple[Blocks, Tensor, Tensor, Tensor]]:
-    """Blocks with their scaled queries, ``(H · N, G · Q, D)``, keys and values."""
+    """Blocks with their scaled queries, ``(H · N, G · Q, D)``, keys and values, in float32 at least."""
+    dtype = torch.promote_types(query.dtype, torch.float32)
     for some in blocks:
-        states = (each.index_select(1, some.keys.flatten()) for each in (key, value))
+        states = (each.index_select(1, some.keys.flatten()).to(dtype) for each in (key, value))
         keys, values = (each.view(-1, some.keys.shape[1], each.shape[2]) for each in states)
-        yield some, _by_key_head(query, some, len(key)) * scale, keys, values
+        yield some, _by_key_head(query, some, len(key)).to(dtype) * scale, keys, values
 
 
 def _by_key_head(states: Tensor, some: Blocks, heads: int) -> Tensor:
@@ -172,53 +160,10 @@ def _by_query_head(states: Tensor, heads: int, some: Blocks) -> Tensor:
     return apart.reshape(-1, number * queries, states.shape[2])
 
 
-def _softmax(scores: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Softmax without its division, in the scores' type; its sums; and the scores' maxima.
-
-    Args:
-        scores: Of the blocks, ``(H · N, G · Q, K)``; may be overwritten.
-        hidden: As ``Blocks`` has it.
-    """
-    weights = _masked(scores, hidden)
-    largest = weights.amax(-1, keepdim=True)
-    norm = weights.sub_(largest).exp_().sum(-1, keepdim=True)
-    return weights.to(scores.dtype), norm, largest
-
-
-def _gradient(
-    scores: Tensor, hidden: Tensor, log_norm: Tensor, products: Tensor, delta: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Softmax once more, and the gradient of the scores, in the scores' type.
-
-    Args:
-        scores: Of the blocks, ``(H · N, G · Q, K)``; may be overwritten.
-        hidden: As ``Blocks`` has it.
-        log_norm: Of the queries, ``(H · N, G · Q, 1)``.
-        products: dO·Vᵀ, of the form of the scores; may be overwritten.
-        delta: δ of the queries, ``(H · N, G · Q, 1)``.
-    """
-    weights = _masked(scores, hidden).sub_(log_norm).exp_()
-    gradient = products.to(weights.dtype).sub_(delta).mul_(weights)
-    return weights.to(scores.dtype), gradient.to(scores.dtype)
-
-
-def _masked(scores: Tensor, hidden: Tensor) -> Tensor:
-    """The scores in float32 at least, -inf where a query may not attend to a key."""
-    scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
-    number, size, length = hidden.shape
+def _scores(queries: Tensor, keys: Tensor, some: Blocks) -> Tensor:
+    """Scores, -inf where a query may not attend to a key, ``(H · N, G · Q, K)``."""
+    scores = torch.bmm(queries, keys.mT)
+    number, size, length = some.hidden.shape
     apart = scores.view(-1, number, scores.shape[1] // size, size, length)
-    apart.masked_fill_(hidden.unsqueeze(1), -torch.inf)
+    apart.masked_fill_(some.hidden.unsqueeze(1), -torch.inf)
     return scores
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Kernels:
-    """What is computed between the products: an operation after the other, or each in one pass over the scores."""
-
-    softmax: Callable[..., tuple[Tensor, Tensor, Tensor]]
-    gradient: Callable[..., tuple[Tensor, Tensor]]
-
-
-PLAIN = Kernels(softmax=_softmax, gradient=_gradient)
-COMPILED = Kernels(softmax=compiled(_softmax), gradient=compiled(_gradient))
-"""Compiled when they are first called."""

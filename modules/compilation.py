@@ -1,4 +1,4 @@
-"""Compiling what an update computes: the blocks of a model, and what lies between their products."""
+"""Compiling what an update computes: the blocks of a model."""
 
 import shutil
 from collections.abc import Callable
@@ -9,22 +9,15 @@ from torch import nn
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
-# Lengths differ from batch to batch. Threads are those of the call: an update has more of them than a rollout.
-_OPTIONS: dict[str, Any] = {"dynamic": True, "options": {"cpp.dynamic_threads": True}}
-
-
-def compiled(function: _Function) -> _Function:
-    """The same function, compiled when it is first called."""
-    return cast("_Function", torch.compile(function, **_OPTIONS))
-
 
 def compile_blocks(blocks: list[nn.Module]) -> None:
     """Have a model's blocks compiled when they are first called; blocks that are alike are compiled once.
 
-    Names of weights stay what they are.
+    Names of weights stay what they are. Lengths differ from batch to batch, so they are variables; threads are those of
+    the call, because an update has more of them than a rollout.
     """
     for block in blocks:
-        block.compile(**_OPTIONS)
+        block.compile(dynamic=True, options={"cpp.dynamic_threads": True})
 
 
 def check_compiler(argument: str) -> None:

@@ -63,7 +63,6 @@ class Policy(nn.Module):
         self.model = model
         self.tokenizer = tokenizer
         self.wanted_attention = attention
-        self.compiled = compiled
         self.policy_version = 0
         if compiled:
             compile_blocks(self.blocks)
@@ -76,8 +75,7 @@ class Policy(nn.Module):
 
     def attention(self, device: str | None = None) -> Attention:
         """How it computes attention on a type of device; default: on that of its weights."""
-        device = device or next(self.parameters()).device.type
-        return attention_of(self.model, device, self.wanted_attention, self.compiled)
+        return attention_of(self.model, device or next(self.parameters()).device.type, self.wanted_attention)
 
     @property
     def row_rules(self) -> RowRules:

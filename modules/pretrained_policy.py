@@ -42,7 +42,7 @@ class PretrainedPolicy:
         attention: Attention implementation, as Transformers names it; default: what suits the model and its device.
         gradient_checkpointing: Recompute activations in the backward pass: less memory, about a third more time.
         compile: Compile the model's blocks with ``torch.compile`` when they are first called: half a minute at the
-            start, then quicker updates in bfloat16. Needs a C++ compiler.
+            start, then fewer passes over memory in each update. Needs a C++ compiler.
         trust_remote_code: Run code that the checkpoint brings along. Never unless you ask for it.
 
     Raises:

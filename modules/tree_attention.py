@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import pad, scaled_dot_product_attention
 from torch.utils.weak import WeakIdKeyDictionary
 
-from modules.block_attention import PLAIN, Blocks, Kernels, block_attention, blocks_of
+from modules.block_attention import Blocks, block_attention, blocks_of
 
 QUICK = (256, 384, 512)
 """Sizes of trees up to which the whole square is quicker than its blocks, the quickest first."""
@@ -55,9 +55,8 @@ def tree_attention(
     value: Float[Tensor, "B _ T _"],
     until: Int[Tensor, "B 1 1 T"],
     scaling: float | None = None,
-    kernels: Kernels = PLAIN,
 ) -> Float[Tensor, "B T _ _"]:
-    """Attention of each token to its path from the root, in autocast's type where there is one.
+    """Attention of each token to its path from the root.
 
     Args:
         query: Queries of all heads.
@@ -65,23 +64,15 @@ def tree_attention(
         value: Values.
         until: As ``TokenBatch`` has it; the plan that is made of it is kept for the other layers.
         scaling: Of the scores; default: one over the root of D.
-        kernels: How softmax is computed in blocks.
     """
-    if torch.is_autocast_enabled("cpu"):
-        query, key, value = (each.to(torch.get_autocast_dtype("cpu")) for each in (query, key, value))
-    # In 16 bits the backward pass of PyTorch's fused attention is slower than blocks, whatever a tree's size.
-    largest = QUICK[-1] if query.dtype.itemsize >= 4 else 0
     if until not in _PLANS:
-        _PLANS[until] = {}
-    plans: dict[int, _Plan] = _PLANS[until]
-    if largest not in plans:
-        plans[largest] = _plan(until[:, 0, 0], largest)
-    plan = plans[largest]
+        _PLANS[until] = _plan(until[:, 0, 0])
+    plan: _Plan = _PLANS[until]
     rows, heads, length, width = query.shape
     scale = width**-0.5 if scaling is None else scaling
     flat_query, flat_key, flat_value = (each.transpose(0, 1).flatten(1, 2) for each in (query, key, value))
     if plan.blocks:
-        out = block_attention(flat_query, flat_key, flat_value, plan.blocks, scale, kernels)
+        out = block_attention(flat_query, flat_key, flat_value, plan.blocks, scale)
     else:
         out = query.new_zeros(heads, rows * length, value.shape[3])
     if plan.squares:
@@ -106,8 +97,8 @@ def _in_squares(states: Sequence[Tensor], plan: _Plan, scale: float) -> Float[Te
     return torch.cat(found, 1).index_select(1, plan.inside)
 
 
-def _plan(until: Int[Tensor, "B T"], largest: int) -> _Plan:
-    """Find the trees of rows, and share them out; trees of more than ``largest`` tokens go into blocks."""
+def _plan(until: Int[Tensor, "B T"]) -> _Plan:
+    """Find the trees of rows, and share them out."""
     length = until.shape[1]
     flat = (until + torch.arange(len(until)).unsqueeze(1) * length).flatten()
     places = torch.arange(len(flat))
@@ -116,7 +107,7 @@ def _plan(until: Int[Tensor, "B T"], largest: int) -> _Plan:
     trees = list(zip(roots.tolist(), flat[roots].tolist(), strict=True))
     small: dict[int, list[tuple[int, int]]] = {}
     for root, end in trees:
-        if end - root <= largest:
+        if end - root <= QUICK[-1]:
             small.setdefault(-(-(end - root) // _ROUND) * _ROUND, []).append((root, end))
     squares = [
         _square(some[first : first + number], size, flat)
@@ -128,7 +119,7 @@ def _plan(until: Int[Tensor, "B T"], largest: int) -> _Plan:
         squares=squares,
         places=torch.cat([places[:0], *(square.places.flatten() for square in squares)]),
         inside=torch.cat([places[:0], *(square.counts.flatten() for square in squares)]).nonzero().flatten(),
-        blocks=blocks_of(flat, [(root, end) for root, end in trees if end - root > largest]),
+        blocks=blocks_of(flat, [(root, end) for root, end in trees if end - root > QUICK[-1]]),
     )
 
 

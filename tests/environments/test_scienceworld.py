@@ -46,10 +46,10 @@ def test_an_unknown_split_is_an_error() -> None:
 
 @installed
 @pytest.mark.slow
-def test_every_task_type_but_those_of_paint_keeps_the_rules_of_environments() -> None:
+def test_tasks_of_several_types_keep_the_rules_of_environments() -> None:
     tasks = ScienceWorldTasks(most_variations=1).panel("train").tasks
     assert len({each.kind for each in tasks}) == 30
-    for each in tasks:
+    for each in tasks[::7]:  # all 30 take two minutes
         if "paint" not in each.kind:  # there the simulator draws the order of the cups anew at every start
             check_environment(ScienceWorldEnvironment(), each)
 

@@ -1,6 +1,5 @@
 """Every attention says of token trees what it says of each sequence by itself, and gives their gradients."""
 
-import shutil
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
@@ -18,8 +17,6 @@ from gigpo_lightning.token_batch import TokenBatch, make_token_batch
 from gigpo_lightning.token_trees import Pair, RowRules, plan_micro_batches, token_trees
 from modules import Policy, attention, block_attention, tree_attention
 from modules.attention import TOKEN_TREES, attends_to_everything, attention_of, block_mask, leave_out_cudnn
-from modules.block_attention import COMPILED
-from modules.block_attention import PLAIN as PLAIN_KERNELS
 from modules.tiny_policy import word_tokenizer
 from modules.tokenizer import TransformersTokenizer
 from tests.devices import DEVICE
@@ -145,50 +142,30 @@ def test_trees_give_what_a_dense_mask_gives(seed: int, length: int) -> None:
         torch.testing.assert_close(one, other)
 
 
-def test_blocks_of_a_short_type_are_about_as_exact_as_pytorch_s_own_attention() -> None:
-    torch.manual_seed(0)
-    until = random_until(0, 200)
-    mask = batch_of(until).attention_mask()
-    short = [torch.randn(1, 2, 200, 16).bfloat16().requires_grad_() for _ in range(3)]
-    exact, noise = [each.detach().double().requires_grad_() for each in short], torch.randn(1, 200, 2, 16)
-
-    def of(out: torch.Tensor, states: list[torch.Tensor]) -> list[torch.Tensor]:
-        return [each.double() for each in (out, *torch.autograd.grad(out, states, noise.to(out.dtype)))]
-
-    expected = of(scaled_dot_product_attention(*exact, attn_mask=mask).transpose(1, 2), exact)
-    theirs = of(scaled_dot_product_attention(*short, attn_mask=mask).transpose(1, 2), short)
+def test_blocks_compute_in_float32_what_is_of_a_short_type() -> None:
+    until = torch.full((1, 40), 40)  # larger than what is quick
+    states = [torch.randn(1, 2, 40, 8, requires_grad=True) for _ in range(3)]
+    short = [each.detach().bfloat16().requires_grad_() for each in states]
+    exact = tree_attention.tree_attention(*(each.float() for each in short), until[:, None, None])
     ours = tree_attention.tree_attention(*short, until[:, None, None])
     assert ours.dtype == torch.bfloat16
-    for one, other, right in zip(of(ours, short), theirs, expected, strict=True):
-        assert (one - right).norm() < 2 * (other - right).norm()
+    torch.testing.assert_close(ours, exact.bfloat16())
+    assert all(each.dtype == torch.bfloat16 for each in torch.autograd.grad(ours.sum(), short))
 
 
 @pytest.mark.parametrize("inside", [False, True])
-def test_mixed_precision_gives_attention_its_short_type(inside: bool) -> None:
-    until = torch.full((1, 40), 40)[:, None, None]
+def test_mixed_precision_does_not_reach_into_blocks(inside: bool) -> None:
+    until = torch.full((1, 40), 40)[:, None, None]  # larger than what is quick
     states = [torch.randn(1, 2, 40, 8, requires_grad=True) for _ in range(3)]
-    expected = tree_attention.tree_attention(*(each.bfloat16() for each in states), until)
+    exact = tree_attention.tree_attention(*states, until)
     with torch.autocast("cpu", torch.bfloat16):
         ours = tree_attention.tree_attention(*states, until)
         found = torch.autograd.grad(ours.sum(), states) if inside else ()
-    assert torch.equal(ours, expected)
-    gradients_ = found or torch.autograd.grad(ours.sum(), states)
-    assert all(map(torch.equal, gradients_, torch.autograd.grad(expected.sum(), states)))
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_compiled_blocks_give_what_plain_ones_give(dtype: torch.dtype) -> None:
-    until = torch.cat([random_until(seed, 700) for seed in range(2)])[:, None, None]
-    states = [torch.randn(2, heads, 700, 16).to(dtype).requires_grad_() for heads in (4, 2, 2)]
-    noise = torch.randn(2, 700, 4, 16).to(dtype)
-    found = []
-    for kernels in (PLAIN_KERNELS, COMPILED):
-        out = tree_attention.tree_attention(*states, until, kernels=kernels)
-        found.append((out, *torch.autograd.grad(out, states, noise)))
-    for one, other in zip(*found, strict=True):
-        assert (one - other).norm() < 20 * torch.finfo(dtype).eps * other.norm()
+    torch.testing.assert_close(ours, exact, rtol=0, atol=0)
+    for one, other in zip(
+        found or torch.autograd.grad(ours.sum(), states), torch.autograd.grad(exact.sum(), states), strict=True
+    ):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
 
 
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
