@@ -155,10 +155,10 @@ class GymnasiumEnvironment(gymnasium.Env[str, str]):
         answer: Any = self._environment.step(action)
         if isinstance(answer, tuple) and len(answer) == 4:
             answer = (*answer[:3], False, answer[3])
-        if isinstance(answer, tuple) and len(answer) == 5:
-            read_step(action, (*answer[:4], _nothing_of(answer[4])))
-        else:
+        if not isinstance(answer, tuple) or len(answer) != 5:
             read_step(action, answer)
+        elif type(answer[1]) not in (float, int) or type(answer[4]) is not dict:  # all is read again by who asked
+            read_step(action, (*answer[:4], _nothing_of(answer[4])))
         observation, reward, terminated, truncated, info = answer
         if self.reward == "total":
             reward, self._return = reward - self._return, reward
