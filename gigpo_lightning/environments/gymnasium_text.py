@@ -11,6 +11,7 @@ from typing import Any, Literal
 import gymnasium
 
 from gigpo_lightning.environments.anchors import state_key
+from gigpo_lightning.environments.answers import read_reset, read_step
 from gigpo_lightning.environments.base import Task
 from gigpo_lightning.errors import RunError, check_range
 from gigpo_lightning.suggestions import near_class
@@ -137,6 +138,7 @@ class GymnasiumEnvironment(gymnasium.Env[str, str]):
         answer = environment.reset(**given)
         observation, info = answer if isinstance(answer, tuple) and len(answer) == 2 else (answer, {})
         self._check_text(environment, observation)
+        read_reset((observation, _nothing_of(info)))
         self._return = 0.0
         said = self._info("reset", observation, info)
         said.pop("success", None)  # of the episode before, in some worlds
@@ -144,11 +146,19 @@ class GymnasiumEnvironment(gymnasium.Env[str, str]):
         return observation, said if instruction is None else said | {"instruction": instruction}
 
     def step(self, action: str) -> tuple[str, Any, Any, Any, dict[str, Any]]:
-        """Send the action as it is; reward and ends come back as the environment gave them."""
+        """Send the action as it is; reward and ends come back as the environment gave them.
+
+        Raises:
+            AnswerError: If the environment's answer breaks a rule.
+        """
         assert self._environment is not None, "step comes after reset"
         answer: Any = self._environment.step(action)
-        if len(answer) == 4:
+        if isinstance(answer, tuple) and len(answer) == 4:
             answer = (*answer[:3], False, answer[3])
+        if not isinstance(answer, tuple) or len(answer) != 5:
+            read_step(action, answer)
+        elif type(answer[1]) not in (float, int) or type(answer[4]) is not dict:  # all is read again by who asked
+            read_step(action, (*answer[:4], _nothing_of(answer[4])))
         observation, reward, terminated, truncated, info = answer
         if self.reward == "total":
             reward, self._return = reward - self._return, reward
@@ -279,6 +289,11 @@ def _alone(wrap: Wrap) -> Wrap:
             if isinstance(kind, type):
                 return partial(kind, **wrap.keywords)
     return wrap
+
+
+def _nothing_of(info: object) -> object:
+    """An info without its fields, which may mean other things than ours; what is no info stays as it is."""
+    return {} if isinstance(info, Mapping) else info
 
 
 def _payload(task: object, options: object) -> Mapping[str, Any]:

@@ -14,6 +14,7 @@ from gigpo_lightning.text import count, percent, shown
 
 NOTHING_KNOWN = "no such command"
 _ALMOST = 0.9  # share of steps that are alone from which on step credit has nothing to say
+_HIGHEST = 12  # lines of an observation that is shown as it is
 _EXAMPLES: Mapping[str, Any] = {"string": "a", "integer": 1, "number": 1.0, "boolean": True, "array": [], "object": {}}
 
 
@@ -158,7 +159,8 @@ class AnchorGroups:
         if self.num_states <= 1:
             return (
                 "all the same: every step of a task is compared with every other, whatever was done before. The "
-                "observation says too little: set the anchor to the state"
+                "observation says too little: set the anchor to the state. If no action did anything, give others with "
+                "--actions"
             )
         if self.alone >= _ALMOST:
             return (
@@ -208,7 +210,8 @@ def transcript(trial: Trial, num_steps: int = 10, longest: int = 160) -> list[st
             lines.append(f"{number:3} > {_line(trial.actions[number - 1], longest)}")
         end = " terminated" * answer.terminated + " truncated" * answer.truncated + " success" * bool(answer.success)
         worth = f"   [reward {answer.reward:g}{end}]" if number else ""
-        lines.append(f"    {_line(answer.observation, longest)}{worth}")
+        lines += [f"    {line}" for line in _lines(answer.observation, longest)]
+        lines[-1] += worth
         if answer.says_anchor and answer.anchor != answer.observation:
             lines.append(f"    anchor: {_line(str(answer.anchor), longest)}")
     if len(trial.actions) > num_steps:
@@ -216,6 +219,14 @@ def transcript(trial: Trial, num_steps: int = 10, longest: int = 160) -> list[st
     if not first.says_anchor:
         lines.append("    (info has no anchor: each observation is the anchor)")
     return lines
+
+
+def _lines(text: str, longest: int) -> list[str]:
+    """A text of a few short lines, such as a map, as it is; any other in one line."""
+    rows = text.splitlines()
+    if 1 < len(rows) <= _HIGHEST and all(row.strip() and len(row) <= longest for row in rows):
+        return rows
+    return [_line(text, longest)]
 
 
 def _line(text: str, longest: int) -> str:

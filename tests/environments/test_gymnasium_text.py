@@ -3,6 +3,7 @@
 import copy
 import pickle
 from functools import partial
+from types import MappingProxyType
 
 import gymnasium
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 import yaml
 
 from gigpo_lightning.cli import build_cli
+from gigpo_lightning.environments.answers import AnswerError
 from gigpo_lightning.environments.base import Task, check_environment
 from gigpo_lightning.environments.gymnasium_text import GymnasiumEnvironment
 from gigpo_lightning.environments.named_actions import NamedActions
@@ -262,6 +264,35 @@ def test_numbered_actions_without_words_say_what_is_missing():
     write = partial(gymnasium.wrappers.TransformObservation, func=str, observation_space=None)
     with pytest.raises(RunError, match=r"actions that are strings, but its action space is Discrete\(2\); name a wrap"):
         begun("CartPole-v1", wrappers=[write])
+
+
+class Odd(gymnasium.Env):
+    """Answers with what it is made with."""
+
+    def __init__(self, answer, info=MappingProxyType({})):
+        self.answer, self.info = answer, info
+
+    def reset(self, *, seed=None, options=None):
+        return "here", self.info
+
+    def step(self, action):
+        return self.answer
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "said"),
+    [
+        ({"answer": ("here", "much", False, False, {})}, "the reward must be a finite number"),
+        ({"answer": ("here", 0.0, False, False, None)}, "info must be a dictionary, but step"),
+        ({"answer": ("here", 0.0, False)}, "step must return"),
+        ({"answer": None}, "step must return"),
+        ({"answer": None, "info": None}, "info must be a dictionary, but reset gave None"),
+    ],
+)
+def test_a_rule_that_the_environment_breaks_is_named_and_not_the_adapters_trouble_with_it(kwargs, said):
+    environment = GymnasiumEnvironment(f"{__name__}.Odd", kwargs=kwargs)
+    with pytest.raises(AnswerError, match=said):
+        check_environment(environment, task(seed=0))
 
 
 def test_copies_are_made_before_the_first_reset():

@@ -8,9 +8,10 @@ from gigpo_lightning.environments.base import Task, check_environment
 from gigpo_lightning.environments.gymnasium_text import GymnasiumEnvironment
 from gigpo_lightning.environments.minigrid_text import MiniGridText, describe, minigrid_words
 from gigpo_lightning.environments.seeded_tasks import SeededTasks
+from tests.extras import installed
 from tests.tiny_training import train_tiny_policy
 
-pytest.importorskip("minigrid", reason="the package minigrid is not installed: the extra minigrid")
+installed("minigrid", "minigrid")
 DOOR_KEY = "minigrid:MiniGrid-DoorKey-5x5-v0"
 
 

@@ -17,6 +17,7 @@ from gigpo_lightning.environments.reasoning_gym import (
 from gigpo_lightning.environments.seeded_tasks import SeededTasks
 from gigpo_lightning.environments.splits import check_source
 from gigpo_lightning.errors import RunError
+from tests.extras import installed
 from tests.tiny_training import train_tiny_policy
 
 SPLITS = {"train": [0, 9], "valid": [10, 11]}
@@ -127,7 +128,7 @@ def test_without_the_package_the_message_names_the_extra(monkeypatch: pytest.Mon
 
 @pytest.fixture(scope="module")
 def package() -> ModuleType:
-    return pytest.importorskip("reasoning_gym", reason="the extra reasoning-gym is not installed")
+    return installed("reasoning_gym", "reasoning-gym")
 
 
 @pytest.mark.usefixtures("package")

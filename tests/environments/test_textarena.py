@@ -14,6 +14,7 @@ from gigpo_lightning.environments.seeded_tasks import SeededTasks
 from gigpo_lightning.environments.textarena import TextArenaEnvironment, _canonical, single_player_ids
 from gigpo_lightning.errors import RunError
 from gigpo_lightning.prompts.text import CompactTextPrompt
+from tests.extras import installed
 from tests.tiny_training import train_tiny_policy
 
 LAKE, TOWERS = "FrozenLake-v0", "TowerOfHanoi-v0"
@@ -94,7 +95,7 @@ def test_a_task_without_a_seed_is_refused() -> None:
 
 @pytest.fixture(scope="module")
 def package() -> ModuleType:
-    return pytest.importorskip("textarena", reason="the extra textarena is not installed")
+    return installed("textarena", "textarena")
 
 
 @pytest.mark.usefixtures("package")

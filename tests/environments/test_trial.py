@@ -132,7 +132,8 @@ def test_a_transcript_shows_what_was_said_and_done_and_the_anchors():
     played = Trial(task=Task(task_id="x", kind="it"), answers=(first, last), actions=("open",), seconds=1.0)
     assert transcript(played) == [
         "task 'x': leave",
-        "    a hall and a door",
+        "    a hall",
+        "    and a door",
         "    anchor: 7",
         "  1 > open",
         "    out   [reward 1.5 terminated success]",
