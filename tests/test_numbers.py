@@ -12,6 +12,7 @@ import pytest
 import gigpo_lightning.environments
 import gigpo_lightning.prompts
 from gigpo_lightning.algorithm import GiGPO
+from gigpo_lightning.chat_model import ScriptedChat
 from gigpo_lightning.environments.gridworld import GridworldEnvironment, GridworldTasks
 from gigpo_lightning.environments.webshop import Catalogue
 from gigpo_lightning.imitation import StoredEpisodes
@@ -34,10 +35,16 @@ RECORDS = {
         "Passage",
         "EnvironmentEvent",
         "Answer",
+        "AnchorGroups",
+        "ChatReply",
+        "Level",
+        "Trial",
+        "Verdict",
     ),
     *("Goal", "Product", "Page", "Turn", "EncodedPrompt", "Credit", "Collector", "Bm25Index"),
 }
-SIGNED = {"success_reward", "exponent", "final_exponent"}
+SIGNED = {"success_reward", "success_return", "success_score", "finish_reward", "full_reward"}
+SIGNED |= {"exponent", "final_exponent"}
 ENDLESS = {"max_grad_norm"}  # its infinity clips nothing
 ELSEWHERE = {"Deadlines"}  # tests/rollout
 FREE_OF = {("Bm25Retriever", "k1"), ("Bm25Retriever", "b")}
@@ -74,6 +81,11 @@ def given(name: str, owner: str, folder: Any) -> Any:
         "script": lambda request: [0],
         "extra_groups": 1,
         "urls": "http://127.0.0.1:1",
+        "url": "http://127.0.0.1:1",
+        "env_id": "CartPole-v1",
+        "judge": ScriptedChat(lambda messages: ""),
+        "rubric": "Was the task done?",
+        "record": str(folder / "verdicts.jsonl"),
         "model": "model",
         "catalogue": catalogue,
         "products": "products.json",
