@@ -179,7 +179,7 @@ def test_a_client_that_does_not_read_its_answer_is_let_go(serve):
         connection.sendall(HEADER + b"Content-Length: %d\r\n\r\n" % len(body) + body)
         connection.recv(1)
         # There is room for one connection alone.
-        retriever = HttpRetriever(server.url, first_wait=0.02, longest_wait=0.1, pause=0.0, attempts=1000)
+        retriever = HttpRetriever(server.url, first_wait=0.02, longest_wait=0.1, attempts=1000)
         assert retriever.search(["a"], 1) == [[echoed("a", 0)]]
         retriever.close()
 
@@ -201,7 +201,7 @@ def test_more_connections_than_allowed_are_refused_until_one_ends(serve):
             answer = whole_answer(refused)
         assert answer.startswith(b"HTTP/1.1 503 ")
         assert json.loads(answer.split(b"\r\n\r\n")[1]) == {"error": "more than 3 connections are open"}
-    retriever = HttpRetriever(server.url, first_wait=0.02, longest_wait=0.1, pause=0.0, attempts=1000)
+    retriever = HttpRetriever(server.url, first_wait=0.02, longest_wait=0.1, attempts=1000)
     assert retriever.search(["a"], 1) == [[echoed("a", 0)]]
     retriever.close()
 
