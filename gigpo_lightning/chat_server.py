@@ -22,7 +22,7 @@ from gigpo_lightning.chat_model import ChatReply, ChatServerError, Message
 from gigpo_lightning.errors import check_count, check_range
 from gigpo_lightning.http_thread import HttpThread
 from gigpo_lightning.listening import is_loopback
-from gigpo_lightning.retrieval.base import PerProcess
+from gigpo_lightning.per_process import PerProcess
 from gigpo_lightning.strict_json import load_json
 from gigpo_lightning.text import shown, well_formed
 

@@ -43,8 +43,7 @@ RECORDS = {
     ),
     *("Goal", "Product", "Page", "Turn", "EncodedPrompt", "Credit", "Collector", "Bm25Index"),
 }
-SIGNED = {"success_reward", "success_return", "success_score", "finish_reward", "full_reward"}
-SIGNED |= {"exponent", "final_exponent"}
+SIGNED = {"success_reward", "success_return", "finish_reward", "exponent", "final_exponent"}
 ENDLESS = {"max_grad_norm"}  # its infinity clips nothing
 ELSEWHERE = {"Deadlines"}  # tests/rollout
 FREE_OF = {("Bm25Retriever", "k1"), ("Bm25Retriever", "b")}

@@ -15,7 +15,7 @@ from gigpo_lightning.chat_model import ChatModel, ChatReply, ChatServerError, Me
 from gigpo_lightning.environments.base import Finishes, Waits, WarmsUp, check_reset
 from gigpo_lightning.environments.judgements import Budget, JsonScore, Judgements, ScoreForm, Verdict, read_verdict
 from gigpo_lightning.errors import RunError, check_count, check_range
-from gigpo_lightning.retrieval.base import PerProcess
+from gigpo_lightning.per_process import PerProcess
 
 _SYSTEM = "You judge how well an agent has done its task. You see the whole episode, and judge by these rules:"
 _AGAIN = "Your reply could not be used: {problem}. {order}"

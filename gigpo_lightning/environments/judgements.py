@@ -16,7 +16,7 @@ from typing import IO, Any, Protocol, runtime_checkable
 
 from gigpo_lightning.disk import room_for
 from gigpo_lightning.errors import RunError, check_count
-from gigpo_lightning.retrieval.base import PerProcess
+from gigpo_lightning.per_process import PerProcess
 from gigpo_lightning.strict_json import load_json
 from gigpo_lightning.text import count, shown
 

@@ -6,7 +6,8 @@ from functools import lru_cache
 from pathlib import Path
 
 from gigpo_lightning.errors import check_count, check_range
-from gigpo_lightning.retrieval.base import Passage, PerProcess
+from gigpo_lightning.per_process import PerProcess
+from gigpo_lightning.retrieval.base import Passage
 from gigpo_lightning.retrieval.bm25 import Bm25Index
 from gigpo_lightning.retrieval.corpus import Corpus
 

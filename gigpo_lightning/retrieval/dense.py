@@ -10,7 +10,8 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from gigpo_lightning.errors import check_count
-from gigpo_lightning.retrieval.base import Passage, PerProcess
+from gigpo_lightning.per_process import PerProcess
+from gigpo_lightning.retrieval.base import Passage
 from gigpo_lightning.retrieval.corpus import Corpus
 
 

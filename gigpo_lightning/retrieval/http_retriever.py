@@ -12,7 +12,8 @@ import aiohttp
 
 from gigpo_lightning.errors import RunError, check_count, check_range
 from gigpo_lightning.http_thread import HttpThread
-from gigpo_lightning.retrieval.base import Passage, PerProcess
+from gigpo_lightning.per_process import PerProcess
+from gigpo_lightning.retrieval.base import Passage
 from gigpo_lightning.retrieval.messages import parse_answer
 from gigpo_lightning.strict_json import load_json
 

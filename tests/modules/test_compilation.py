@@ -27,6 +27,7 @@ def gradients(policy: Policy) -> dict[str, Tensor]:
 def test_a_compiled_policy_has_the_weights_names_and_gradients_of_a_plain_one(tmp_path, monkeypatch, repository_root):
     monkeypatch.chdir(repository_root)
     plain, compiled = (PretrainedPolicy(FOLDER, compile=wanted).build().train() for wanted in (False, True))
+    assert [each._compiled_call_impl is not None for each in plain.blocks + compiled.blocks] == [False] * 2 + [True] * 2
     assert [name for name, _ in compiled.named_weights()] == [name for name, _ in plain.named_weights()]
     expected, found = gradients(plain), gradients(compiled)
     assert expected.keys() == found.keys()

@@ -21,7 +21,7 @@ import aiohttp
 
 from gigpo_lightning.errors import RunError, check_range
 from gigpo_lightning.http_thread import HttpThread
-from gigpo_lightning.retrieval.base import PerProcess
+from gigpo_lightning.per_process import PerProcess
 from gigpo_lightning.strict_json import load_json
 from gigpo_lightning.text import shown
 

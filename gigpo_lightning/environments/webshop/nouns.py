@@ -7,7 +7,7 @@ from functools import cached_property, lru_cache
 from typing import Protocol, runtime_checkable
 
 from gigpo_lightning.errors import RunError
-from gigpo_lightning.retrieval.base import PerProcess
+from gigpo_lightning.per_process import PerProcess
 
 _TAGS = frozenset({"NOUN", "PROPN", "PNOUN"})  # the last is no tag of spaCy's, but the original asks for it
 _REMEMBERED_TITLES = 1 << 16
