@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 import yaml
 from jsonargparse import dict_to_namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -35,6 +34,7 @@ from gigpo_lightning.errors import Preempted, RunError, check_seed, is_ctrl_c, n
 from gigpo_lightning.evaluation_table import evaluation_table
 from gigpo_lightning.export_command import ExportCLI
 from gigpo_lightning.last_checkpoint import last_checkpoint, read_progress
+from gigpo_lightning.machine import share_the_machine
 from gigpo_lightning.messages import log_to_stderr, say_error
 from gigpo_lightning.monitors import check_monitors, missing_metric
 from gigpo_lightning.prompts.base import check_chat_template, check_markers
@@ -366,15 +366,6 @@ def main() -> None:
     wait_for_tensors_to_go()
     if exit_code:
         raise SystemExit(exit_code)
-
-
-def share_the_machine() -> None:
-    """Settings of the process that leave memory and cores to the rest of a run, unless the user has said otherwise."""
-    # oneDNN compiles every new shape of a matrix product, and keeps 1024 of them: half a GiB, seldom used again.
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")
-    if "OMP_NUM_THREADS" not in os.environ:
-        # Contended, two threads are several times slower than one; environment workers want the other core.
-        torch.set_num_threads(max(1, (os.cpu_count() or 2) // 2))
 
 
 def _seed(value: Any) -> int:

@@ -1,8 +1,12 @@
 """Attention over token trees on a CPU: block by block, each with the tokens that some query of it may attend to.
 
 A dense mask of a row costs the row's square, although a token of a tree attends to little of the row. FlexAttention
-leaves out what nothing attends to, but has no backward pass on CPUs. Softmax is computed again in the backward pass,
-from its normalizer, as FlashAttention does (arXiv:2205.14135, Algorithm 4 of its appendix).
+leaves out what nothing attends to, but has no backward pass on CPUs. The softmax of long blocks is computed again in
+the backward pass; in a short type that of short blocks is kept, a tenth of what a layer keeps anyway.
+
+Scores are products in float32 at least; the other products have the states' type. In bfloat16 a score of 10 would be
+off by .04, and its softmax with it. Models put nearly all weight on one key, where P·(dP - δ) cancels: δ is therefore
+a sum of the rounded P and dP, and not of O.
 
 Shape letters: D = width of a head; N = blocks that are computed together, Q, K = queries and keys of a block; H = heads
 of keys, G = heads of queries that share one of them. Places are those of all rows, one after the other.
@@ -18,7 +22,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 _QUERIES = 64  # of a block: so many that matrix products are quick, so few that little is computed in vain
-_PAIRS = 1 << 17
+_PAIRS = 1 << 16
+_KEPT = 256  # keys of a block whose softmax is kept, in types shorter than float32
 _ROUND = 64  # keys of blocks that are computed together are rounded up to a multiple
 
 
@@ -94,23 +99,19 @@ def block_attention(
 
 
 class _BlockAttention(torch.autograd.Function):
-    """The blocks; with P the softmax of the scores S, O = P·V, and δ = Σ dO·O: dV = Pᵀ·dO, dS = P·(dO·Vᵀ - δ)."""
+    """The blocks; with P the softmax of the scores, O = P·V, dP = dO·Vᵀ, δ = Σ P·dP: dV = Pᵀ·dO, dS = P·(dP - δ)."""
 
     @staticmethod
     @torch.amp.custom_fwd(device_type="cpu")  # type: ignore[untyped-decorator]
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, blocks: list[Blocks], scale: float) -> Tensor:
-        dtype = torch.promote_types(query.dtype, torch.float32)
         out = query.new_zeros(*query.shape[:2], value.shape[2])
-        log_norm = query.new_zeros(query.shape[:2], dtype=dtype)
-        for some, queries, keys, values in _parts(blocks, query, key, value, scale):
-            weights = _scores(queries, keys, some)
-            largest = weights.amax(-1, keepdim=True)
-            norm = weights.sub_(largest).exp_().sum(-1, keepdim=True)
-            result = torch.bmm(weights, values).div_(norm)
-            places = some.queries.flatten()
-            out.index_copy_(1, places, _by_query_head(result, len(key), some).to(out.dtype))
-            log_norm.index_copy_(1, places, _by_query_head(norm.log_().add_(largest), len(key), some).squeeze(2))
-        ctx.save_for_backward(query, key, value, out, log_norm)
+        kept: list[Tensor | None] = []
+        for some, weights in _weights(query, key, blocks, scale, [None] * len(blocks)):
+            result = torch.bmm(weights, _of_keys(value, some))
+            out.index_copy_(1, some.queries.flatten(), _by_query_head(result, len(key), some))
+            short = weights.shape[2] <= _KEPT and weights.dtype != _exact(weights)
+            kept.append(weights if short else None)
+        ctx.save_for_backward(query, key, value, *kept)
         ctx.blocks, ctx.scale = blocks, scale
         return out
 
@@ -118,32 +119,47 @@ class _BlockAttention(torch.autograd.Function):
     @torch.amp.custom_bwd(device_type="cpu")  # type: ignore[untyped-decorator]
     @once_differentiable
     def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
-        query, key, value, out, log_norm = ctx.saved_tensors
-        heads = len(key)
+        query, key, value, *kept = ctx.saved_tensors
+        heads, dtype, grad_out = len(key), _exact(query), grad_out.contiguous()
         grad_query = torch.zeros_like(query)
-        grad_key, grad_value = (torch.zeros_like(each, dtype=log_norm.dtype) for each in (key, value))
-        delta = (grad_out.to(log_norm.dtype) * out).sum(-1)
-        for some, queries, keys, values in _parts(ctx.blocks, query, key, value, ctx.scale):
-            places, from_keys = some.queries.flatten(), some.keys.flatten()
-            grad = _by_key_head(grad_out, some, heads).to(log_norm.dtype)
-            weights = _scores(queries, keys, some).sub_(_by_key_head(log_norm.unsqueeze(2), some, heads)).exp_()
-            grad_value.index_add_(1, from_keys, torch.bmm(weights.mT, grad).view(heads, -1, grad.shape[2]))
-            grad_scores = torch.bmm(grad, values.mT).sub_(_by_key_head(delta.unsqueeze(2), some, heads)).mul_(weights)
-            grad_key.index_add_(1, from_keys, torch.bmm(grad_scores.mT, queries).view(heads, -1, keys.shape[2]))
-            of_queries = torch.bmm(grad_scores, keys).mul_(ctx.scale)
-            grad_query.index_copy_(1, places, _by_query_head(of_queries, heads, some).to(query.dtype))
+        grad_key, grad_value = (torch.zeros_like(each, dtype=dtype) for each in (key, value))
+        for some, weights in _weights(query, key, ctx.blocks, ctx.scale, kept):
+            grad, from_keys = _by_key_head(grad_out, some, heads), some.keys.flatten()
+            of_values = torch.bmm(weights.mT, grad).to(dtype)
+            grad_value.index_add_(1, from_keys, of_values.view(heads, -1, grad.shape[2]))
+            products = torch.bmm(grad, _of_keys(value, some).mT)
+            grad_scores = torch._softmax_backward_data(products, weights, -1, weights.dtype)
+            of_keys = torch.bmm(grad_scores.mT, _by_key_head(query, some, heads)).to(dtype)
+            grad_key.index_add_(1, from_keys, of_keys.view(heads, -1, key.shape[2]), alpha=ctx.scale)
+            of_queries = torch.bmm(grad_scores, _of_keys(key, some)).mul_(ctx.scale)
+            grad_query.index_copy_(1, some.queries.flatten(), _by_query_head(of_queries, heads, some))
         return grad_query, grad_key.to(key.dtype), grad_value.to(value.dtype), None, None
 
 
-def _parts(
-    blocks: list[Blocks], query: Tensor, key: Tensor, value: Tensor, scale: float
-) -> Iterator[tuple[Blocks, Tensor, Tensor, Tensor]]:
-    """Blocks with their scaled queries, ``(H · N, G · Q, D)``, keys and values, in float32 at least."""
-    dtype = torch.promote_types(query.dtype, torch.float32)
-    for some in blocks:
-        states = (each.index_select(1, some.keys.flatten()).to(dtype) for each in (key, value))
-        keys, values = (each.view(-1, some.keys.shape[1], each.shape[2]) for each in states)
-        yield some, _by_key_head(query, some, len(key)).to(dtype) * scale, keys, values
+def _weights(
+    query: Tensor, key: Tensor, blocks: list[Blocks], scale: float, kept: Sequence[Tensor | None]
+) -> Iterator[tuple[Blocks, Tensor]]:
+    """Each block's softmax of the scores, kept or computed, 0 where a query may not attend, ``(H · N, G · Q, K)``."""
+    exact_query, exact_key = query.to(_exact(query)) * scale, key.to(_exact(key))
+    for some, weights in zip(blocks, kept, strict=True):
+        if weights is not None:
+            yield some, weights
+            continue
+        scores = torch.bmm(_by_key_head(exact_query, some, len(key)), _of_keys(exact_key, some).mT)
+        number, size, length = some.hidden.shape
+        apart = scores.view(-1, number, scores.shape[1] // size, size, length)
+        apart.masked_fill_(some.hidden.unsqueeze(1), -torch.inf)
+        yield some, torch.softmax(scores, -1).to(query.dtype)
+
+
+def _exact(states: Tensor) -> torch.dtype:
+    """The states' type, float32 at least."""
+    return torch.promote_types(states.dtype, torch.float32)
+
+
+def _of_keys(states: Tensor, some: Blocks) -> Tensor:
+    """States of the blocks' keys, ``(H, places, D)``, as ``(H · N, K, D)``."""
+    return states.index_select(1, some.keys.flatten()).view(-1, some.keys.shape[1], states.shape[2])
 
 
 def _by_key_head(states: Tensor, some: Blocks, heads: int) -> Tensor:
@@ -158,12 +174,3 @@ def _by_query_head(states: Tensor, heads: int, some: Blocks) -> Tensor:
     number, queries = some.queries.shape
     apart = states.view(heads, number, -1, queries, states.shape[2]).transpose(1, 2)
     return apart.reshape(-1, number * queries, states.shape[2])
-
-
-def _scores(queries: Tensor, keys: Tensor, some: Blocks) -> Tensor:
-    """Scores, -inf where a query may not attend to a key, ``(H · N, G · Q, K)``."""
-    scores = torch.bmm(queries, keys.mT)
-    number, size, length = some.hidden.shape
-    apart = scores.view(-1, number, scores.shape[1] // size, size, length)
-    apart.masked_fill_(some.hidden.unsqueeze(1), -torch.inf)
-    return scores

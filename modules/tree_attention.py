@@ -1,7 +1,8 @@
 """Attention over token trees on a CPU: tree by tree.
 
 Small trees of like size are computed together, by PyTorch's fused attention under a mask of each tree's square. Large
-ones are computed by blocks. Nothing is filled up but copies of small trees' queries, keys and values.
+ones are computed by blocks. Nothing is filled up but copies of small trees' queries, keys and values. In types shorter
+than float32 all are computed by blocks: the backward pass of PyTorch's fused attention is slow there.
 
 Shape letters: B = rows, T = tokens of a row, D = width of a head; N = trees that are computed together, L = their size.
 """
@@ -19,6 +20,7 @@ from modules.block_attention import Blocks, block_attention, blocks_of
 
 QUICK = (256, 384, 512)
 """Sizes of trees up to which the whole square is quicker than its blocks, the quickest first."""
+_FULL = 4  # bytes of a number whose squares are quick
 _ROUND = 16  # tokens: trees whose sizes round up to one multiple are computed together
 _PAIRS = 1 << 20  # of places, in the masks of trees that are computed together
 _PLANS = WeakIdKeyDictionary()  # by the tensor ``until`` that they are made of, as long as there is one
@@ -65,12 +67,14 @@ def tree_attention(
         until: As ``TokenBatch`` has it; the plan that is made of it is kept for the other layers.
         scaling: Of the scores; default: one over the root of D.
     """
+    if torch.is_autocast_enabled("cpu"):  # positions are float32, and have made so what was multiplied by them
+        query, key, value = (each.to(torch.get_autocast_dtype("cpu")) for each in (query, key, value))
     if until not in _PLANS:
-        _PLANS[until] = _plan(until[:, 0, 0])
+        _PLANS[until] = _plan(until[:, 0, 0], QUICK[-1] if query.dtype.itemsize >= _FULL else 0)
     plan: _Plan = _PLANS[until]
     rows, heads, length, width = query.shape
     scale = width**-0.5 if scaling is None else scaling
-    flat_query, flat_key, flat_value = (each.transpose(0, 1).flatten(1, 2) for each in (query, key, value))
+    flat_query, flat_key, flat_value = (each.transpose(0, 1).flatten(1, 2).contiguous() for each in (query, key, value))
     if plan.blocks:
         out = block_attention(flat_query, flat_key, flat_value, plan.blocks, scale)
     else:
@@ -97,8 +101,8 @@ def _in_squares(states: Sequence[Tensor], plan: _Plan, scale: float) -> Float[Te
     return torch.cat(found, 1).index_select(1, plan.inside)
 
 
-def _plan(until: Int[Tensor, "B T"]) -> _Plan:
-    """Find the trees of rows, and share them out."""
+def _plan(until: Int[Tensor, "B T"], largest: int) -> _Plan:
+    """Find the trees of rows, and share them out; those of at most ``largest`` tokens become squares."""
     length = until.shape[1]
     flat = (until + torch.arange(len(until)).unsqueeze(1) * length).flatten()
     places = torch.arange(len(flat))
@@ -107,7 +111,7 @@ def _plan(until: Int[Tensor, "B T"]) -> _Plan:
     trees = list(zip(roots.tolist(), flat[roots].tolist(), strict=True))
     small: dict[int, list[tuple[int, int]]] = {}
     for root, end in trees:
-        if end - root <= QUICK[-1]:
+        if end - root <= largest:
             small.setdefault(-(-(end - root) // _ROUND) * _ROUND, []).append((root, end))
     squares = [
         _square(some[first : first + number], size, flat)
@@ -119,7 +123,7 @@ def _plan(until: Int[Tensor, "B T"]) -> _Plan:
         squares=squares,
         places=torch.cat([places[:0], *(square.places.flatten() for square in squares)]),
         inside=torch.cat([places[:0], *(square.counts.flatten() for square in squares)]).nonzero().flatten(),
-        blocks=blocks_of(flat, [(root, end) for root, end in trees if end - root > QUICK[-1]]),
+        blocks=blocks_of(flat, [(root, end) for root, end in trees if end - root > largest]),
     )
 
 

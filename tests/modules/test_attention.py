@@ -142,30 +142,50 @@ def test_trees_give_what_a_dense_mask_gives(seed: int, length: int) -> None:
         torch.testing.assert_close(one, other)
 
 
-def test_blocks_compute_in_float32_what_is_of_a_short_type() -> None:
-    until = torch.full((1, 40), 40)  # larger than what is quick
-    states = [torch.randn(1, 2, 40, 8, requires_grad=True) for _ in range(3)]
-    short = [each.detach().bfloat16().requires_grad_() for each in states]
-    exact = tree_attention.tree_attention(*(each.float() for each in short), until[:, None, None])
-    ours = tree_attention.tree_attention(*short, until[:, None, None])
-    assert ours.dtype == torch.bfloat16
-    torch.testing.assert_close(ours, exact.bfloat16())
-    assert all(each.dtype == torch.bfloat16 for each in torch.autograd.grad(ours.sum(), short))
+@pytest.mark.parametrize("length", [40, 300])  # of which the softmax of blocks is kept, and computed again
+def test_in_a_short_type_trees_are_as_close_to_float32_as_pytorchs_own_attention(length: int) -> None:
+    torch.manual_seed(0)
+    until = torch.full((1, length), length)
+    states = [torch.randn(1, heads, length, 16).bfloat16() for heads in (4, 2, 2)]
+    states[1][:, :, 0] = 4 * states[0].float().mean((1, 2))  # a key that draws much weight, as models have one
+    noise = torch.randn(1, length, 4, 16).bfloat16()
+
+    def computed(dtype: torch.dtype, ours: bool) -> list[torch.Tensor]:
+        query, key, value = (each.to(dtype).requires_grad_() for each in (each.clone() for each in states))
+        if ours:
+            out = tree_attention.tree_attention(query, key, value, until[:, None, None])
+        else:
+            repeated = (each.repeat_interleave(2, 1) for each in (key, value))
+            mask = batch_of(until).attention_mask()
+            out = scaled_dot_product_attention(query, *repeated, attn_mask=mask).transpose(1, 2)
+        assert out.dtype == dtype
+        return [out, *torch.autograd.grad(out, (query, key, value), noise.to(dtype))]
+
+    exact = computed(torch.float32, ours=False)
+    for right, mine, theirs in zip(
+        exact, computed(torch.bfloat16, ours=True), computed(torch.bfloat16, ours=False), strict=True
+    ):
+        off, limit = ((each.float() - right).norm() / right.norm() for each in (mine, theirs))
+        assert off < 1.5 * limit
+        assert off < 0.01
 
 
 @pytest.mark.parametrize("inside", [False, True])
-def test_mixed_precision_does_not_reach_into_blocks(inside: bool) -> None:
-    until = torch.full((1, 40), 40)[:, None, None]  # larger than what is quick
+def test_mixed_precision_computes_trees_in_its_short_type(inside: bool) -> None:
+    until = torch.full((1, 40), 40)[:, None, None]
     states = [torch.randn(1, 2, 40, 8, requires_grad=True) for _ in range(3)]
-    exact = tree_attention.tree_attention(*states, until)
+    exact = tree_attention.tree_attention(*(each.bfloat16() for each in states), until)
     with torch.autocast("cpu", torch.bfloat16):
         ours = tree_attention.tree_attention(*states, until)
-        found = torch.autograd.grad(ours.sum(), states) if inside else ()
-    torch.testing.assert_close(ours, exact, rtol=0, atol=0)
+        found = torch.autograd.grad(ours.float().sum(), states) if inside else ()
+    assert torch.equal(ours, exact)
     for one, other in zip(
-        found or torch.autograd.grad(ours.sum(), states), torch.autograd.grad(exact.sum(), states), strict=True
+        found or torch.autograd.grad(ours.float().sum(), states),
+        torch.autograd.grad(exact.float().sum(), states),
+        strict=True,
     ):
-        torch.testing.assert_close(one, other, rtol=0, atol=0)
+        assert one.dtype == torch.float32
+        assert torch.equal(one, other)
 
 
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

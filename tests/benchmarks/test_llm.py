@@ -1,0 +1,122 @@
+"""The published runs of `make train-llm`, computed again from their games; and a run that is stopped and goes on."""
+
+import csv
+import gzip
+import importlib
+import io
+import json
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from gigpo_lightning.confidence import paired_bootstrap
+from tests.scripts import loaded
+
+FOLDER = Path(__file__).resolve().parents[2] / "benchmarks" / "llm"
+FILES = {"results.csv": "games.csv.gz", "comparison.csv": "comparison_games.csv.gz"}
+PUBLISHED = [name for name in FILES if (FOLDER / name).exists()]
+
+
+@pytest.fixture
+def llm_results(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(FOLDER)
+    return importlib.import_module("llm_results")
+
+
+@pytest.fixture
+def train(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    monkeypatch.syspath_prepend(FOLDER)
+    with loaded(FOLDER / "train.py") as module:
+        yield module
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    raw = path.read_bytes()
+    return list(csv.DictReader(io.StringIO((gzip.decompress(raw) if path.suffix == ".gz" else raw).decode())))
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_every_published_number_follows_from_the_games(name: str):
+    won: dict[tuple[str, str, str], dict[tuple[str, str], float]] = defaultdict(dict)
+    games = read(FOLDER / FILES[name])
+    for row in games:
+        won[row["method"], row["seed"], row["when"]][row["task_id"], row["repeat"]] = float(row["success"] == "True")
+    assert len(games) == sum(map(len, won.values())), "a game is there twice"
+    rows = read(FOLDER / name)
+    assert {key[:2] for key in won} == {(row["method"], row["seed"]) for row in rows}
+    for row in rows:
+        start, end = (won[row["method"], row["seed"], when] for when in ("start", "end"))
+        assert start.keys() == end.keys()
+        keys = sorted(start)
+        assert int(row["games"]) == len(keys) >= 200
+        assert float(row["success_start"]) == pytest.approx(sum(start.values()) / len(keys), abs=1e-4)
+        assert float(row["success_end"]) == pytest.approx(sum(end.values()) / len(keys), abs=1e-4)
+        _, low, high = paired_bootstrap([start[key] for key in keys], [end[key] for key in keys])
+        assert [float(row["low"]), float(row["high"])] == pytest.approx([low, high], abs=1e-4)
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_all_published_runs_played_the_same_games_once_each(name: str):
+    panels = defaultdict(Counter)
+    for row in read(FOLDER / FILES[name]):
+        panels[row["method"], row["seed"], row["when"]][row["task_id"]] += 1
+    first, *others = panels.values()
+    assert set(first.values()) == {1}
+    assert all(panel == first for panel in others)
+
+
+def test_what_a_run_did_is_written_and_read_as_it_was(llm_results: ModuleType, tmp_path: Path):
+    runs = tmp_path / "runs"
+    write_run(runs, "gigpo", 0, start=[0, 0, 1, 0], end=[1, 1, 1, 0])
+    write_run(runs, "grpo", 0, start=[0, 0, 1, 0], end=[0, 1, 1, 0])
+    found = llm_results.read_runs(runs)
+    assert [(run.method, run.success_start, run.success_end) for run in found] == [
+        ("gigpo", 0.25, 0.75),
+        ("grpo", 0.25, 0.5),
+    ]
+    assert (found[0].minutes, found[0].peak_gib) == (3.0, 5.5)  # 60 s of imitation, 2 × 60 s of training
+    llm_results.main([str(runs), "--output", str(tmp_path)])
+    assert [row["method"] for row in read(tmp_path / "results.csv")] == ["gigpo"]
+    assert [row["method"] for row in read(tmp_path / "comparison.csv")] == ["gigpo", "grpo"]
+    again = llm_results.read_collected(tmp_path, "comparison.csv", "comparison_games.csv.gz")
+    assert [llm_results.row_of(run) for run in again] == [llm_results.row_of(run) for run in found]
+
+
+def test_a_run_that_has_not_ended_is_left_out(llm_results: ModuleType, tmp_path: Path):
+    write_run(tmp_path, "gigpo", 0, start=[0, 1], end=[1, 1], exit_code=143)
+    assert llm_results.read_runs(tmp_path) == []
+
+
+def test_a_part_is_done_once_and_a_stopped_one_again(train: ModuleType, tmp_path: Path):
+    fails = [sys.executable, "-c", "raise SystemExit(3)"]
+    with pytest.raises(SystemExit) as end:
+        train.part(tmp_path, "imitation", fails)
+    assert end.value.code == 3
+    train.part(tmp_path, "imitation", [sys.executable, "-c", "pass"])
+    train.part(tmp_path, "imitation", fails)  # not carried out
+    lines = [json.loads(line) for line in (tmp_path / "parts.jsonl").read_text().splitlines()]
+    assert [(line["part"], line["exit_code"]) for line in lines] == [("imitation", 3), ("imitation", 0)]
+
+
+def write_run(folder: Path, method: str, seed: int, *, start: list[int], end: list[int], exit_code: int = 0) -> None:
+    """The folders of a run that was stopped once."""
+    imitation, training = folder / f"imitation_{seed}", folder / f"{method}_{seed}"
+    parts = {imitation: [("imitation", 60.0, 3.0, 0)]}
+    parts[training] = [(method, 60.0, 5.5, 143), (method, 60.0, 5.0, exit_code)]
+    for home, lines in parts.items():
+        home.mkdir(parents=True, exist_ok=True)
+        names = ("part", "seconds", "peak_gib", "exit_code")
+        text = "".join(json.dumps(dict(zip(names, line, strict=True))) + "\n" for line in lines)
+        (home / "parts.jsonl").write_text(text)
+    for number, (policy_version, wins) in enumerate(((0, start), (9, end))):
+        version = training / "lightning_logs" / f"version_{number}"
+        version.mkdir(parents=True)
+        episodes = [
+            {"policy_version": policy_version, "task_id": f"game {game}", "repeat": 0, "success": bool(won), "steps": 4}
+            for game, won in enumerate(wins)
+        ]
+        (version / "evaluations.jsonl").write_text("".join(json.dumps(each) + "\n" for each in episodes))
