@@ -23,6 +23,8 @@ from gigpo_lightning.suggestions import did_you_mean
 
 _EXTRA = "scienceworld"
 _JAVA = ("-Xmx256m", "-XX:+UseSerialGC")  # without the first, Java takes a quarter of the machine's memory for a copy
+_NEEDS = f"ScienceWorld (the extra {_EXTRA!r}) needs Java 8 or newer"
+_INSTALL = "on Debian or Ubuntu: apt-get install default-jre-headless"
 _PATIENCE = 10.0  # seconds for the simulator to end
 SPLITS = {"train": "getVariationsTrain", "dev": "getVariationsDev", "test": "getVariationsTest"}
 """The published splits, and what the simulator calls them: half of a task's variations, a quarter and a quarter."""
@@ -196,19 +198,19 @@ class _Simulator:
 
     def __init__(self) -> None:
         if shutil.which("java") is None:
-            raise RunError(
-                "ScienceWorld needs Java 8 or newer, and there is no java on the PATH; on Debian or Ubuntu: "
-                "apt-get install default-jre-headless"
-            )
+            raise RunError(f"{_NEEDS}, and there is no java on the PATH; {_INSTALL}")
         py4j = import_extra("py4j.java_gateway", _EXTRA)
         constants = import_extra("scienceworld.constants", _EXTRA)
-        port, self._process = py4j.launch_gateway(
-            classpath=constants.JAR_PATH,
-            cwd=constants.BASEPATH,
-            javaopts=list(_JAVA),
-            die_on_exit=True,
-            return_proc=True,
-        )
+        try:
+            port, self._process = py4j.launch_gateway(
+                classpath=constants.JAR_PATH,
+                cwd=constants.BASEPATH,
+                javaopts=list(_JAVA),
+                die_on_exit=True,
+                return_proc=True,
+            )
+        except Exception as error:  # py4j reads a port from what Java says, whatever that is
+            raise RunError(f"{_NEEDS}, but its Java process did not start ({error!r}); {_INSTALL}") from error
         parameters = py4j.GatewayParameters(port=port, auto_field=True)
         self._gateway = py4j.JavaGateway(gateway_parameters=parameters, java_process=self._process)
         self.game = self._gateway.jvm.scienceworld.runtime.pythonapi.PythonInterface()
