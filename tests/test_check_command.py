@@ -50,6 +50,13 @@ class Raising(Silent):
         raise KeyError("no door")
 
 
+class Leaving(Silent):
+    def step(self, action):
+        if self.time == 9:
+            raise SystemExit(0)
+        return super().step(action)
+
+
 class NeedsPackage(Silent):
     def reset(self, *, seed=None, options=None):
         importlib.import_module("no_such_package_of_mine")
@@ -111,6 +118,12 @@ def test_an_exception_is_a_broken_rule_with_its_place(capsys):
     assert code == BROKEN
     assert "reset and step must not raise, but: KeyError: 'no door'" in said
     assert "test_check_command.py, line" in said
+
+
+def test_an_environment_that_ends_its_process_late_does_not_look_as_if_all_were_well(capsys):
+    code, said = checked(capsys, f"{__name__}.Leaving", *FEW[:4], "--max_steps", "12")
+    assert code == BROKEN
+    assert "rule broken: task 'seed/0', step 10 ('wait'): SystemExit: 0" in said
 
 
 def test_a_success_that_never_comes_is_said(capsys):
