@@ -215,8 +215,9 @@ class Judge(gymnasium.Env[str, str]):
             raise JudgeError(f"the judge gave no verdict on the same words within {self.deadline:g} s")
         try:
             found, (low, high) = self.record.find(key), self.scale
-            known = found is not None and low <= found.score <= high  # a form may leave the scale out of its order
-            return (found, []) if known else self._ask(messages, key, end)
+            if found is not None and low <= found.score <= high:  # a form may leave the scale out of its order
+                return found, []
+            return self._ask(messages, key, end)
         finally:
             turn.release()
 
