@@ -217,6 +217,8 @@ JUDGE = ["--environment.environment", GRIDWORLD, "--environment.rubric", "x", "-
     ],
 )
 def test_what_is_missing_ends_with_2_and_one_line_for_no_rule_is_broken(words, gone, said, monkeypatch, caplog, capsys):
+    for name in [name for name in sys.modules if name.startswith(f"{gone}.")]:  # of an earlier test
+        monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, gone, None)
     monkeypatch.setenv("PATH", "/nowhere")
     monkeypatch.setattr(sys, "argv", ["gigpo", "check-environment", *words])
