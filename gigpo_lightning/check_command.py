@@ -55,7 +55,8 @@ _USAGE = f"gigpo {NAME} CLASS_OR_ID [--tasks CLASS] [--KEY VALUE ...]\n       gi
 _MORE_HELP = f"""\
 CLASS_OR_ID is the import path of an environment's class, or an id of Gymnasium's, which {_ADAPTER} plays. Its arguments
 follow as --environment.NAME. Without --tasks, tasks are seeds (SeededTasks). Of a run's YAML the data section counts.
-docs/adapters.md says what the answers mean."""
+It ends with 0 if every rule is kept, with 1 if one is broken, and with 2 if nothing could be checked. docs/adapters.md
+says what the answers mean."""
 
 _logger = logging.getLogger(__name__)
 
