@@ -6,6 +6,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from gigpo_lightning.errors import check_count
 
+_CUT = ("length", "content_filter")
 _PASSING = (408, 409, 425, 429)  # and every 5xx: another try may succeed
 
 Message = Mapping[str, Any]
@@ -35,6 +36,11 @@ class ChatReply:
     reply_tokens: int = 0
     tries: int = 1
 
+    @property
+    def cut(self) -> bool:
+        """Whether it was broken off before the model had ended it."""
+        return self.finish_reason in _CUT
+
 
 class ChatServerError(Exception):
     """A server has given no reply.
@@ -59,8 +65,8 @@ class ChatServerError(Exception):
 
     @property
     def lasting(self) -> bool:
-        """Whether no request could succeed: the key is refused, or there is no such model or address."""
-        return self.status in (401, 403, 404)
+        """Whether no request could succeed: the key is refused, nothing is paid, there is no such model or address."""
+        return self.status in (401, 402, 403, 404)
 
 
 @runtime_checkable
@@ -81,8 +87,19 @@ class ChatModel(Protocol):
         """
 
 
+@runtime_checkable
+class HasFields(Protocol):
+    """A model that is asked for more than its replies' temperature."""
+
+    @property
+    def fields(self) -> Mapping[str, Any]:
+        """What else decides about its replies."""
+
+
 class ScriptedChat:
     """Replies by a function, for tests and examples.
+
+    A judge's record knows it by ``model`` alone: a function that has changed needs another name.
 
     Args:
         script: Gives the reply to a chat, as text; it may raise ``ChatServerError``.

@@ -5,13 +5,14 @@ What is asked of ``/v1/chat/completions``, and what its answers mean, is here an
 
 import asyncio
 import json
+import logging
 import os
 import random
 import re
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 from urllib.request import getproxies, proxy_bypass
@@ -26,10 +27,16 @@ from gigpo_lightning.per_process import PerProcess
 from gigpo_lightning.strict_json import load_json
 from gigpo_lightning.text import shown, well_formed
 
+_logger = logging.getLogger(__name__)
+
 _ROUTE = "chat/completions"
 _FIRST_WAIT, _LONGEST_WAIT = 0.5, 30.0  # seconds before a request is made again
+_QUIET = 60.0  # seconds for which no further request that is made again is told of
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")
 _LONGEST_REASON = 500  # characters of an answer that are shown
+_ACCOUNT = re.compile(r"//[^/@\s]+@")  # a user and a password, as a proxy's address may have them
+_SECRET = re.compile(r"(?:^|[&;])(?:api[-_]?key|key|(?:access[-_])?token)=", re.IGNORECASE)
+_BROKEN_OFF = ("error", "abort")  # why a reply ended, as OpenRouter and vLLM say it of one that they have not finished
 _OURS = frozenset({"model", "messages", "tools", "stream", "n"})
 
 
@@ -54,8 +61,8 @@ class ChatServer(PerProcess):
         max_requests: Requests under way at the same time, from all threads of a process; more wait for their turn.
 
     Raises:
-        ValueError: If the address is none or has a password in it, the model has no name, a field is one that cannot
-            be set, or a number is out of range.
+        ValueError: If the address is none or has a password or a key in it, the model has no name, a field is one that
+            cannot be set or holds what JSON cannot, or a number is out of range.
     """
 
     def __init__(
@@ -78,6 +85,10 @@ class ChatServer(PerProcess):
             raise ValueError("model must be the server's name of a model, got nothing")
         if taken := sorted(_OURS & (fields or {}).keys()):
             raise ValueError(f"fields must not set {taken[0]!r}, which every request has already")
+        try:
+            json.dumps(fields, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"fields must be what JSON can hold, got {shown(fields)}: {error}") from error
         self.url = _address(url)
         self.model = model
         self.key_variable = key_variable
@@ -96,6 +107,8 @@ class ChatServer(PerProcess):
         self._lock = threading.Lock()
         self._random = random.Random()  # not the run's: waits must not change what is played
         self._key = ""
+        self._under_way: set[Future[ChatReply]] = set()
+        self._quiet_until = 0.0
 
     def open(self) -> None:
         """Read the key, and be ready to ask; a second call does nothing.
@@ -107,6 +120,7 @@ class ChatServer(PerProcess):
             if self._http is None or not self._http.is_open:
                 self._key = _key(self.key_variable)
                 self._http = HttpThread("chat-server")
+                self._under_way = set()
                 self._session = self._http.session(
                     headers={"Authorization": f"Bearer {self._key}"} if self._key else None
                 )
@@ -122,11 +136,12 @@ class ChatServer(PerProcess):
             ValueError: As ``open``.
         """
         self.open()
-        assert self._http is not None
         body = self.body(messages, temperature=temperature, max_tokens=max_tokens, seed=seed)
-        future = self._http.begin(self._reply(body, time.monotonic() + min(deadline, self.deadline)))
+        future = self._begin(body, time.monotonic() + min(deadline, self.deadline))
         try:
             return future.result()
+        except CancelledError as error:
+            raise ChatServerError(self.url, "is no longer asked: its client was closed") from error
         finally:
             future.cancel()  # matters only if the waiting thread is interrupted
 
@@ -137,9 +152,15 @@ class ChatServer(PerProcess):
             body: As ``body`` makes it.
             done: Called from another thread.
         """
-        assert self._http is not None
-        future = self._http.begin(self._reply(body, None))
+        future = self._begin(body, None)
         future.add_done_callback(done)
+        return future
+
+    def _begin(self, body: Mapping[str, Any], end: float | None) -> "Future[ChatReply]":
+        assert self._http is not None
+        future = self._http.begin(self._reply(body, end))
+        self._under_way.add(future)
+        future.add_done_callback(self._under_way.discard)
         return future
 
     def body(
@@ -161,6 +182,8 @@ class ChatServer(PerProcess):
         """Break off every request and close the connections; a later one opens them again."""
         with self._lock:
             if self._http is not None:
+                for future in list(self._under_way) if self._http.is_open else ():  # else of a parent process
+                    future.cancel()
                 self._http.close()
 
     async def _reply(self, body: Mapping[str, Any], end: float | None) -> ChatReply:
@@ -180,7 +203,7 @@ class ChatServer(PerProcess):
         wait, begun = _FIRST_WAIT, time.monotonic()
         for attempt in range(1, self.attempts + 1):
             try:
-                return _read(self.url, await self._post(body, end - time.monotonic()), attempt)
+                return self._read(await self._post(body, end - time.monotonic()), attempt)
             except ChatServerError as error:
                 pause = max(error.wait, wait * self._random.uniform(0.5, 1.0))
                 wait = min(2 * wait, _LONGEST_WAIT)
@@ -192,8 +215,15 @@ class ChatServer(PerProcess):
                     raise ChatServerError(
                         self.url, f"{error}{tried}".partition(f"{self.url} ")[2], error.status
                     ) from error
+                self._tell(error, pause)
             await asyncio.sleep(pause)
         raise AssertionError("attempts is at least 1")
+
+    def _tell(self, error: ChatServerError, pause: float) -> None:
+        """Say that a request is made again, not each time: a server that is not there costs its tries a minute."""
+        if time.monotonic() >= self._quiet_until:
+            self._quiet_until = time.monotonic() + _QUIET
+            _logger.warning("%s; asking again in %.2g s", error, pause)
 
     async def _post(self, body: Mapping[str, Any], seconds_left: float) -> object:
         """Make one request and read its JSON."""
@@ -208,35 +238,63 @@ class ChatServer(PerProcess):
         except TimeoutError as error:
             raise ChatServerError(self.url, f"has not answered within {seconds:.3g} s") from error
         except (aiohttp.ClientError, OSError) as error:
-            reason = f"cannot be asked ({type(error).__name__}: {' '.join(str(error).split())[:_LONGEST_REASON]})"
+            reason = f"cannot be asked ({type(error).__name__}: {self._shown(str(error))})"
             raise ChatServerError(self.url, reason) from error
         if status != 200:
             raise ChatServerError(self.url, self._refusal(status, answer), status, wait)
         try:
             return load_json(answer)
         except ValueError as error:
-            start = answer[:200].decode(errors="replace")
-            raise ChatServerError(self.url, f"did not answer with JSON ({error}), but: {start!r}", status) from error
+            said = self._shown(answer.decode(errors="replace"))
+            raise ChatServerError(self.url, f"did not answer with JSON ({error}), but: {said!r}", status) from error
 
     def _refusal(self, status: int, answer: bytes) -> str:
-        """What the server said, without the key, and what may help."""
-        said = " ".join(answer[: 4 * _LONGEST_REASON].decode(errors="replace").split())[:_LONGEST_REASON]
-        if self._key:
-            said = said.replace(self._key, "***")
+        """What the server said, and what may help."""
+        said = self._shown(answer.decode(errors="replace"))
         advice = ""
         if status in (401, 403):
             held = f"the environment variable {self.key_variable}" if self.key_variable else "key_variable"
             advice = f"; {held} must {'hold' if self.key_variable else 'name the environment variable of'} its key"
         return f"answered with {status}: {said}{advice}"
 
+    def _shown(self, said: str) -> str:
+        """The beginning of what was said, in one line, without the key or a proxy's password."""
+        said = _ACCOUNT.sub("//***@", said)
+        said = said.replace(self._key, "***") if self._key else said  # before it is cut, which could cut the key
+        return " ".join(said.split())[:_LONGEST_REASON]
+
+    def _read(self, answer: object, tries: int) -> ChatReply:
+        """The reply in an answer.
+
+        Raises:
+            ChatServerError: If there is none in it.
+        """
+        found = _error_in(answer)
+        if found is not None:  # proxies answer so, with 200
+            code = found.get("code") if isinstance(found, dict) else None
+            status = code if isinstance(code, int) and 400 <= code < 600 else 502
+            raise ChatServerError(self.url, f"answered with an error: {self._shown(repr(found))}", status)
+        try:
+            return _reply_of(answer, tries)
+        except (TypeError, ValueError, LookupError, AttributeError) as error:
+            reason = f"must answer with a chat completion, but: {self._shown(repr(answer))} ({error!r})"
+            raise ChatServerError(self.url, reason, 200) from error
+
 
 def _address(url: str) -> str:
     """The whole address of a server's chats."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError as error:
+        raise ValueError(f"url must name a host, and a port by its number: {error}") from error
+    if parts.username is not None or parts.password is not None or _SECRET.search(parts.query):
+        raise ValueError(
+            "url must not hold a user, a password or a key, which a run would write down; see key_variable"
+        )
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError(f"url must begin with http:// or https:// and name a host, got {url!r}")
-    if parts.username is not None or parts.password is not None:
-        raise ValueError("url must not hold a user or a password, which a run would write down; see key_variable")
+        found = "" if "@" in url else f", got {url!r}"  # it may hold a password
+        raise ValueError(f"url must begin with http:// or https:// and name a host{found}")
     path = parts.path.rstrip("/") or "/v1"
     path = path if path.endswith(f"/{_ROUTE}") else f"{path}/{_ROUTE}"
     return urlunsplit(parts._replace(path=path, fragment=""))
@@ -268,19 +326,18 @@ def _seconds(header: str) -> float:
     return float(header) if _NUMBER.fullmatch(header.strip()) else 0.0
 
 
-def _read(url: str, answer: object, tries: int) -> ChatReply:
-    """The reply in an answer.
-
-    Raises:
-        ChatServerError: If there is none in it.
-    """
-    if isinstance(answer, dict) and "choices" not in answer and "error" in answer:  # proxies answer so, with 200
-        raise ChatServerError(url, f"answered with an error: {shown(answer['error'], _LONGEST_REASON)}", 502)
-    try:
-        return _reply_of(answer, tries)
-    except (TypeError, ValueError, LookupError, AttributeError) as error:
-        found = shown(answer, _LONGEST_REASON)
-        raise ChatServerError(url, f"must answer with a chat completion, but: {found} ({error!r})", 200) from error
+def _error_in(answer: object) -> object:
+    """The error that an answer holds in a reply's place, or beside one that was broken off; None if there is none."""
+    if not isinstance(answer, dict):
+        return None
+    choices = answer.get("choices")
+    if not choices:
+        return answer.get("error")
+    choice = choices[0] if isinstance(choices, list) else None
+    if not isinstance(choice, dict):
+        return None
+    reason = choice.get("finish_reason")
+    return choice.get("error") or (f"finish_reason {reason!r}" if reason in _BROKEN_OFF else None)
 
 
 def _reply_of(answer: Any, tries: int) -> ChatReply:

@@ -21,6 +21,7 @@ from gigpo_lightning.complaints import constructor_complaint, find_key, parser_c
 from gigpo_lightning.config_action import StrictConfigFile, refuse_nothing, with_near_words
 from gigpo_lightning.environments.base import Task, TaskSource, check_environment
 from gigpo_lightning.environments.gymnasium_text import GymnasiumEnvironment
+from gigpo_lightning.environments.judge import JudgeError
 from gigpo_lightning.environments.seeded_tasks import SeededTasks
 from gigpo_lightning.environments.splits import check_source, read_panel
 from gigpo_lightning.environments.trial import (
@@ -31,7 +32,7 @@ from gigpo_lightning.environments.trial import (
     say_success,
     transcript,
 )
-from gigpo_lightning.errors import RunError, check_count, check_seed
+from gigpo_lightning.errors import RuleError, RunError, check_count, check_seed
 from gigpo_lightning.messages import log_to_stderr, say_error
 from gigpo_lightning.pool.copies import EnvironmentCopies
 from gigpo_lightning.quick_answers import SUBCOMMANDS
@@ -40,18 +41,22 @@ from gigpo_lightning.yaml_files import load_yaml_file
 
 NAME = "check-environment"
 BROKEN = 1
-"""The exit code where a rule is broken; what is wrong with the command line itself ends with 2."""
+"""The exit code where a rule is broken. It is 2 where nothing could be checked: the command line is wrong, or the
+environment misses a package, a program or a server."""
 
 _OF_RUN = ("environment", "tasks", "train_split", "held_out_splits", "max_steps")
 _OURS = "gigpo_lightning."
 _ADAPTER = f"{GymnasiumEnvironment.__module__}.{GymnasiumEnvironment.__qualname__}"
 _MENDABLE = (ValueError, ImportError, OSError, RunError, ArgumentError)
+_MISSING = (RunError, ImportError, OSError, JudgeError)
+"""What an environment raises that misses something: it says nothing about the rules."""
 _REFUSED = (TypeError, ArithmeticError, LookupError, AttributeError, RuntimeError, AssertionError, *_MENDABLE)
 _USAGE = f"gigpo {NAME} CLASS_OR_ID [--tasks CLASS] [--KEY VALUE ...]\n       gigpo {NAME} --config RUN.yaml"
 _MORE_HELP = f"""\
 CLASS_OR_ID is the import path of an environment's class, or an id of Gymnasium's, which {_ADAPTER} plays. Its arguments
 follow as --environment.NAME. Without --tasks, tasks are seeds (SeededTasks). Of a run's YAML the data section counts.
-docs/adapters.md says what the answers mean."""
+It ends with 0 if every rule is kept, with 1 if one is broken, and with 2 if nothing could be checked. docs/adapters.md
+says what the answers mean."""
 
 _logger = logging.getLogger(__name__)
 
@@ -86,6 +91,7 @@ def check(
 
     Raises:
         ValueError: If a number is too small, or a split is not known.
+        RunError: If the environment misses something that it needs, so that it could not be checked.
     """
     for name, number in (("num_tasks", num_tasks), ("group_size", group_size), ("max_steps", max_steps)):
         check_count(name, number)
@@ -103,6 +109,8 @@ def check(
     try:
         trials = _play(environment, played, group_size, max_steps, random.Random(seed), known) if not broken else []
     except TrialError as error:
+        if _misses_something(error.__cause__):
+            raise RunError(_not_checked(error)) from error
         broken = str(error)
     if broken:
         say(f"\nrule broken: {broken}")
@@ -125,14 +133,29 @@ def _listed(actions: str) -> list[str]:
     return [action.strip() for action in actions.split(",") if action.strip()]
 
 
+def _misses_something(error: BaseException | None) -> bool:
+    """Whether an environment has failed for want of a package, a program or a server, and not by a broken rule."""
+    return isinstance(error, _MISSING) and not isinstance(error, RuleError)
+
+
+def _not_checked(error: Exception) -> str:
+    return f"the environment could not be checked: {' '.join(str(error).split())}"
+
+
 def _broken_rule(environment: Any, tasks: Sequence[Task]) -> str:
-    """The first rule that is broken, with the task; empty if none is."""
+    """The first rule that is broken, with the task; empty if none is.
+
+    Raises:
+        RunError: If the environment misses something that it needs.
+    """
     for task in tasks:
         try:
             check_environment(environment, task)
-        except (ValueError, RunError) as error:
+        except (ValueError, RuleError) as error:
             return f"task {task.task_id!r}: {' '.join(str(error).split())}"
         except Exception as error:  # whatever a user's environment raises is what the check is to say
+            if _misses_something(error):
+                raise RunError(_not_checked(error)) from error
             last = traceback.extract_tb(error.__traceback__)[-1]
             _logger.debug("the whole story:", exc_info=True)
             said = " ".join(str(error).split())

@@ -15,6 +15,10 @@ class RunError(RuntimeError):
     """
 
 
+class RuleError(RunError):
+    """No run can go on because an environment breaks a rule in every episode, not because it misses something."""
+
+
 class ShapeUnknownError(RuntimeError):
     """A policy cannot be made without its weights, as what describes it is not on this machine."""
 

@@ -1,8 +1,10 @@
 """What a chat server is asked, what is read of its answers, and what becomes of those that fail."""
 
 import copy
+import math
 import pickle
 import threading
+from datetime import date
 
 import pytest
 
@@ -71,6 +73,27 @@ def test_an_error_names_the_url_and_the_status_and_never_the_key(monkeypatch):
     assert found.value.lasting
 
 
+@pytest.mark.parametrize("length", [492, 5])
+@pytest.mark.parametrize("form", ["{}", '{{"said": "{}"}}', '{{"error": "{}"}}', '{{"choices": "{}"}}'])
+def test_no_answer_shows_the_key_also_where_it_is_cut(form, length, monkeypatch, quick):
+    monkeypatch.setenv("MY_KEY", "secret-123456789")
+    with pytest.raises(ChatServerError) as found:
+        answer(
+            lambda body: "hi", *[form.format("x" * length + " secret-123456789")] * 2, key_variable="MY_KEY", attempts=2
+        )
+    assert "xx" in str(found.value)
+    assert "secr" not in str(found.value)
+
+
+def test_no_error_shows_a_proxy_s_password(monkeypatch):
+    with ChatStandIn(lambda body: "hi") as proxy:
+        monkeypatch.setenv("https_proxy", proxy.url.replace("http://", "http://me:secret@"))
+        monkeypatch.delenv("no_proxy", raising=False)
+        with pytest.raises(ChatServerError, match=r"//\*\*\*@127.0.0.1") as found:
+            ChatServer("https://model.invalid/v1", "m", attempts=1).ask(HELLO, **SHORT)
+    assert "secret" not in str(found.value)
+
+
 @pytest.mark.parametrize("fault", [500, 503, 429, 408, "drop"])
 def test_what_fails_in_passing_is_asked_again(fault, quick):
     reply = answer(lambda body: "hi", fault, fault)
@@ -82,6 +105,13 @@ def test_what_would_fail_again_is_asked_once(fault):
     with ChatStandIn(lambda body: "hi", fault) as server, pytest.raises(ChatServerError):
         ask(server)
     assert len(server.bodies) == 1
+
+
+def test_the_first_of_several_tries_is_told_at_once(quick, caplog):
+    answer(lambda body: "hi", 503, 503)
+    (said,) = caplog.messages
+    assert "answered with 503" in said
+    assert "asking again in 0.0" in said
 
 
 def test_a_server_is_given_up_after_so_many_tries(quick):
@@ -125,6 +155,35 @@ def test_this_machine_is_asked_without_a_proxy(monkeypatch):
 def test_an_error_that_comes_with_status_200_is_one(quick):
     with pytest.raises(ChatServerError, match="answered with an error: 'overloaded'"):
         answer(lambda body: {"error": "overloaded"}, attempts=2)
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        {"error": {"message": "overloaded"}, "choices": []},
+        {"choices": [{"message": {"content": "half an"}, "finish_reason": "error"}]},
+        {"choices": [{"message": {"content": "half an"}, "finish_reason": "abort"}]},
+        {"choices": [{"message": {"content": ""}, "finish_reason": "stop", "error": {"code": 503, "message": "gone"}}]},
+    ],
+)
+def test_a_reply_that_the_server_broke_off_is_asked_for_again(broken, quick):
+    replies = [broken]
+    reply = answer(lambda body: replies.pop() if replies else "hi")
+    assert (reply.text, reply.tries) == ("hi", 2)
+
+
+def test_an_error_s_own_code_says_whether_another_try_could_succeed():
+    with pytest.raises(ChatServerError, match=r"answered with an error: .*no credits") as found:
+        answer(lambda body: {"error": {"code": 402, "message": "no credits"}})
+    assert (found.value.status, found.value.lasting) == (402, True)
+
+
+def test_a_client_that_is_closed_breaks_off_those_who_wait():
+    with ChatStandIn(lambda body: "hi", 2.0) as server:
+        client = ChatServer(server.url, "m")
+        threading.Timer(0.2, client.close).start()
+        with pytest.raises(ChatServerError, match="is no longer asked"):
+            client.ask(HELLO, **SHORT)
 
 
 def test_all_of_an_answer_is_read():
@@ -188,7 +247,13 @@ def test_an_address_is_completed(url, path):
     ("arguments", "message"),
     [
         ({"url": "h:8000"}, "url must begin with http:// or https://"),
-        ({"url": "http://me:secret@h"}, "url must not hold a user or a password"),
+        ({"url": "http://me:secret@h"}, "url must not hold a user, a password or a key"),
+        ({"url": "ftp://me:secret@h"}, "url must not hold a user, a password or a key"),
+        ({"url": "http://h/v1?version=2&api_key=secret"}, "url must not hold a user, a password or a key"),
+        ({"url": "me:secret@h"}, "url must begin with http:// or https://"),
+        ({"url": "http://h:port"}, "url must name a host, and a port by its number"),
+        ({"fields": {"since": date(2026, 1, 1)}}, "fields must be what JSON can hold"),
+        ({"fields": {"top_p": math.nan}}, "fields must be what JSON can hold"),
         ({"model": ""}, "model must be the server's name of a model"),
         ({"fields": {"messages": []}}, "fields must not set 'messages'"),
         ({"timeout": 0.0}, "timeout must be >= 0.001"),

@@ -1,5 +1,6 @@
 """``gigpo check-environment`` says whether an environment keeps the rules, and what its anchors are worth."""
 
+import importlib
 import subprocess
 import sys
 
@@ -7,8 +8,10 @@ import gymnasium
 import pytest
 import yaml
 
+from gigpo_lightning.chat_model import ChatServerError
 from gigpo_lightning.check_command import BROKEN, carry_out, main
 from gigpo_lightning.cli import build_cli
+from gigpo_lightning.errors import RunError
 from tests.conftest import ROOT
 
 GRIDWORLD = "gigpo_lightning.environments.gridworld.GridworldEnvironment"
@@ -45,6 +48,31 @@ class Silent(gymnasium.Env):
 class Raising(Silent):
     def step(self, action):
         raise KeyError("no door")
+
+
+class Leaving(Silent):
+    def step(self, action):
+        if self.time == 9:
+            raise SystemExit(0)
+        return super().step(action)
+
+
+class NeedsPackage(Silent):
+    def reset(self, *, seed=None, options=None):
+        importlib.import_module("no_such_package_of_mine")
+
+
+class NeedsServer(Silent):
+    """Its server goes away once the rules have been checked."""
+
+    def step(self, action):
+        if self.time == 9:
+            raise ConnectionRefusedError("nobody listens at http://worlds:1")
+        return super().step(action)
+
+
+def broken_off(messages):
+    raise ChatServerError("http://judge", "answered with 503: out of order", 503)
 
 
 def checked(capsys, *words):
@@ -90,6 +118,12 @@ def test_an_exception_is_a_broken_rule_with_its_place(capsys):
     assert code == BROKEN
     assert "reset and step must not raise, but: KeyError: 'no door'" in said
     assert "test_check_command.py, line" in said
+
+
+def test_an_environment_that_ends_its_process_late_does_not_look_as_if_all_were_well(capsys):
+    code, said = checked(capsys, f"{__name__}.Leaving", *FEW[:4], "--max_steps", "12")
+    assert code == BROKEN
+    assert "rule broken: task 'seed/0', step 10 ('wait'): SystemExit: 0" in said
 
 
 def test_a_success_that_never_comes_is_said(capsys):
@@ -139,6 +173,69 @@ def test_a_mistake_ends_with_2_and_one_line(words, said, monkeypatch, caplog):
     assert stop.value.code == 2
     assert said in caplog.messages[-1]
     assert caplog.messages[-1].count("\n") == 1  # and where to find more
+
+
+ENVIRONMENTS = "gigpo_lightning.environments"
+TEXTWORLD = ["--environment.kwargs", "{challenge: tw-simple}"]
+MINIGRID = ["--environment.wrappers", f"[{ENVIRONMENTS}.minigrid_text.MiniGridText]"]
+SCIENCE = f"{ENVIRONMENTS}.scienceworld.Science"
+NOWHERE = ["--environment.url", "http://127.0.0.1:1", "--environment.deadline", "0.1"]
+JUDGE = ["--environment.environment", GRIDWORLD, "--environment.rubric", "x", "--environment.record"]
+
+
+@pytest.mark.parametrize(
+    ("words", "gone", "said"),
+    [
+        ([f"{ENVIRONMENTS}.textarena.TextArenaEnvironment"], "textarena", "the extra 'textarena'. Install them with"),
+        (
+            [f"{ENVIRONMENTS}.reasoning_gym.ReasoningGymEnvironment", "--environment.dataset", "leg_counting"],
+            "reasoning_gym",
+            "the extra 'reasoning-gym'. Install them with",
+        ),
+        (["minigrid:MiniGrid-Empty-5x5-v0", *MINIGRID], "minigrid", "the extra 'minigrid'. Install them with"),
+        (
+            [ADAPTER, "--environment.env_id", f"{ENVIRONMENTS}.textworld_games.TextWorldGames", *TEXTWORLD],
+            "textworld",
+            "the extra 'alfworld'. Install them with",
+        ),
+        (
+            [f"{SCIENCE}WorldEnvironment", "--tasks", f"{SCIENCE}WorldTasks"],
+            "Java",
+            "(the extra 'scienceworld') needs Java 8 or newer",
+        ),
+        (
+            [f"{ENVIRONMENTS}.openenv.OpenEnvEnvironment", *NOWHERE],
+            "a server",
+            "could not be checked: the environment server http://127.0.0.1:1 cannot be reached",
+        ),
+        ([f"{__name__}.NeedsPackage"], "a package", "could not be checked: No module named 'no_such_package_of_mine'"),
+        (
+            [f"{__name__}.NeedsServer", "--max_steps", "12"],
+            "a server",
+            "could not be checked: task 'seed/0', step 10 ('wait'): ConnectionRefusedError: nobody listens at",
+        ),
+    ],
+)
+def test_what_is_missing_ends_with_2_and_one_line_for_no_rule_is_broken(words, gone, said, monkeypatch, caplog, capsys):
+    for name in [name for name in sys.modules if name.startswith(f"{gone}.")]:  # of an earlier test
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, gone, None)
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.setattr(sys, "argv", ["gigpo", "check-environment", *words])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 2
+    assert said in caplog.messages[-1]
+    assert caplog.messages[-1].count("\n") == 1  # and where to find more
+    assert "rule broken" not in capsys.readouterr().out
+
+
+def test_a_judge_that_gives_no_verdict_breaks_no_rule(tmp_path):
+    judge = ["--environment.judge", "gigpo_lightning.chat_model.ScriptedChat"]
+    judge += ["--environment.judge.script", f"{__name__}.broken_off"]
+    words = [f"{ENVIRONMENTS}.judge.Judge", *JUDGE, str(tmp_path / "record"), *judge, "--tasks", TASKS]
+    with pytest.raises(RunError, match=r"could not be checked: .*the judge gave no verdict: .*503"):
+        carry_out([*words, "--tasks.num_walls", "0", "--num_tasks", "2"])
 
 
 def test_the_one_door_leads_to_it(capsys):

@@ -163,13 +163,14 @@ class ChatServerEngine(EngineBase):
         self._models.add(reply.model or self.server.model)
         counts = {"requests": reply.tries, "prompt_tokens": reply.prompt_tokens, "reply_tokens": reply.reply_tokens}
         self._counts.update(counts)
-        cut = reply.finish_reason == "length"
-        ids = (*text_tokens(written(reply)), *(() if cut else (END_ID,)))
+        text = text_tokens(written(reply))
+        # A reply of hidden reasoning alone is cut and says nothing: no tokens at all would pass for an expert's turn.
+        ids = (*text, *(() if reply.cut and text else (END_ID,)))
         return Completion(
             request_id=request.request_id,
             token_ids=ids,
             logprobs=(float("nan"),) * len(ids),
-            finish_reason="length" if cut else "stop",
+            finish_reason="length" if reply.cut else "stop",
             policy_version=self._version,
         )
 

@@ -13,7 +13,8 @@ import gymnasium
 from gigpo_lightning.environments.anchors import state_key
 from gigpo_lightning.environments.answers import read_reset, read_step
 from gigpo_lightning.environments.base import Task
-from gigpo_lightning.errors import RunError, check_range
+from gigpo_lightning.environments.extras import cure_for
+from gigpo_lightning.errors import RuleError, check_range
 from gigpo_lightning.suggestions import near_class
 from gigpo_lightning.text import shown
 
@@ -129,7 +130,7 @@ class GymnasiumEnvironment(gymnasium.Env[str, str]):
 
         Raises:
             ValueError: If the task's payload has nothing to begin with, or something unknown.
-            RunError: If the environment does not speak text.
+            RuleError: If the environment does not speak text.
         """
         super().reset(seed=seed)
         payload = _payload((options or {}).get("task"), options)
@@ -188,13 +189,13 @@ class GymnasiumEnvironment(gymnasium.Env[str, str]):
 
     def _check_text(self, environment: gymnasium.Env[Any, Any], observation: object) -> None:
         if not isinstance(observation, str):
-            raise RunError(
+            raise RuleError(
                 f"{self.env_id} must give observations that are strings, got {shown(observation)}; name a wrapper that "
                 "writes them as text under wrappers"
             )
         space = getattr(environment, "action_space", None)
         if isinstance(space, _NOT_TEXT):
-            raise RunError(
+            raise RuleError(
                 f"{self.env_id} must take actions that are strings, but its action space is {shown(space)}; name a "
                 "wrapper that reads words under wrappers, such as gigpo_lightning.environments.named_actions."
                 "NamedActions"
@@ -279,7 +280,9 @@ def _import(argument: str, module: str) -> None:
     try:
         importlib.import_module(module)
     except ImportError as error:
-        raise ValueError(f"{argument} must name what can be imported, got {module!r}: {error}") from error
+        raise ValueError(
+            f"{argument} must name what can be imported, got {module!r}: {error}{cure_for(module)}"
+        ) from error
 
 
 def _alone(wrap: Wrap) -> Wrap:

@@ -18,13 +18,15 @@ from gigpo_lightning.disk import room_for
 from gigpo_lightning.errors import RunError, check_count
 from gigpo_lightning.per_process import PerProcess
 from gigpo_lightning.strict_json import load_json
-from gigpo_lightning.text import count, shown
+from gigpo_lightning.text import count, shown, well_formed
 
 _logger = logging.getLogger(__name__)
 
 _FENCED = re.compile(r"```(?:json)?\s*(.*?)\s*```", re.DOTALL)
 _TAGGED = re.compile(r"<score>(.*?)</score>", re.DOTALL)
 _NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?")
+_BEGINNING = b'{"call": "'
+"""Of every line of a record, and so of a file that is one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +82,10 @@ class JsonScore:
         score = found.get("score") if isinstance(found, dict) else None
         if isinstance(score, bool) or not isinstance(score, int | float):
             raise ValueError(f"the reply must be a JSON object whose score is a number, got {shown(found)}")
-        return Verdict(score=float(score), reason=str(found.get("reason", "")))
+        try:
+            return Verdict(score=float(score), reason=str(found.get("reason", "")))
+        except OverflowError as error:
+            raise ValueError(f"the reply must be a JSON object whose score is a number: {error}") from error
 
 
 class TaggedScore:
@@ -106,8 +111,10 @@ def read_verdict(form: ScoreForm, text: str, low: float, high: float) -> Verdict
     """A judge's reply, which may begin with a thought between tags.
 
     Raises:
-        ValueError: If it does not have the form, or the score is not on the scale.
+        ValueError: If it does not have the form, is a thought without an end, or the score is not on the scale.
     """
+    if text.lstrip().startswith("<think>") and "</think>" not in text:
+        raise ValueError("the reply must not end within its thought")
     verdict = form.read(text.rpartition("</think>")[2])
     if not (math.isfinite(verdict.score) and low <= verdict.score <= high):
         raise ValueError(f"the score must be in [{low:g}, {high:g}], got {verdict.score:g}")
@@ -207,23 +214,23 @@ class Judgements(PerProcess):
 
     def _read(self, new: bytes) -> None:
         """Take in whole lines; a writer that was killed may have left one that is not."""
+        if not self._place and not new.startswith(_BEGINNING[: len(new)]):
+            raise ValueError(f"record must name a file of judgements, but {self.path} is none")
         whole = new[: new.rfind(b"\n") + 1]
-        for number, line in enumerate(whole.splitlines()):
+        for line in whole.splitlines():
             try:
                 entry = _entry(line)
-            except ValueError as error:
-                if self._place + number == 0:
-                    raise ValueError(f"record must name a file of judgements, but {self.path} is none") from error
+            except ValueError:
                 _logger.warning("%s has a line that is no judgement: %s", self.path, shown(line, 80))
                 continue
             self.calls += "asked" in entry
             self.tokens += entry.get("prompt_tokens", 0) + entry.get("reply_tokens", 0)
             if "score" in entry:
-                self._verdicts[entry["key"]] = Verdict(score=entry["score"], reason=entry.get("reason", ""))
+                self._verdicts[entry["key"]] = Verdict(score=float(entry["score"]), reason=entry.get("reason", ""))
         self._place += len(whole)
 
     def _write(self, file: IO[bytes], entry: Mapping[str, Any]) -> None:
-        line = json.dumps(entry, ensure_ascii=False).encode() + b"\n"
+        line = well_formed(json.dumps(entry, ensure_ascii=False)).encode() + b"\n"
         end = file.seek(0, os.SEEK_END)
         if end > self._place:  # a line that was never ended
             line = b"\n" + line
@@ -242,4 +249,7 @@ def _entry(line: bytes) -> dict[str, Any]:
     entry = load_json(line)
     if not isinstance(entry, dict) or not {"call", "key"} <= entry.keys():
         raise ValueError(f"a line must be a JSON object with a call and a key, got {shown(entry, 80)}")
+    for name in ("score", "prompt_tokens", "reply_tokens"):
+        if not isinstance(entry.get(name, 0), int | float):
+            raise ValueError(f"{name} must be a number, got {shown(entry[name], 80)}")
     return entry

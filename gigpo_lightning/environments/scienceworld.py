@@ -6,11 +6,12 @@ The simulator is a Java program of 8 MB that the package brings; it needs Java 8
 import contextlib
 import json
 import math
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
 from functools import lru_cache
-from itertools import chain, zip_longest
+from itertools import chain, groupby, zip_longest
 from typing import Any
 
 import gymnasium
@@ -23,6 +24,9 @@ from gigpo_lightning.suggestions import did_you_mean
 
 _EXTRA = "scienceworld"
 _JAVA = ("-Xmx256m", "-XX:+UseSerialGC")  # without the first, Java takes a quarter of the machine's memory for a copy
+_NEEDS = f"ScienceWorld (the extra {_EXTRA!r}) needs Java 8 or newer"
+_INSTALL = "on Debian or Ubuntu: apt-get install default-jre-headless"
+_CUP = re.compile(r"\s*an? \w+ cup \(containing \w+ paint\)")
 _PATIENCE = 10.0  # seconds for the simulator to end
 SPLITS = {"train": "getVariationsTrain", "dev": "getVariationsDev", "test": "getVariationsTest"}
 """The published splits, and what the simulator calls them: half of a task's variations, a quarter and a quarter."""
@@ -38,8 +42,8 @@ class ScienceWorldEnvironment(gymnasium.Env[str, str]):
     The anchor is what can be looked at without spending a step, the room and the inventory, with the game's list of
     the subgoals that are done.
 
-    The variation decides the start, but for the order of the cups in the tasks ``chemistry-mix-paint-...``, which the
-    simulator draws anew.
+    The variation decides the start, but for the order of the cups of paint in the art studio, which the simulator draws
+    anew each time. Descriptions list them in one order here.
 
     Every copy starts a Java process, of about 350 MB, at its first ``reset``.
 
@@ -89,7 +93,7 @@ class ScienceWorldEnvironment(gymnasium.Env[str, str]):
         _load(game, str(task.payload["task"]), task.payload["variation"], self.simplifications)
         game.reset()
         self._score = 0.0
-        observation = str(game.step("look around"))
+        observation = _settled(str(game.step("look around")))
         instruction = str(game.freeActionTaskDesc()).removeprefix("Task Description:").strip()
         if not self.list_actions:
             instruction += "\nCommands are, with an object for OBJ: " + ", ".join(map(str, game.getPossibleActions()))
@@ -100,7 +104,7 @@ class ScienceWorldEnvironment(gymnasium.Env[str, str]):
         if self._simulator is None:
             raise RunError("reset must be called before the first step")
         game = self._simulator.game
-        observation = str(game.step(" ".join(action.split())))
+        observation = _settled(str(game.step(" ".join(action.split()))))
         score = float(game.getScore())
         success, failed = score >= 1.0, score < 0.0
         change = score - self._score if self.partial_credit else float(success)
@@ -119,7 +123,8 @@ class ScienceWorldEnvironment(gymnasium.Env[str, str]):
         game = self._simulator.game
         lines = str(game.getGoalProgressStr()).splitlines()
         done = [str(number) for number, line in enumerate(lines) if "\ttrue\t" in line]
-        anchor = f"{game.freeActionLook()}\n{game.freeActionInventory()}\nsubgoals done: {' '.join(done) or 'none'}"
+        room = _settled(str(game.freeActionLook()))
+        anchor = f"{room}\n{game.freeActionInventory()}\nsubgoals done: {' '.join(done) or 'none'}"
         info = {"anchor": anchor, "success": success, "metrics": {"score": self._score}}
         if self.list_actions:
             listed = json.loads(game.getValidActionObjectCombinationsJSON())["validActions"]
@@ -196,19 +201,19 @@ class _Simulator:
 
     def __init__(self) -> None:
         if shutil.which("java") is None:
-            raise RunError(
-                "ScienceWorld needs Java 8 or newer, and there is no java on the PATH; on Debian or Ubuntu: "
-                "apt-get install default-jre-headless"
-            )
+            raise RunError(f"{_NEEDS}, and there is no java on the PATH; {_INSTALL}")
         py4j = import_extra("py4j.java_gateway", _EXTRA)
         constants = import_extra("scienceworld.constants", _EXTRA)
-        port, self._process = py4j.launch_gateway(
-            classpath=constants.JAR_PATH,
-            cwd=constants.BASEPATH,
-            javaopts=list(_JAVA),
-            die_on_exit=True,
-            return_proc=True,
-        )
+        try:
+            port, self._process = py4j.launch_gateway(
+                classpath=constants.JAR_PATH,
+                cwd=constants.BASEPATH,
+                javaopts=list(_JAVA),
+                die_on_exit=True,
+                return_proc=True,
+            )
+        except Exception as error:  # py4j reads a port from what Java says, whatever that is
+            raise RunError(f"{_NEEDS}, but its Java process did not start ({error!r}); {_INSTALL}") from error
         parameters = py4j.GatewayParameters(port=port, auto_field=True)
         self._gateway = py4j.JavaGateway(gateway_parameters=parameters, java_process=self._process)
         self.game = self._gateway.jvm.scienceworld.runtime.pythonapi.PythonInterface()
@@ -228,6 +233,12 @@ class _Simulator:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+
+
+def _settled(text: str) -> str:
+    """A description in which neighbouring cups of paint stand in alphabetic order."""
+    runs = groupby(text.split("\n"), lambda line: bool(_CUP.fullmatch(line)))
+    return "\n".join(line for are_cups, run in runs for line in (sorted(run) if are_cups else run))
 
 
 @contextlib.contextmanager

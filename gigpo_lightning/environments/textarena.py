@@ -19,7 +19,7 @@ import numpy as np
 
 from gigpo_lightning.environments.extras import import_extra
 from gigpo_lightning.environments.seeded_tasks import seed_of
-from gigpo_lightning.errors import RunError, check_range
+from gigpo_lightning.errors import RuleError, RunError, check_range
 from gigpo_lightning.suggestions import did_you_mean
 
 _EXTRA = "textarena"
@@ -107,7 +107,7 @@ class TextArenaEnvironment(gymnasium.Env[str, str]):
         """Make a move.
 
         Raises:
-            RunError: If the game ends without a reward, or with one that is no number.
+            RuleError: If the game ends without a reward, or with one that is no number.
         """
         if self._game is None:
             raise RunError("reset must be called before the first step")
@@ -150,7 +150,7 @@ class TextArenaEnvironment(gymnasium.Env[str, str]):
     def _reward(self, rewards: Mapping[int, Any] | None) -> float:
         reward = (rewards or {}).get(0)
         if isinstance(reward, bool) or not isinstance(reward, int | float | np.number):
-            raise RunError(
+            raise RuleError(
                 f"TextArena's game {self._name!r} ended with the reward {reward!r}, which is no number: a defect of "
                 "the game, as some of version 0.7.4 have it for invalid moves; choose another one"
             )

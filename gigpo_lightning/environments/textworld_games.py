@@ -16,6 +16,7 @@ from typing import Any
 import gymnasium
 
 from gigpo_lightning.environments.anchors import state_key
+from gigpo_lightning.environments.extras import import_extra
 from gigpo_lightning.errors import check_count
 
 _TITLE = re.compile(r"^[\s|\\/_$<>x]+$\n?", re.MULTILINE)  # its letters are drawn with these
@@ -40,12 +41,11 @@ class TextWorldGames(gymnasium.Env[str, str]):
 
     Raises:
         ValueError: If not exactly one of ``folder`` and ``challenge`` is given, or it is not there.
-        ImportError: If TextWorld is not installed.
+        RunError: If TextWorld is not installed.
     """
 
     def __init__(self, folder: str = "", challenge: str = "", settings: dict[str, Any] | None = None) -> None:
-        from textworld import challenges
-
+        challenges = import_extra("textworld.challenges", "alfworld")
         if bool(folder) == bool(challenge):
             raise ValueError(f"folder or challenge must be given, one of them, got {folder!r} and {challenge!r}")
         if challenge and challenge not in challenges.CHALLENGES:

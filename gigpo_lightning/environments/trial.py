@@ -77,7 +77,7 @@ def play_at_random(
             given = environment.step(played[-1])
             seconds += time.perf_counter() - started
             answers.append(read_step(played[-1], given))
-    except Exception as error:  # whatever a user's environment raises is what the check is to say
+    except (Exception, SystemExit) as error:  # whatever a user's environment raises is what the check is to say
         said = " ".join(str(error).split())
         raise TrialError(f"task {task.task_id!r}, {when}: {type(error).__name__}: {said}") from error
     return Trial(task=task, answers=tuple(answers), actions=tuple(played), seconds=seconds)

@@ -97,11 +97,19 @@ def test_a_reply_is_its_words_without_log_probabilities(serve):
     assert all(map(math.isnan, step.logprobs))
 
 
-def test_a_reply_that_was_cut_says_so(serve):
-    _, engine = serve(lambda body: "I think", finish_reason="length")
+@pytest.mark.parametrize("reason", ["length", "content_filter"])
+def test_a_reply_that_was_cut_says_so(serve, reason):
+    _, engine = serve(lambda body: "I think", finish_reason=reason)
     step = walk(engine)[0].steps[0]
     assert step.reply_cut
     assert END_ID not in step.completion_ids
+
+
+def test_a_reply_that_was_cut_before_its_first_word_is_an_empty_one(serve):
+    server, engine = serve(lambda body: {"role": "assistant", "content": None}, finish_reason="length")
+    step = walk(engine, ChatPrompt())[0].steps[0]
+    assert (step.response, step.valid_action, step.reply_cut) == ("", False, True)
+    assert server.bodies[-1]["messages"][2] == {"role": "assistant", "content": ""}
 
 
 def test_no_word_of_the_world_or_of_the_model_ends_a_message(serve):

@@ -1,5 +1,6 @@
 """Environments and judges that worker processes import too."""
 
+import json
 import os
 import time
 from pathlib import Path
@@ -40,10 +41,6 @@ def ill(messages):
     raise ChatServerError("http://judge", "answered with 503: out of order", 503)
 
 
-def locked(messages):
-    raise ChatServerError("http://judge", "answered with 401: who are you", 401)
-
-
 def ill_about_long_ones(messages):
     return ill(messages) if '"5 left"' in messages[1]["content"] else polite(messages)
 
@@ -62,6 +59,16 @@ def judged(folder, script=polite, environment=None, **options):
     options = {"rubric": RUBRIC, "tokens": 5} | options
     judge = ScriptedChat(script, tokens=options.pop("tokens"))
     return Judge(environment or Counter(), judge, record=str(folder / "judged.jsonl"), **options)
+
+
+def play_by_hand(environment, *actions, steps=None):
+    (task,) = counting(steps or len(actions))
+    said = [environment.reset(options={"task": task})]
+    return said + [environment.step(action) for action in actions]
+
+
+def lines(folder):
+    return [json.loads(line) for line in (folder / "judged.jsonl").read_text().splitlines()]
 
 
 class Alone(Counter):

@@ -1,17 +1,14 @@
 """An episode is worth what a judge says of it, once and for little; without a verdict it is worth nothing at all."""
 
-import copy
-import json
-import pickle
-
 import pytest
 
 from callbacks import RolloutMetrics
+from gigpo_lightning.chat_model import ChatServerError
 from gigpo_lightning.chat_server import ChatServer
 from gigpo_lightning.environments.base import check_environment
 from gigpo_lightning.environments.gridworld import GridworldEnvironment
 from gigpo_lightning.environments.judge import Judge, JudgeError
-from gigpo_lightning.environments.judgements import Budget, JsonScore, Judgements, TaggedScore, read_verdict
+from gigpo_lightning.environments.judgements import Budget, JsonScore, TaggedScore
 from gigpo_lightning.errors import NothingPlayedError, RunError
 from gigpo_lightning.prompts.chat import ChatPrompt
 from gigpo_lightning.prompts.tool_calls import HermesToolCalls
@@ -27,7 +24,8 @@ from tests.environments.judged import (
     ill,
     ill_about_long_ones,
     judged,
-    locked,
+    lines,
+    play_by_hand,
     polite,
     slow,
     three_if_cut,
@@ -36,16 +34,6 @@ from tests.prompts.chat_tokenizer import chat_tokenizer
 from tests.rollout.players import make_collector
 from tests.rollout.tool_environment import TASKS, SafeEnvironment
 from tests.scripted_run import ScriptedSync, quiet_trainer, random_walk, tiny_module, walking_data
-
-
-def play_by_hand(environment, *actions, steps=None):
-    (task,) = counting(steps or len(actions))
-    said = [environment.reset(options={"task": task})]
-    return said + [environment.step(action) for action in actions]
-
-
-def lines(folder):
-    return [json.loads(line) for line in (folder / "judged.jsonl").read_text().splitlines()]
 
 
 def test_the_last_step_is_worth_the_score_and_the_others_nothing(tmp_path):
@@ -112,6 +100,37 @@ def test_another_rubric_is_another_judgement(tmp_path):
     assert play_by_hand(judged(tmp_path, rubric="Be stern."), "please")[-1][4]["metrics"]["judge_cached"] == 0.0
 
 
+def test_a_server_told_otherwise_is_another_judge(tmp_path):
+    with ChatStandIn(lambda body: polite(body["messages"])) as server:
+        judges = [ChatServer(server.url, "m", fields={"reasoning_effort": effort}) for effort in ("low", "high", "low")]
+        for judge in judges:
+            play_by_hand(Judge(Counter(), judge, RUBRIC, str(tmp_path / "judged.jsonl")), "please")
+            judge.close()
+    assert [body["reasoning_effort"] for body in server.bodies] == ["low", "high"]
+
+
+def test_a_score_of_the_record_that_is_off_the_scale_is_asked_for_anew(tmp_path):
+    """A form of the user's may say nothing of the scale, so that another scale has the same words."""
+
+    class Silent(JsonScore):
+        def order(self, low, high):
+            return "Score it in JSON."
+
+    play_by_hand(judged(tmp_path, lambda messages: '{"score": 7}', form=Silent()), "please")
+    low = judged(tmp_path, lambda messages: '{"score": 1}', form=Silent(), scale=(0.0, 1.0))
+    assert play_by_hand(low, "please")[-1][1] == 10.0
+
+
+def test_words_that_no_file_could_hold_are_judged_and_kept_too(tmp_path):
+    class Garbled(Counter):
+        def step(self, action):
+            return ("\ud83d left", *super().step(action)[1:])
+
+    environment = judged(tmp_path, lambda messages: '{"score": 4, "reason": "\ud83d"}', Garbled())
+    assert play_by_hand(environment, "pl\ud83dase")[-1][1] == 4.0
+    assert 'Action 1: "pl?ase"' in lines(tmp_path)[-1]["messages"][1]["content"]
+
+
 def test_money_is_counted_where_prices_are_known(tmp_path):
     said = play_by_hand(judged(tmp_path, prices=(1.0, 3.0), tokens=500_000), "please")
     assert said[-1][4]["metrics"]["judge_cost"] == 2.0
@@ -150,9 +169,24 @@ def test_a_reply_of_another_form_is_asked_for_again_and_told_why(tmp_path):
     assert "could not be used" in chats[1][3]["content"]
 
 
-def test_a_refused_key_ends_the_run(tmp_path):
-    with pytest.raises(RunError, match=r"the judge cannot be asked: .* answered with 401"):
-        play_by_hand(judged(tmp_path, locked), "please")
+@pytest.mark.parametrize("reason", ["length", "content_filter"])
+def test_a_reply_that_was_cut_is_no_verdict_though_a_score_stands_in_it(tmp_path, reason):
+    with ChatStandIn(lambda body: "At first I thought <score>3</score>, but", finish_reason=reason) as server:
+        judge = ChatServer(server.url, "m")
+        environment = Judge(Counter(), judge, RUBRIC, str(tmp_path / "judged.jsonl"), form=TaggedScore())
+        with pytest.raises(JudgeError, match=f"it was cut.*{reason}"):
+            play_by_hand(environment, "please")
+        judge.close()
+    assert len(server.bodies) == 2
+
+
+@pytest.mark.parametrize("status", [401, 402])
+def test_a_refused_key_and_an_empty_account_end_the_run(tmp_path, status):
+    def refused(messages):
+        raise ChatServerError("http://judge", f"answered with {status}: no", status)
+
+    with pytest.raises(RunError, match=rf"the judge cannot be asked: .* answered with {status}"):
+        play_by_hand(judged(tmp_path, refused), "please")
 
 
 @pytest.mark.parametrize(("budget", "said"), [({"calls": 2}, "2 calls"), ({"tokens": 15}, "15 tokens")])
@@ -166,9 +200,11 @@ def test_a_used_up_budget_ends_the_run_also_one_that_goes_on(tmp_path, budget, s
             play_by_hand(again, "something new")
 
 
-def test_a_budget_of_tokens_needs_a_server_that_counts(tmp_path):
+@pytest.mark.parametrize("script", [polite, lambda messages: "of another form"])
+def test_a_budget_of_tokens_needs_a_server_that_counts(tmp_path, script):
     with pytest.raises(RunError, match=r"budget\.tokens needs a server that counts tokens"):
-        play_by_hand(judged(tmp_path, tokens=0, budget=Budget(tokens=10)), "please")
+        play_by_hand(judged(tmp_path, script, tokens=0, budget=Budget(tokens=10)), "please")
+    assert len(lines(tmp_path)) == 2
 
 
 def test_it_keeps_the_rules_of_an_environment(tmp_path):
@@ -297,72 +333,6 @@ def test_all_replies_together_keep_to_the_deadline(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("form", "text", "score"),
-    [
-        (JsonScore(), '{"score": 7}', 7.0),
-        (JsonScore(), '```json\n{"reason": "x", "score": 2.5}\n```', 2.5),
-        (JsonScore(), '<think>score 3?</think>\n{"score": 0}', 0.0),
-        (TaggedScore(), "well done\n<score> 9.5 </score>", 9.5),
-    ],
-)
-def test_a_score_is_read(form, text, score):
-    assert read_verdict(form, text, 0.0, 10.0).score == score
-
-
-@pytest.mark.parametrize(
-    ("form", "text"),
-    [
-        (JsonScore(), "7"),
-        (JsonScore(), "the score is 7"),
-        (JsonScore(), '{"score": "7"}'),
-        (JsonScore(), '{"score": true}'),
-        (JsonScore(), '{"score": null}'),
-        (JsonScore(), '{"score": NaN}'),
-        (JsonScore(), '{"score": 1, "score": 10}'),
-        (JsonScore(), '{"score": 7} and more'),
-        (JsonScore(), '{"score": 10.01}'),
-        (JsonScore(), '{"score": -1}'),
-        (JsonScore(), ""),
-        (TaggedScore(), "score 7"),
-        (TaggedScore(), "<score>7</score> or <score>8</score>"),
-        (TaggedScore(), "<score>seven</score>"),
-        (TaggedScore(), "<score>1e9</score>"),
-    ],
-)
-def test_nothing_else_is_taken_for_a_score(form, text):
-    with pytest.raises(ValueError, match="must"):
-        read_verdict(form, text, 0.0, 10.0)
-
-
-class TestTheRecord:
-    def test_a_line_that_a_killed_writer_left_is_passed_over(self, tmp_path):
-        play_by_hand(judged(tmp_path), "please")
-        with (tmp_path / "judged.jsonl").open("a") as file:
-            file.write('{"call": "12", "key"')
-        assert play_by_hand(judged(tmp_path), "no")[-1][1] == 0.0
-        assert play_by_hand(judged(tmp_path, ill), "no")[-1][1] == 0.0
-        assert play_by_hand(judged(tmp_path, ill), "please")[-1][1] == 1.0
-
-    def test_two_writers_see_each_other_s_verdicts(self, tmp_path):
-        one, other = (judged(tmp_path) for _ in range(2))
-        play_by_hand(one, "please")
-        assert play_by_hand(other, "please")[-1][4]["metrics"]["judge_cached"] == 1.0
-
-    def test_a_file_of_something_else_is_refused_and_left_alone(self, tmp_path):
-        (tmp_path / "judged.jsonl").write_text('{"task": 1}\n')
-        with pytest.raises(ValueError, match="record must name a file of judgements"):
-            judged(tmp_path)
-        assert (tmp_path / "judged.jsonl").read_text() == '{"task": 1}\n'
-
-    def test_copies_share_it_and_a_pickled_one_reads_it_anew(self, tmp_path):
-        record = Judgements(tmp_path / "record")
-        name = record.begin("k")
-        record.end(name, "k", {}, read_verdict(JsonScore(), '{"score": 4}', 0.0, 10.0))
-        assert copy.deepcopy(record) is record
-        assert pickle.loads(pickle.dumps(record)).find("k").score == 4
-
-
-@pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"scale": (5.0, 5.0)}, "scale must be a lowest and a higher highest score"),
@@ -376,9 +346,3 @@ class TestTheRecord:
 def test_a_wrong_setting_is_named(tmp_path, options, message):
     with pytest.raises(ValueError, match=message):
         judged(tmp_path, **options)
-
-
-@pytest.mark.parametrize("name", ["calls", "tokens"])
-def test_a_budget_of_nothing_is_refused(name):
-    with pytest.raises(ValueError, match=f"budget.{name} must be >= 1"):
-        Budget(**{name: 0})

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from gigpo_lightning.environments.base import Task, check_environment
-from gigpo_lightning.environments.scienceworld import ScienceWorldEnvironment, ScienceWorldTasks
+from gigpo_lightning.environments.scienceworld import ScienceWorldEnvironment, ScienceWorldTasks, _settled
 from gigpo_lightning.environments.splits import check_source
 from gigpo_lightning.errors import RunError
 from gigpo_lightning.prompts.text import CompactTextPrompt
@@ -50,8 +50,33 @@ def test_tasks_of_several_types_keep_the_rules_of_environments() -> None:
     tasks = ScienceWorldTasks(most_variations=1).panel("train").tasks
     assert len({each.kind for each in tasks}) == 30
     for each in tasks[::7]:  # all 30 take two minutes
-        if "paint" not in each.kind:  # there the simulator draws the order of the cups anew at every start
-            check_environment(ScienceWorldEnvironment(), each)
+        check_environment(ScienceWorldEnvironment(), each)
+
+
+def test_cups_of_paint_are_listed_in_one_order_and_nothing_else_is_moved() -> None:
+    cups = ["\ta wood cup (containing red paint)", "\ta wood cup (containing blue paint)"]
+    room = [
+        "In it, you see:",
+        "\tthe agent",
+        *cups,
+        "\ta table. On it is: a wood cup (containing nothing)",
+        *cups,
+        "end",
+    ]
+    wanted = [*room[:2], *sorted(cups), room[4], *sorted(cups), "end"]
+    assert _settled("\n".join(room)) == "\n".join(wanted)
+
+
+@installed
+@pytest.mark.slow
+def test_a_start_among_cups_of_paint_whose_order_the_simulator_draws_anew_is_one_start() -> None:
+    environment = ScienceWorldEnvironment()
+    starts = []
+    for _ in range(4):  # of six orders
+        starts.append(environment.reset(options={"task": task("find-plant", 1)}))
+        environment.close()
+    assert "cup (containing red paint)" in starts[0][0]
+    assert len({observation for observation, _ in starts}) == len({info["anchor"] for _, info in starts}) == 1
 
 
 @installed
