@@ -15,7 +15,7 @@ SWEEPS ?= core tuned rates
 COMPARISON := benchmarks/alfworld_tiny
 RUNS := runs/alfworld_experiment
 
-.PHONY: help install train warm-start llm compare test check lint
+.PHONY: help install train warm-start llm train-llm compare test check lint
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -33,6 +33,9 @@ warm-start: install ## Make the tiny agent's starting weights anew, by imitation
 
 llm: install ## Fetch a small pretrained language model (93 MB) into data/llm, as a folder that configurations name
 	@$(BIN)/python tools/llm.py
+
+train-llm: install ## Train a real language model (135 M parameters) on ALFWorld games on the CPU (ARGS="--seed 1": another seed)
+	@$(BIN)/python benchmarks/llm/train.py $(ARGS)
 
 compare: install ## Compare GiGPO with GRPO in 50 runs: nine hours, goes on where it was stopped (SWEEPS=wide: 45 more)
 	@for sweep in $(SWEEPS); do \

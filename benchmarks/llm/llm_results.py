@@ -1,0 +1,205 @@
+"""Writes down what the runs of train.py did: results.csv and games.csv.gz, and comparison.csv with its games.
+
+    python benchmarks/llm/llm_results.py runs/llm
+
+results.csv has a row a run of ``make train-llm``: minutes of all its parts, the largest memory, and the first and the
+last evaluation's share of held-out games won, with the 95 % interval of the gain, a paired bootstrap over games.
+games.csv.gz has a row a game and evaluation, of which all the rest can be computed again. comparison.csv and
+comparison_games.csv.gz are of the same form, and of every method's runs. Runs that are in the files already stay there;
+one of the same method and seed takes the place of the old one.
+"""
+
+import argparse
+import csv
+import gzip
+import io
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gigpo_lightning.confidence import paired_bootstrap
+from gigpo_lightning.disk import read_lines
+
+FOLDER = Path(__file__).parent
+STANDARD = "gigpo"
+"""The method of ``make train-llm``."""
+GAME = ("task_id", "repeat", "success", "steps")
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """What one run did.
+
+    Attributes:
+        method: ``gigpo`` or another of train.py's.
+        seed: Of everything.
+        minutes: Wall clock, of all parts from fetching the model to the last evaluation.
+        peak_gib: The largest resident memory of a part, in GiB.
+        start: Held-out episodes before the first update, by task and repeat.
+        end: Those after the last.
+    """
+
+    method: str
+    seed: int
+    minutes: float
+    peak_gib: float
+    start: dict[tuple[str, int], dict[str, Any]]
+    end: dict[tuple[str, int], dict[str, Any]]
+
+    @property
+    def games(self) -> int:
+        """Held-out games that both evaluations played."""
+        return len(self._both)
+
+    @property
+    def success_start(self) -> float:
+        """Share of them that was won before."""
+        return sum(self.start[game]["success"] for game in self._both) / self.games
+
+    @property
+    def success_end(self) -> float:
+        """Share of them that was won after."""
+        return sum(self.end[game]["success"] for game in self._both) / self.games
+
+    @property
+    def gain(self) -> float:
+        """What training was worth."""
+        return self._interval[0]
+
+    @property
+    def low(self) -> float:
+        """The lower end of the gain's interval."""
+        return self._interval[1]
+
+    @property
+    def high(self) -> float:
+        """The upper end of the gain's interval."""
+        return self._interval[2]
+
+    @property
+    def _both(self) -> list[tuple[str, int]]:
+        return sorted(self.start.keys() & self.end.keys())
+
+    @property
+    def _interval(self) -> tuple[float, float, float]:
+        before, after = ([float(side[game]["success"]) for game in self._both] for side in (self.start, self.end))
+        return paired_bootstrap(before, after)
+
+
+def read_run(training: Path, imitation: Path) -> Run:
+    """A run from its folders.
+
+    Raises:
+        ValueError: If it has not ended.
+    """
+    method, _, seed = training.name.rpartition("_")
+    evaluations: dict[int, dict[tuple[str, int], dict[str, Any]]] = {}
+    versions = sorted(training.glob("lightning_logs/version_*"), key=lambda path: int(path.name.partition("_")[2]))
+    for path in (version / "evaluations.jsonl" for version in versions):
+        for episode in read_lines(path) if path.exists() else ():
+            of_version = evaluations.setdefault(episode["policy_version"], {})
+            of_version[episode["task_id"], episode["repeat"]] = episode
+    parts = [line for folder in (imitation, training) for line in read_lines(folder / "parts.jsonl")]
+    if not parts or parts[-1]["exit_code"] or len(evaluations) < 2:
+        raise ValueError(f"{training} must hold a run that has ended")
+    return Run(
+        method=method,
+        seed=int(seed),
+        minutes=round(sum(line["seconds"] for line in parts) / 60, 1),
+        peak_gib=max(line["peak_gib"] for line in parts),
+        start=evaluations[min(evaluations)],
+        end=evaluations[max(evaluations)],
+    )
+
+
+def read_runs(folder: Path) -> list[Run]:
+    """Every run below a folder that has ended."""
+    runs = []
+    for training in sorted(folder.glob("*_*")):
+        method, _, seed = training.name.rpartition("_")
+        if method == "imitation" or not (training / "parts.jsonl").exists():
+            continue
+        try:
+            runs.append(read_run(training, folder / f"imitation_{seed}"))
+        except ValueError as error:
+            _logger.info("left out: %s", error)
+    return runs
+
+
+def read_collected(folder: Path, results: str, games: str) -> list[Run]:
+    """The runs of two files that ``write`` has written; none where there are none."""
+    if not (folder / results).exists():
+        return []
+    played = list(csv.DictReader(io.StringIO(gzip.decompress((folder / games).read_bytes()).decode())))
+    sides: dict[tuple[str, str, str], dict[tuple[str, int], dict[str, Any]]] = {}
+    for row in played:
+        side = sides.setdefault((row["method"], row["seed"], row["when"]), {})
+        episode = {"success": row["success"] == "True", "steps": int(row["steps"])}
+        side[row["task_id"], int(row["repeat"])] = episode | {"task_id": row["task_id"], "repeat": int(row["repeat"])}
+    return [
+        Run(
+            method=row["method"],
+            seed=int(row["seed"]),
+            minutes=float(row["minutes"]),
+            peak_gib=float(row["peak_gib"]),
+            start=sides[row["method"], row["seed"], "start"],
+            end=sides[row["method"], row["seed"], "end"],
+        )
+        for row in csv.DictReader(io.StringIO((folder / results).read_text()))
+    ]
+
+
+def row_of(run: Run) -> dict[str, Any]:
+    """A run's row of results.csv."""
+    rates = ("success_start", "success_end", "low", "high")
+    return {
+        **{name: getattr(run, name) for name in ("method", "seed", "minutes", "peak_gib", "games")},
+        **{name: round(getattr(run, name), 4) for name in rates},
+    }
+
+
+def write(runs: Iterable[Run], folder: Path, results: str, games: str) -> None:
+    """Write two files."""
+    runs = sorted(runs, key=lambda run: (run.method, run.seed))
+    played = [
+        {"method": run.method, "seed": run.seed, "when": when} | {name: episode[name] for name in GAME}
+        for run in runs
+        for when, side in (("start", run.start), ("end", run.end))
+        for _, episode in sorted(side.items())
+    ]
+    (folder / results).write_text(_as_csv([row_of(run) for run in runs]))
+    # Without its time of day the same runs give the same file.
+    (folder / games).write_bytes(gzip.compress(_as_csv(played).encode(), mtime=0))
+    _logger.info("%s: %d runs", folder / results, len(runs))
+
+
+def _as_csv(rows: Sequence[dict[str, Any]]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Collect the runs below the folder that is named."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--output", type=Path, default=FOLDER)
+    arguments = parser.parse_args(words)
+    found = read_runs(arguments.folder)
+    files = {"results.csv": "games.csv.gz", "comparison.csv": "comparison_games.csv.gz"}
+    for results, games in files.items():
+        new = found if results == "comparison.csv" else [run for run in found if run.method == STANDARD]
+        runs = {(run.method, run.seed): run for run in (*read_collected(arguments.output, results, games), *new)}
+        if runs and (results == "results.csv" or {run.method for run in runs.values()} - {STANDARD}):
+            write(runs.values(), arguments.output, results, games)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,128 @@
+"""A real language model learns to act, on two cores: what `make train-llm` runs.
+
+    python benchmarks/llm/train.py [--seed 0] [--method gigpo]
+
+SmolLM2-135M is fetched, imitates a searching expert in small ALFWorld scenes, and then learns by GiGPO. Held-out games
+in floor plans that it has not seen are played before and after, each once; the last line is the gain with its 95 %
+interval. Every part goes on where it was stopped. Another method starts from the same imitation.
+
+``--runs`` is the folder of all runs. A run's folder there, ``<method>_<seed>``, has ``parts.jsonl``: a line for each
+process that took part in it, with its wall-clock seconds and the largest memory it had, in GiB.
+"""
+
+import argparse
+import json
+import logging
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import psutil
+from llm_results import Run, read_run
+
+from gigpo_lightning.disk import checkpoints_in, read_lines
+
+ROOT = Path(__file__).resolve().parents[2]
+MODEL = ROOT / "data" / "llm" / "SmolLM2-135M-Instruct"
+CONFIGS = ROOT / "configs" / "alfworld"
+METHODS = {"gigpo": (), "grpo": (Path(__file__).with_name("grpo.yaml"),)}
+_EVERY = 2.0  # seconds between looks at the memory of a part
+
+logger = logging.getLogger("train-llm")
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Do what is not done yet."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--method", choices=METHODS, default="gigpo")
+    parser.add_argument("--runs", type=Path, default=Path("runs/llm"), help="default: %(default)s")
+    arguments, more = parser.parse_known_args(words)
+    seed, runs = arguments.seed, arguments.runs
+    imitation, training = runs / f"imitation_{seed}", runs / f"{arguments.method}_{seed}"
+    start = imitation / "policy"
+
+    part(imitation, "model", [sys.executable, str(ROOT / "tools" / "llm.py")])
+    learn(
+        imitation,
+        "imitation",
+        [CONFIGS / "llm_warm_start.yaml"],
+        ["--model.init_args.output_folder", str(start), "--seed_everything", str(seed)],
+    )
+    learn(
+        training,
+        arguments.method,
+        [CONFIGS / "llm_cpu.yaml", *METHODS[arguments.method]],
+        ["--model.init_args.policy.init_args.model", str(start), "--seed_everything", str(seed), *more],
+    )
+    logger.info("%s", said(read_run(training, imitation)))
+
+
+def said(run: Run) -> str:
+    """A run in a line."""
+    return (
+        f"{run.method}, seed {run.seed}: {run.success_start:.3f} before, {run.success_end:.3f} after, on {run.games} "
+        f"held-out games; gain {run.gain:+.3f} [{run.low:+.3f}, {run.high:+.3f}]; {run.minutes:.0f} minutes in all, "
+        f"at most {run.peak_gib:.1f} GiB"
+    )
+
+
+def learn(folder: Path, name: str, configs: Sequence[Path], words: Sequence[str]) -> None:
+    """Carry out a training, or go on with it."""
+    command = [str(Path(sys.executable).with_name("gigpo")), "fit"]
+    for config in configs:
+        command += ["--config", str(config)]
+    command += ["--trainer.default_root_dir", str(folder), *words]
+    if checkpoints_in(folder):
+        command += ["--ckpt_path", "last"]
+    part(folder, name, command)
+
+
+def part(folder: Path, name: str, command: Sequence[str]) -> None:
+    """Carry out a part of a run unless it is done, and write down what it took.
+
+    Raises:
+        SystemExit: With the part's exit code, if it is not 0.
+    """
+    record = folder / "parts.jsonl"
+    if record.exists() and any(line["part"] == name and line["exit_code"] == 0 for line in read_lines(record)):
+        logger.info("%s: done before", name)
+        return
+    logger.info("%s: %s", name, " ".join(command))
+    folder.mkdir(parents=True, exist_ok=True)
+    begun, most = time.time(), 0.0
+    threads = {"OMP_NUM_THREADS": str(os.cpu_count() or 1)}  # of the engine, too: a real model is worth it
+    process = psutil.Popen(command, env=threads | dict(os.environ))
+    code = None
+    while code is None:
+        most = max(most, resident_gib(process))
+        try:
+            code = process.wait(_EVERY)
+        except psutil.TimeoutExpired:
+            continue
+        except KeyboardInterrupt:
+            code = process.wait()  # the terminal has told it, too
+    line = {"part": name, "seconds": round(time.time() - begun, 1), "peak_gib": round(most, 2), "exit_code": code}
+    with record.open("a") as file:
+        file.write(json.dumps(line) + "\n")
+    if code:
+        logger.error("%s ended with exit code %d; the same command goes on from there", name, code)
+        raise SystemExit(code)
+
+
+def resident_gib(process: psutil.Process) -> float:
+    """Memory of a process and of all that it has started, in GiB; what they share counts once."""
+    total = 0
+    try:
+        for each in (process, *process.children(recursive=True)):
+            total += each.memory_full_info().pss
+    except psutil.Error:  # one has just ended
+        return 0.0
+    return float(total / 2**30)
+
+
+if __name__ == "__main__":
+    main()
