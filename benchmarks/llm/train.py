@@ -14,6 +14,8 @@ import argparse
 import json
 import logging
 import os
+import select
+import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -29,6 +31,7 @@ MODEL = ROOT / "data" / "llm" / "SmolLM2-135M-Instruct"
 CONFIGS = ROOT / "configs" / "alfworld"
 METHODS = {"gigpo": (), "grpo": (Path(__file__).with_name("grpo.yaml"),)}
 _EVERY = 2.0  # seconds between looks at the memory of a part
+_SILENT = 15.0  # seconds without a line
 
 logger = logging.getLogger("train-llm")
 
@@ -93,24 +96,39 @@ def part(folder: Path, name: str, command: Sequence[str]) -> None:
         return
     logger.info("%s: %s", name, " ".join(command))
     folder.mkdir(parents=True, exist_ok=True)
-    begun, most = time.time(), 0.0
-    threads = {"OMP_NUM_THREADS": str(os.cpu_count() or 1)}  # of the engine, too: a real model is worth it
-    process = psutil.Popen(command, env=threads | dict(os.environ))
-    code = None
-    while code is None:
-        most = max(most, resident_gib(process))
-        try:
-            code = process.wait(_EVERY)
-        except psutil.TimeoutExpired:
-            continue
-        except KeyboardInterrupt:
-            code = process.wait()  # the terminal has told it, too
-    line = {"part": name, "seconds": round(time.time() - begun, 1), "peak_gib": round(most, 2), "exit_code": code}
+    begun = time.monotonic()
+    code, most = watched(name, command)
+    line = {"part": name, "seconds": round(time.monotonic() - begun, 1), "peak_gib": round(most, 2), "exit_code": code}
     with record.open("a") as file:
         file.write(json.dumps(line) + "\n")
     if code:
         logger.error("%s ended with exit code %d; the same command goes on from there", name, code)
         raise SystemExit(code)
+
+
+def watched(name: str, command: Sequence[str]) -> tuple[int, float]:
+    """Carry out a command, pass its lines on, and say so where it is silent; its exit code, and its most GiB."""
+    threads = {"OMP_NUM_THREADS": str(os.cpu_count() or 1)}  # of the engine, too: a real model is worth it
+    process = psutil.Popen(command, env=threads | dict(os.environ), stderr=subprocess.PIPE)
+    begun = said = looked = time.monotonic()
+    most, ended = 0.0, False
+    while not ended:
+        try:
+            if select.select([process.stderr], [], [], _EVERY)[0]:
+                lines = os.read(process.stderr.fileno(), 1 << 16)
+                ended = not lines
+                sys.stderr.buffer.write(lines)
+                sys.stderr.flush()
+                said = time.monotonic()
+        except KeyboardInterrupt:  # the terminal has told it, too
+            continue
+        now = time.monotonic()
+        if now - looked > _EVERY:
+            most, looked = max(most, resident_gib(process)), now
+        if now - said > _SILENT:
+            logger.info("%s: %.0f s so far", name, now - begun)
+            said = now
+    return process.wait(), most
 
 
 def resident_gib(process: psutil.Process) -> float:

@@ -10,6 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -100,6 +101,20 @@ def test_a_part_is_done_once_and_a_stopped_one_again(train: ModuleType, tmp_path
     train.part(tmp_path, "imitation", fails)  # not carried out
     lines = [json.loads(line) for line in (tmp_path / "parts.jsonl").read_text().splitlines()]
     assert [(line["part"], line["exit_code"]) for line in lines] == [("imitation", 3), ("imitation", 0)]
+
+
+def test_a_silent_part_is_told_of_and_its_lines_are_passed_on(
+    train: ModuleType, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, capfd: Any
+) -> None:
+    monkeypatch.setattr(train, "_EVERY", 0.1)
+    monkeypatch.setattr(train, "_SILENT", 0.3)
+    script = "import sys, time; print('begun', file=sys.stderr, flush=True); time.sleep(1.5); sys.exit(5)"
+    with caplog.at_level("INFO", logger="train-llm"):
+        code, most = train.watched("imitation", [sys.executable, "-c", script])
+    assert code == 5
+    assert most > 0
+    assert "begun" in capfd.readouterr().err
+    assert any(record.getMessage().startswith("imitation: ") for record in caplog.records)
 
 
 def write_run(folder: Path, method: str, seed: int, *, start: list[int], end: list[int], exit_code: int = 0) -> None:
