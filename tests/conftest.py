@@ -20,7 +20,7 @@ beartype_packages(("gigpo_lightning", "modules", "datamodules", "callbacks"), co
 # A busy machine is no defect, and one commit gives one result.
 steady = settings(deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("steady", steady)
-settings.register_profile("quick", steady, max_examples=20)
+settings.register_profile("quick", steady, max_examples=10)
 settings.load_profile(os.environ.get("GIGPO_HYPOTHESIS_PROFILE", "steady"))
 
 ROOT = Path(__file__).resolve().parent.parent

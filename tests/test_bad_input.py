@@ -45,6 +45,7 @@ def complaint(tmp_path, monkeypatch, caplog):
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
@@ -68,6 +69,7 @@ def test_a_config_that_is_not_there_is_named(complaint):
     assert "nowhere.yaml" in complaint("fit", "--config", "nowhere.yaml")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("where", "code"), [("__init__", "0"), ("prepare", "None"), ("panel", "'bye'")])
 def test_an_exit_in_the_middle_of_a_run_is_no_success(complaint, where, code):
     tasks = (DATA + "tasks", "tests.quitters.QuittingTasks", DATA + "tasks.init_args.where", where.strip("_"))
@@ -77,6 +79,7 @@ def test_an_exit_in_the_middle_of_a_run_is_no_success(complaint, where, code):
 
 
 class TestAlfworldsData:
+    @pytest.mark.slow
     def test_a_missing_folder_is_named(self, complaint, tmp_path):
         folder = str(tmp_path / "nowhere")
         message = complaint(
@@ -85,12 +88,14 @@ class TestAlfworldsData:
         assert folder in message
         assert message.endswith(f"alfworld-download --data-dir {folder}")
 
+    @pytest.mark.slow
     def test_a_folder_without_games_is_named(self, complaint, tmp_path):
         (tmp_path / "json_2.1.1" / "train").mkdir(parents=True)
         data_dir = (DATA + "tasks.init_args.data_dir", str(tmp_path))
         assert str(tmp_path) in complaint("fit", "--config", QWEN, "--trainer.devices", "1", *data_dir)
 
 
+@pytest.mark.slow
 def test_a_model_that_is_not_there_is_named(complaint, tmp_path):
     policy = (MODEL + "policy", "modules.PretrainedPolicy", MODEL + "policy.init_args.model", str(tmp_path / "nowhere"))
     message = complaint("fit", "--config", GRIDWORLD, *policy)
@@ -100,6 +105,7 @@ def test_a_model_that_is_not_there_is_named(complaint, tmp_path):
     assert "nowhere" in message
 
 
+@pytest.mark.slow
 def test_a_run_folder_with_checkpoints_is_not_written_into(complaint, tmp_path):
     folder = tmp_path / "gridworld" / "mine"
     kept = folder / "checkpoints" / "last.ckpt"
@@ -114,22 +120,26 @@ def test_a_run_folder_with_checkpoints_is_not_written_into(complaint, tmp_path):
     assert kept.read_bytes() == b"precious"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("subcommand", ["fit", "validate", "test", "predict"])
 def test_going_on_from_a_run_that_is_not_there_is_refused(complaint, tmp_path, subcommand):
     message = complaint(subcommand, "--config", GRIDWORLD, "--ckpt_path", "last")
     assert message.startswith(f"ckpt_path 'last' needs a checkpoint under {tmp_path}, but there is none; ")
 
 
+@pytest.mark.slow
 def test_the_best_checkpoint_of_no_run_is_refused(complaint):
     assert 'ckpt_path="best"' in complaint("fit", "--config", GRIDWORLD, "--ckpt_path", "best")
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_is_not_there_is_named(complaint, tmp_path):
     path = str(tmp_path / "nowhere.ckpt")
     message = complaint("fit", "--config", GRIDWORLD, "--ckpt_path", path)
     assert message == f"ckpt_path must name a whole checkpoint that a Trainer wrote, got {path!r}, which is no file"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ckpt_path", ["last", "path"])
 def test_a_checkpoint_that_was_cut_short_is_named(complaint, tmp_path, ckpt_path):
     path = tmp_path / "lightning_logs" / "version_7" / "checkpoints" / "last.ckpt"
@@ -142,6 +152,7 @@ def test_a_checkpoint_that_was_cut_short_is_named(complaint, tmp_path, ckpt_path
     assert message.startswith(usable if ckpt_path == "last" else whole)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_folder_in_use_is_not_written_into(complaint, tmp_path):
     kept = tmp_path / "elsewhere" / "last.ckpt"
     kept.parent.mkdir()
@@ -151,11 +162,13 @@ def test_a_checkpoint_folder_in_use_is_not_written_into(complaint, tmp_path):
     assert str(kept) in message
 
 
+@pytest.mark.slow
 def test_a_precision_that_would_round_the_advantages_is_refused(complaint):
     message = complaint("fit", "--config", GRIDWORLD, "--trainer.precision", "bf16-true")
     assert message.startswith("trainer.precision must be 32-true or bf16-mixed, got bf16-true")
 
 
+@pytest.mark.slow
 def test_a_tokenizer_without_the_prompts_markers_is_refused(complaint):
     words = "[gigpo_lightning.environments.gridworld.gridworld_words]"
     message = complaint("fit", "--config", GRIDWORLD, MODEL + "policy.init_args.vocabulary", words)
@@ -163,11 +176,13 @@ def test_a_tokenizer_without_the_prompts_markers_is_refused(complaint):
     assert "does not know <did>, <act>" in message
 
 
+@pytest.mark.slow
 def test_a_policy_without_a_chat_template_is_refused_before_an_engine_starts(complaint):
     message = complaint("fit", "--config", GRIDWORLD, DATA + "prompt", "gigpo_lightning.prompts.text.TextPrompt")
     assert message.startswith("the policy's tokenizer, made of a vocabulary, must have a chat template for this prompt")
 
 
+@pytest.mark.slow
 def test_a_gpu_that_is_not_there_is_named(complaint):
     gpu = ("--trainer.accelerator", "gpu", "--trainer.devices", "1")
     message = complaint("fit", "--config", GRIDWORLD, *gpu)
@@ -176,6 +191,7 @@ def test_a_gpu_that_is_not_there_is_named(complaint):
     assert "docs/configuration.md" in message
 
 
+@pytest.mark.slow
 def test_without_vllm_the_extra_is_named(complaint, monkeypatch):
     monkeypatch.setitem(sys.modules, "vllm", None)
     message = complaint("fit", "--config", GRIDWORLD)

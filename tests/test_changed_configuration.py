@@ -122,12 +122,14 @@ def first(root: Path) -> list[str]:
     return ["--ckpt_path", str(root / "lightning_logs/version_0/checkpoints/last.ckpt")]
 
 
+@pytest.mark.slow
 def test_a_checkpoint_holds_its_run_s_configuration(root):
     held = read_progress(Path(first(root)[1])).run_configuration()
     assert held == yaml.safe_load((root / "lightning_logs/version_0/config.yaml").read_text())
     assert held["model"]["init_args"]["optimizer"]["init_args"]["lr"] == 0.004
 
 
+@pytest.mark.slow
 def test_a_changed_rate_is_said_to_have_no_effect_and_is_not_written_down(root, caplog):
     caplog.set_level(logging.INFO, "gigpo_lightning")
     cli = fit(root, 2, *first(root), RATE, "1e-9", "--model.init_args.max_grad_norm", "0.5")
@@ -145,6 +147,7 @@ def test_a_changed_rate_is_said_to_have_no_effect_and_is_not_written_down(root, 
     assert read_progress(newest).run_configuration() == written(cli)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "asked",
     [["--optimizer_settings", "config"], ["--trainer.callbacks+=callbacks.OptimizerSettings"]],
@@ -155,6 +158,7 @@ def test_the_new_rate_is_taken_and_written_down_where_that_is_asked_for(root, as
     assert written(cli)["model"]["init_args"]["optimizer"]["init_args"]["lr"] == 1e-9
 
 
+@pytest.mark.slow
 def test_the_flag_counts_too_where_the_checkpoint_lies_in_a_store(root):
     address = f"file://{first(root)[1]}"
     cli = fit(root, 2, "--ckpt_path", address, RATE, "1e-9", "--optimizer_settings", "config")
@@ -174,6 +178,7 @@ def test_without_the_configuration_the_optimizer_says_what_differs(root, tmp_pat
     assert any("lr was 0.004 in the checkpoint and is 1e-09" in line for line in caplog.messages)
 
 
+@pytest.mark.slow
 def test_a_sweep_s_run_can_be_gone_on_with_whatever_the_flag_is_called(tmp_path):
     assert "optimizer_settings" not in checked_configuration(
         ["--config", GRIDWORLD, f"--trainer.default_root_dir={tmp_path}"]

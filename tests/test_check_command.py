@@ -107,6 +107,7 @@ def test_actions_as_a_list_in_json_may_have_commas(capsys):
     assert "  1 > sit, look\n" in said
 
 
+@pytest.mark.slow
 def test_a_run_of_imitation_is_checked_by_what_its_player_plays(capsys):
     code, said = checked(capsys, "--config", str(ROOT / "configs/sokoban/warm_start.yaml"), *FEW)
     assert code == 0

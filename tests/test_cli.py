@@ -59,6 +59,7 @@ def printed_config(capsys: pytest.CaptureFixture[str], *configs: str) -> dict:
     return yaml.safe_load(capsys.readouterr().out)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", [config for config in CONFIGS if config not in ON_TOP])
 def test_every_config_is_parsed(config: str, capsys: pytest.CaptureFixture[str]):
     assert "class_path" in printed_config(capsys, config)["model"]
@@ -375,6 +376,7 @@ def test_two_sharded_ranks_with_an_engine_each_go_on_as_one_process(tmp_path: Pa
     assert "epoch 1: success" in result.stderr
 
 
+@pytest.mark.slow
 def test_the_parsed_defaults_are_those_of_the_paper():
     cli = build_cli(
         {
@@ -411,6 +413,7 @@ def test_the_parsed_defaults_are_those_of_the_paper():
     ) == (16, 8, 50)
 
 
+@pytest.mark.slow
 def test_one_seed_reaches_the_tasks_order_and_the_sampling_noise():
     cli = build_cli(["--config", str(ROOT / "configs/gridworld_cpu.yaml"), "--seed_everything", "3"], run=False)
     assert cli.datamodule.player.seed == 3
@@ -426,6 +429,7 @@ def test_a_dry_run_plans_for_machines_that_are_not_there(tmp_path: Path):
     assert not any(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_dry_run_plans_with_gpus_that_this_machine_has_not(tmp_path: Path):
     options = ["--trainer.num_nodes", "2", "--trainer.devices", "8", "--trainer.strategy", "fsdp", "--dry_run"]
     result = gigpo(tmp_path, "fit", "--config", "configs/alfworld/qwen2.5_7b.yaml", *options)
@@ -434,6 +438,7 @@ def test_a_dry_run_plans_with_gpus_that_this_machine_has_not(tmp_path: Path):
     assert "a rank plays 1 groups on its own VLLMEngine, with 4 worker processes" in result.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -92,6 +92,7 @@ def test_origins_are_followed_through_operations_and_back():
         assert not came_from_a_cpu(torch.ones(3))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("one_rank")
 @pytest.mark.parametrize("correction", [None, TruncatedCorrection()])
 def test_nothing_that_was_taken_to_a_cpu_is_reduced_over_the_ranks(tmp_path, monkeypatch, correction):
@@ -160,6 +161,7 @@ def test_offloaded_shares_stay_while_the_module_computes_on_its_device():
     assert {buffer.device.type for buffer in module.buffers()} == {"meta"}  # else embeddings would meet two devices
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("one_rank")
 def test_offloaded_shares_train_as_others_do(tmp_path):
     weights = []

@@ -64,6 +64,7 @@ def test_every_server_command_in_the_documents_is_one() -> None:
     assert all(server_command(words)[0][-4] == "--host" for words in servers)
 
 
+@pytest.mark.slow
 def test_every_sweep_in_the_documents_composes() -> None:
     sweeps = named("gigpo-sweep")
     assert sweeps
@@ -158,6 +159,7 @@ def test_every_command_of_a_document_is_understood(
             printed(*words, capsys=capsys)
 
 
+@pytest.mark.slow
 @every_document
 def test_the_yaml_of_a_document_goes_on_top_of_a_config(
     document: Path, desk: Desk, capsys: pytest.CaptureFixture[str]
@@ -186,6 +188,7 @@ def one_thread():
     torch.set_num_threads(before)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("document", OWN, ids=lambda path: path.name)
 def test_what_a_document_brings_along_trains(document: Path, desk: Desk) -> None:

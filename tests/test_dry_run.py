@@ -55,6 +55,7 @@ def test_every_configuration_for_gpus_of_80_gb_leaves_8_percent_of_them(config: 
     assert sum(update.values()) - update["engine"] == pytest.approx(float(said), abs=0.15)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("by", "said"), [("steps", "at most"), ("episodes", "about")])
 def test_the_size_of_a_minibatch_is_exact_for_steps_alone(by: str, said: str, planned) -> None:
     plan = planned(SMALL, "--data.init_args.minibatch_by", by)
@@ -89,6 +90,7 @@ def test_sleep_takes_both_the_engine_s_leave_and_the_callback_s(planned) -> None
     assert awake.numbers["predicted_gib"] > 79.2
 
 
+@pytest.mark.slow
 def test_a_policy_with_adapters_has_no_reference_and_hardly_any_gradients(planned) -> None:
     base = json.dumps({"class_path": "modules.PretrainedPolicy", "init_args": {"model": "Qwen/Qwen3-4B"}})
     options = ["--model.init_args.policy", "modules.LoraPolicy", POLICY + "base", base]
@@ -122,6 +124,7 @@ def test_a_model_in_a_folder_is_summed_by_its_config_alone(planned, tmp_path: Pa
     assert plan.numbers["predicted_gib"] == planned(SMALL).numbers["predicted_gib"]
 
 
+@pytest.mark.slow
 def test_a_model_that_is_not_here_is_said_to_be_unknown_in_a_line(planned) -> None:
     plan = planned(SMALL, POLICY + "model", "nobody/knows-it")
     assert plan.numbers == {"predicted_gib": None, "device_gib": 79.2}
@@ -129,6 +132,7 @@ def test_a_model_that_is_not_here_is_said_to_be_unknown_in_a_line(planned) -> No
     assert any(line.startswith(said) for line in plan.lines)
 
 
+@pytest.mark.slow
 def test_a_run_on_a_cpu_is_summed_too(planned) -> None:
     plan = planned(ROOT / "configs/gridworld_cpu.yaml", device_gib="8")
     assert plan.numbers["device_gib"] == 8
@@ -137,12 +141,14 @@ def test_a_run_on_a_cpu_is_summed_too(planned) -> None:
     assert plan.warnings == []
 
 
+@pytest.mark.slow
 def test_a_module_of_another_kind_has_no_sum(planned) -> None:
     plan = planned(ROOT / "configs/alfworld/warm_start.yaml")
     assert plan.numbers["predicted_gib"] is None
     assert any(line.startswith("memory is not summed: BehaviourCloningModule on") for line in plan.lines)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", ["0", "-1", ".inf"])
 def test_a_device_without_memory_is_refused(planned, size: str) -> None:
     with pytest.raises(ValueError, match="device_gib must be in"):

@@ -91,6 +91,7 @@ class WantsScores(GiGPO):
         return super().estimate(table)
 
 
+@pytest.mark.slow
 def test_an_estimator_that_wants_scores_finds_them_in_evaluations_too(tmp_path):
     module = tiny_module()
     module.credit = WantsScores()

@@ -104,6 +104,7 @@ def assert_is(folder, policy):
     assert all(torch.equal(weights[name], each) for name, each in policy.named_weights())
 
 
+@pytest.mark.slow
 def test_the_folder_is_the_policy_to_the_last_bit(policy, checkpoint, tmp_path):
     export("--ckpt_path", checkpoint, "--folder", tmp_path / "out")
     assert_is(tmp_path / "out", policy)
@@ -157,6 +158,7 @@ def test_a_folder_with_a_file_a_rank_is_put_together(policy, tmp_path):
     assert_is(tmp_path / "out", policy)
 
 
+@pytest.mark.slow
 def test_a_key_on_the_command_line_goes_before_the_checkpoint_s_own(policy, tmp_path):
     moved = {"class_path": "modules.PretrainedPolicy", "init_args": {"model": "/where/it/was"}}
     told = configuration(moved | {"init_args": moved["init_args"] | {"attention": "flash_attention_2"}})
@@ -169,6 +171,7 @@ def test_a_key_on_the_command_line_goes_before_the_checkpoint_s_own(policy, tmp_
     assert_is(tmp_path / "out", policy)
 
 
+@pytest.mark.slow
 def test_last_is_found_as_fit_finds_it_and_best_by_the_run_s_monitor(policy, checkpoint, tmp_path):
     watched = {"monitor": "loss", "best_model_path": f"/elsewhere/{checkpoint.name}"}
     callbacks = {"ModelCheckpoint": watched}
@@ -185,6 +188,7 @@ def test_last_is_found_as_fit_finds_it_and_best_by_the_run_s_monitor(policy, che
     assert_is(tmp_path / "best", policy)
 
 
+@pytest.mark.slow
 def test_best_needs_a_monitor(checkpoint, tmp_path):
     options = ["--config", GRIDWORLD, "--trainer.default_root_dir", tmp_path]
     with pytest.raises(ValueError, match=r"ckpt_path 'best' needs a run .* has no monitor; use 'last'"):

@@ -172,12 +172,14 @@ def test_a_real_run_s_checkpoint_says_how_far_it_had_come(tmp_path, module):
     assert (progress.epochs, progress.global_step, progress.resumable) == (2, 2, True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("subcommand", ["fit", "validate", "test", "predict"])
 def test_every_subcommand_gets_the_path_that_last_means(taken, tmp_path, subcommand):
     path = write(tmp_path / "lightning_logs/version_4/checkpoints/last.ckpt", 3)
     assert taken(tmp_path, "last", subcommand=subcommand) == str(path)
 
 
+@pytest.mark.slow
 def test_one_with_a_flipped_byte_is_passed_over_though_it_can_be_read(taken, tmp_path, caplog):
     usable = write(tmp_path / "lightning_logs/version_0/checkpoints/last.ckpt", 3)
     flipped = write(tmp_path / "lightning_logs/version_1/checkpoints/last.ckpt", 4, weights=torch.zeros(1000))
@@ -200,12 +202,14 @@ def test_a_logger_and_checkpoints_elsewhere_are_searched_too(taken, tmp_path):
     assert taken(tmp_path / "root", "last", *logger, *checkpoint) == str(path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ckpt_path", ["best", "hpc", "s3://bucket/a.ckpt"])
 def test_what_else_is_named_is_lightning_s_to_find(taken, tmp_path, ckpt_path):
     write(tmp_path / "lightning_logs/version_4/checkpoints/last.ckpt", 3)
     assert taken(tmp_path, ckpt_path) == ckpt_path
 
 
+@pytest.mark.slow
 def test_a_path_is_taken_as_it_is(taken, tmp_path):
     newest = write(tmp_path / "lightning_logs/version_4/checkpoints/last.ckpt", 3)
     other = write(tmp_path / "elsewhere.ckpt", 2)
@@ -218,12 +222,14 @@ def parts(*arguments: str) -> tuple[list[type], list[type]]:
     return type(trainer.strategy.checkpoint_io), [each for each in trainer.callbacks if isinstance(each, Preemption)]
 
 
+@pytest.mark.slow
 def test_every_run_writes_whole_checkpoints_and_answers_sigterm():
     io, (preemption,) = parts()
     assert io is AtomicCheckpointIO
     assert preemption.file_name == "preempted.ckpt"
 
 
+@pytest.mark.slow
 def test_what_the_user_lists_takes_the_place_of_ours():
     own = ["--trainer.plugins+=tests.test_last_checkpoint.OtherCheckpointIO"]
     own += ["--trainer.callbacks+=callbacks.Preemption", "--trainer.callbacks.file_name", "mine.ckpt"]

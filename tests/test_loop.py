@@ -75,6 +75,7 @@ def test_the_loop_and_a_lightning_run_end_with_the_same_weights(tmp_path, loss):
         assert torch.equal(weight, theirs[name]), name
 
 
+@pytest.mark.slow
 def test_the_loop_gives_an_epochs_figures_and_its_evaluations():
     _, epochs = by_the_loop(LossSettings())
     assert len(epochs) == EPOCHS

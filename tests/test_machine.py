@@ -22,6 +22,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="mallopt is glibc's")
 def test_a_large_tensor_takes_the_memory_of_the_one_before_it():
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}

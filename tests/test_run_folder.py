@@ -94,6 +94,7 @@ def fit(folder, tasks):
     trainer_with(folder, TensorBoardLogger(folder)).fit(module, data)
 
 
+@pytest.mark.slow
 def test_in_python_too_the_folder_is_claimed_before_data_is_made(tmp_path):
     for number in range(2):
         fit(tmp_path, tasks := Watched(tmp_path))
@@ -108,6 +109,7 @@ def test_a_run_whose_data_cannot_be_made_leaves_no_folder(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "wrong",
     [

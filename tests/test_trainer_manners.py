@@ -75,6 +75,7 @@ def test_checkpoints_between_two_updates_are_refused_when_they_are_configured(tm
         fit(tmp_path, checkpoint, enable_checkpointing=True)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_lightning_s_own_is_written_when_its_epoch_is_over(tmp_path):
     checkpoint = ModelCheckpoint(tmp_path / "kept", filename="{epoch}", save_top_k=-1)
     data = {"held_out_splits": ["valid_seen"]}
@@ -103,6 +104,7 @@ def test_a_checkpoint_that_was_written_between_two_updates_is_not_gone_on_from(t
         fit(tmp_path, ckpt_path=tmp_path / "within.ckpt")
 
 
+@pytest.mark.slow
 def test_overfitting_plays_the_same_tasks_in_every_epoch_and_learns_from_all_steps(tmp_path):
     _, module, keeper = fit(tmp_path, overfit_batches=2, data={"minibatch_size": 8, "max_steps": 6})
     assert [sorted(tasks) for tasks in keeper.tasks] == [sorted(keeper.tasks[0])] * 3
@@ -110,11 +112,13 @@ def test_overfitting_plays_the_same_tasks_in_every_epoch_and_learns_from_all_ste
     assert module.policy_version > 2 * 3  # Lightning alone would take two updates an epoch
 
 
+@pytest.mark.slow
 def test_one_batch_for_a_look_plays_and_updates_once(tmp_path):
     _, module, _ = fit(tmp_path, fast_dev_run=True, data={"minibatch_size": 8})
     assert module.policy_version == 1
 
 
+@pytest.mark.slow
 def test_a_scheduler_may_count_updates(tmp_path):
     module = tiny_module()
     module.make_lr_scheduler = lambda optimizer: torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: step + 1.0)
@@ -125,6 +129,7 @@ def test_a_scheduler_may_count_updates(tmp_path):
     assert keeper.rates == pytest.approx([first * (number + 1) for number in range(len(keeper.rates))])
 
 
+@pytest.mark.slow
 def test_a_scheduler_counts_epochs_unless_it_is_told_otherwise(tmp_path):
     module = tiny_module()
     module.make_lr_scheduler = lambda optimizer: torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: step + 1.0)
@@ -132,6 +137,7 @@ def test_a_scheduler_counts_epochs_unless_it_is_told_otherwise(tmp_path):
     assert len(set(keeper.rates)) == 2
 
 
+@pytest.mark.slow
 def test_a_scheduler_may_watch_a_metric(tmp_path):
     module = tiny_module()
     module.make_lr_scheduler = lambda optimizer: ReduceLROnPlateau(
@@ -170,6 +176,7 @@ def test_a_metric_that_nobody_logs_is_named(tmp_path):
         fit(tmp_path, module=module)
 
 
+@pytest.mark.slow
 def test_the_progress_bar_shows_success_and_the_policys_loss(tmp_path):
     trainer, _, _ = fit(tmp_path)
     assert {"success", "policy_loss"} <= trainer.progress_bar_metrics.keys()
@@ -193,6 +200,7 @@ def test_the_profiler_sees_what_an_iteration_does(tmp_path):
     assert {"rollout", "sync", "credit", "update"} <= trainer.profiler.recorded_durations.keys()
 
 
+@pytest.mark.slow
 def test_a_run_has_its_callbacks_without_naming_them(tmp_path):
     trainer, _, _ = fit(tmp_path)
     there = [type(callback) for callback in trainer.callbacks]
@@ -201,6 +209,7 @@ def test_a_run_has_its_callbacks_without_naming_them(tmp_path):
     assert list((tmp_path / "trajectories").iterdir())
 
 
+@pytest.mark.slow
 def test_a_callback_that_is_named_is_the_only_one_of_its_kind(tmp_path):
     trainer, _, _ = fit(tmp_path, AnchorStats(enabled=False), HeldOutEvaluation(enabled=False), limit_val_batches=1.0)
     assert [type(each) for each in trainer.callbacks].count(AnchorStats) == 1
@@ -228,6 +237,7 @@ def test_a_configuration_that_was_written_is_one_to_begin_from(tmp_path):
     assert names[0] == names[1]
 
 
+@pytest.mark.slow
 def test_without_checkpoints_none_is_added():
     cli = build_cli(["fit", "--config", GRIDWORLD, "--dry_run", "--trainer.enable_checkpointing", "false"])
     assert not any("ModelCheckpoint" in each.class_path for each in cli.config.fit.trainer.callbacks)

@@ -33,6 +33,7 @@ def refused(tmp_path, monkeypatch):
     return said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("pattern", "replacement", "expected"),
     [
@@ -131,6 +132,7 @@ def test_an_option_is_refused_by_its_key_and_in_no_more_words_than_it_takes(refu
     assert "Not a valid subclass" not in line
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("option", "value", "meant"),
     [
@@ -161,6 +163,7 @@ def test_devices_that_are_none_are_named(refused, devices):
     assert refused(options=("--trainer.devices", devices)).startswith("trainer.devices must be a number >= 1")
 
 
+@pytest.mark.slow
 def test_a_scheduler_that_needs_a_metric_is_named_with_its_key(refused):
     plateau = "torch.optim.lr_scheduler.ReduceLROnPlateau"
     line = refused(options=("--model.lr_scheduler", plateau))
@@ -169,6 +172,7 @@ def test_a_scheduler_that_needs_a_metric_is_named_with_its_key(refused):
     )
 
 
+@pytest.mark.slow
 def test_a_real_fit_refuses_it_before_an_engine_starts(monkeypatch):
     """A real ``fit`` refuses what its rehearsal refuses, and no engine has started by then."""
 

@@ -160,6 +160,7 @@ def test_numbers_out_of_range_are_refused(name: str, value: float) -> None:
         GRAFT(**{name: value})  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_many_tasks_get_what_each_gets_alone() -> None:
     """More steps than one block of tasks takes."""
     several = [(task, valid("ab" * 700, [0] * 1400)) for task in range(8)]

@@ -91,6 +91,7 @@ def test_graphgpo_equals_its_oracle(
     np.testing.assert_allclose(estimator.estimate(table).step_advantage, expected, atol=1e-6)
 
 
+@pytest.mark.slow
 @settings(max_examples=200)
 @given(
     step_tables() | ending_tables(),

@@ -182,8 +182,8 @@ FOR_PRETRAINED = {str(path.relative_to(CONFIGS)): credit_when_pretrained(path) f
 FOR_PRETRAINED = {name: credit for name, credit in FOR_PRETRAINED.items() if credit is not None}
 
 
-def test_nine_configurations_train_a_pretrained_model() -> None:
-    assert len(FOR_PRETRAINED) == 9
+def test_ten_configurations_train_a_pretrained_model() -> None:
+    assert len(FOR_PRETRAINED) == 10
 
 
 @pytest.mark.parametrize("name", FOR_PRETRAINED)

@@ -17,6 +17,7 @@ from tests.benchmarks.runs import FOLDER, script, write_version
 PRESETS = sorted((FOLDER / "credit").glob("*.yaml"), key=lambda path: path.name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", PRESETS, ids=lambda path: path.stem)
 def test_a_cell_changes_its_credit_and_its_anchors_alone(preset: Path, capsys: pytest.CaptureFixture[str]):
     printed = []
@@ -236,6 +237,7 @@ def test_what_a_sweep_has_written_is_not_taken_for_results(runs: Path, tmp_path:
     assert (tmp_path / "of_its_own" / "games.csv.gz").exists()
 
 
+@pytest.mark.slow
 def test_the_published_files_are_read_as_they_were_written(tmp_path: Path):
     collect = script("collect")
     collect.write(collect.read_collected(FOLDER), tmp_path)

@@ -33,6 +33,8 @@ from gpu_stages.report import report  # noqa: E402
 from gpu_stages.shapes import SHAPES, WORK  # noqa: E402
 from gpu_stages.stages import STAGES, Stage  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 
 def settings(out: Path, **others) -> argparse.Namespace:
     return argparse.Namespace(**{"shape": "tiny", "minutes": 5.0, "limit": None, "out": out} | others)
@@ -62,7 +64,6 @@ def rehearse(out: Path, monkeypatch: pytest.MonkeyPatch):
     return run
 
 
-@pytest.mark.slow
 def test_a_check_in_a_process_of_its_own_names_what_can_run(tmp_path: Path):
     script = [sys.executable, str(BENCHMARKS / "gpu_day.py"), "check", "report", "--shape", "tiny"]
     elsewhere = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
@@ -89,7 +90,6 @@ def test_the_check_knows_by_which_name_each_dependency_is_imported():
     assert {"torch", "hydra", "jsonargparse", "gymnasium"} <= set(dependencies())
 
 
-@pytest.mark.slow
 def test_a_sharded_run_goes_on_from_its_checkpoint_and_is_validated(rehearse):
     was_there = torch.distributed.is_initialized()
     fit, resumed, validated = (rehearse("sharded", part)[0] for part in STAGES["sharded"].parts)
@@ -109,7 +109,6 @@ def test_every_size_of_a_micro_batch_has_its_memory_beside_the_prediction(rehear
 
 
 @pytest.mark.parametrize("strategy", STAGES["update"].parts)
-@pytest.mark.slow
 def test_an_update_is_timed_and_looked_into(rehearse, strategy):
     was_there = torch.distributed.is_initialized()
     timed, profiled = rehearse("update", strategy)
@@ -120,7 +119,6 @@ def test_an_update_is_timed_and_looked_into(rehearse, strategy):
     assert {"aten::mm"} <= {each["name"] for each in profiled["longest"]}
 
 
-@pytest.mark.slow
 def test_every_attention_says_the_same_and_what_needs_a_gpu_says_so(rehearse):
     lines = {(line["way"], line["length"]): line for line in rehearse("attention")}
     for length in WORK["tiny"].lengths:
@@ -143,7 +141,6 @@ def side_by_side(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, window_
     return torch.cat(parts)
 
 
-@pytest.mark.slow
 def test_sequences_side_by_side_are_kept_apart_on_a_gpu(monkeypatch):
     attention = importlib.import_module("gpu_stages.attention")
     monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", side_by_side)
@@ -189,7 +186,6 @@ def test_without_the_model_the_real_run_says_so_and_ends_well(rehearse, tmp_path
 
 
 @pytest.mark.parametrize("part", ["imitation", "training"])
-@pytest.mark.slow
 def test_the_real_run_s_configurations_can_be_planned(part, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(BENCHMARKS)
     real_run = importlib.import_module("gpu_stages.real_run")
@@ -203,7 +199,6 @@ def test_the_real_run_s_configurations_can_be_planned(part, tmp_path, monkeypatc
 
 
 @pytest.mark.alfworld
-@pytest.mark.slow
 def test_the_real_run_imitates_then_learns_and_is_evaluated_before_and_after(rehearse):
     for part in STAGES["real_run"].parts:
         lines = rehearse("real_run", part)
@@ -214,7 +209,6 @@ def test_the_real_run_imitates_then_learns_and_is_evaluated_before_and_after(reh
 
 
 @pytest.mark.vllm
-@pytest.mark.slow
 class TestWithVLLM:
     """One process starts vLLM several times: importing it takes longest."""
 
@@ -245,7 +239,6 @@ class TestWithVLLM:
         assert [line["engine"] for line in rehearse("end_to_end")] == ["VLLMEngine", "VLLMEngine"]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("stage", "part"), [("tests", "tokens"), ("engine_tests", "engines")])
 def test_the_project_s_own_tests_are_counted(out: Path, stage: str, part: str):
     """In a process: pytest is running here."""
@@ -294,7 +287,6 @@ def has_ended(number: int) -> bool:
     return waited_for(ended)
 
 
-@pytest.mark.slow
 def test_a_stage_beyond_its_limit_ends_with_all_its_processes_and_keeps_what_it_said(after_trouble: Path):
     said, ended = read_file(after_trouble / "endless.all.jsonl")
     assert ended["outcome"] == "limit"

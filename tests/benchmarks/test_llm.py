@@ -103,6 +103,7 @@ def test_a_part_is_done_once_and_a_stopped_one_again(train: ModuleType, tmp_path
     assert [(line["part"], line["exit_code"]) for line in lines] == [("imitation", 3), ("imitation", 0)]
 
 
+@pytest.mark.slow
 def test_a_silent_part_is_told_of_and_its_lines_are_passed_on(
     train: ModuleType, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, capfd: Any
 ) -> None:

@@ -54,6 +54,7 @@ def loaded(folder):
     return Policy(model, TransformersTokenizer(AutoTokenizer.from_pretrained(folder)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tie_embeddings", [True, False])
 def test_the_last_export_is_the_policy_to_the_last_bit(tmp_path, tie_embeddings):
     module = fit(tmp_path, Export(every_n_epochs=2), GiGPOModule(source(tie_embeddings), GiGPO()))
@@ -86,6 +87,7 @@ def test_weights_that_were_gathered_are_written_as_they_are_and_tied_ones_once(t
     assert all(torch.equal(back[name], tensor) for name, tensor in gathered.items())
 
 
+@pytest.mark.slow
 def test_the_newest_are_kept(tmp_path):
     (tmp_path / "mine" / "epoch_0").mkdir(parents=True)
     (tmp_path / "mine" / "epoch_900").mkdir()
@@ -93,6 +95,7 @@ def test_the_newest_are_kept(tmp_path):
     assert names(tmp_path / "mine") == ["epoch_2", "epoch_3", "epoch_900"]  # nothing but what this run has written
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_with_nothing_left_to_train_writes_what_it_was_given(tmp_path):
     module = fit(tmp_path, Export(folder="before"), epochs=2)
     module.trainer.save_checkpoint(tmp_path / "last.ckpt")

@@ -63,6 +63,7 @@ def shown(tmp_path_factory):
     return events_of(trainer.log_dir), rollouts
 
 
+@pytest.mark.slow
 def test_the_layout_is_written_once_and_as_it_is(shown):
     events, _ = shown
     (written,) = events.Tensors("custom_scalars__config__")
@@ -73,6 +74,7 @@ def test_the_layout_is_written_once_and_as_it_is(shown):
     } == {group: {chart: tags for chart, (_, tags) in charts.items()} for group, charts in scalar_layout().items()}
 
 
+@pytest.mark.slow
 def test_every_chart_has_something_to_show(shown):
     events, _ = shown
     tags = [*events.Tags()["scalars"], "sync/max_abs_logprob_error"]  # a script has no weights to compare
@@ -129,6 +131,7 @@ def test_histograms_may_come_less_often_or_never(tmp_path):
             assert len(events_of(trainer.log_dir).Histograms("credit/step_advantage")) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loggers", ["csv", "none", "both"])
 def test_what_a_logger_cannot_show_is_skipped(tmp_path, loggers):
     of = {
@@ -184,6 +187,7 @@ def test_a_figure_goes_to_a_logger_of_images_and_an_episode_to_one_of_tables(tmp
     assert gallery.shown["rollout/best"] == [TOLD.columns, *TOLD.rows]
 
 
+@pytest.mark.slow
 def test_without_a_logger_of_figures_the_log_has_the_outcomes(tmp_path, caplog):
     caplog.set_level("INFO")
     run(tmp_path, False, HeldOutEvaluation())

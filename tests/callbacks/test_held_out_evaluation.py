@@ -27,6 +27,7 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_each_evaluation_writes_every_game_of_every_split_once(folder):
     _, data, _, lines = run(folder)
     for split in ("valid_seen", "valid_unseen"):
@@ -38,6 +39,7 @@ def test_each_evaluation_writes_every_game_of_every_split_once(folder):
             assert sorted(played) == expected
 
 
+@pytest.mark.slow
 def test_the_logged_success_is_that_of_the_record(folder):
     trainer, _, _, lines = run(folder)
     last = [line for line in lines if (line["split"], line["policy_version"]) == ("valid_seen", 2)]
@@ -61,6 +63,7 @@ def test_repeats_of_a_game_are_one_pair_of_the_comparison(folder):
     assert len(before) == games
 
 
+@pytest.mark.slow
 def test_the_fit_ends_with_the_comparison_and_where_to_look(folder, caplog):
     caplog.set_level(logging.INFO)
     _, data, _, _ = run(folder)
@@ -74,6 +77,7 @@ def test_the_fit_ends_with_the_comparison_and_where_to_look(folder, caplog):
     assert str(folder / "evaluations.jsonl") in caplog.messages[-1]  # no logger has written for TensorBoard
 
 
+@pytest.mark.slow
 def test_a_single_evaluation_is_not_compared_with_itself(folder, caplog):
     caplog.set_level(logging.INFO)
     run(folder, num_sanity_val_steps=0)
@@ -121,6 +125,7 @@ def rates_of_kinds(lines):
     return {kind: sum(won) / len(won) for kind, won in kinds.items()}
 
 
+@pytest.mark.slow
 def test_kinds_can_be_counted_as_one_each(averaged):
     logged, lines = averaged
     near, far = rates_of_kinds(lines).values()

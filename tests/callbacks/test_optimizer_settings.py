@@ -174,6 +174,7 @@ def test_an_unknown_source_is_refused():
         OptimizerSettings("mine")
 
 
+@pytest.mark.slow
 def test_gigpo_s_rate_is_the_new_schedule_s(tmp_path):
     class Rates(ScriptedSync):
         def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):

@@ -75,6 +75,7 @@ def test_a_run_that_does_not_finish_says_how_it_ended(tmp_path, error, end):
     assert "ended" in found
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_lists_the_starts_before_its_own(tmp_path):
     first, second = RunManifest(), RunManifest()
     started = manifest(tmp_path, own=first)["started"]

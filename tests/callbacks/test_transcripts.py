@@ -24,6 +24,7 @@ def run(folder, every_n_epochs, text_every_n_epochs=10, logger=None, **options):
     return trainer
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("every", "epochs"), [(1, [0, 1, 2, 3]), (2, [0, 2]), (0, [])])
 def test_every_nth_epoch_is_written(tmp_path, every, epochs):
     trainer = run(tmp_path, every)
@@ -34,6 +35,7 @@ def test_every_nth_epoch_is_written(tmp_path, every, epochs):
         assert len(set(table["trajectory_id"].to_pylist())) == 4 * 4
 
 
+@pytest.mark.slow
 def test_prompts_are_there_as_text_that_gives_their_ids(tmp_path):
     trainer = run(tmp_path, 1)
     table = pq.read_table(f"{trainer.log_dir}/trajectories/epoch_0.parquet")
@@ -74,6 +76,7 @@ def texts(trainer):
     return {tag: (each[-1].tensor_proto.string_val[0].decode(), len(each)) for tag, each in found.items()}
 
 
+@pytest.mark.slow
 def test_held_out_episodes_and_episodes_of_the_rollout_can_be_read(tmp_path):
     found = texts(run(tmp_path, 0))
     assert found.keys() == {
@@ -83,6 +86,7 @@ def test_held_out_episodes_and_episodes_of_the_rollout_can_be_read(tmp_path):
     assert "**lost**" in found["held_out/valid_seen/worst"][0]
 
 
+@pytest.mark.slow
 def test_a_task_that_is_played_once_has_no_credit_and_the_rollout_has(tmp_path):
     found = texts(run(tmp_path, 0))
     assert "Played once" in found["held_out/valid_seen/best"][0]
@@ -90,6 +94,7 @@ def test_a_task_that_is_played_once_has_no_credit_and_the_rollout_has(tmp_path):
     assert "| A_E | A_S |" in found["rollout/best"][0]
 
 
+@pytest.mark.slow
 def test_a_task_that_is_played_twice_has_credit(tmp_path):
     trainer = run(tmp_path, 0, held_out_repeats=2)
     assert "| A_E | A_S |" in texts(trainer)["held_out/valid_seen/best"][0]
@@ -114,12 +119,14 @@ def test_an_estimator_learns_nothing_from_held_out_episodes(tmp_path):
     assert module.credit.remembered == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("every", "times"), [(1, 4), (3, 2), (0, 0)])
 def test_every_nth_rollout_is_shown(tmp_path, every, times):
     found = texts(run(tmp_path, 0, text_every_n_epochs=every))
     assert [times_shown for tag, (_, times_shown) in found.items() if tag == "rollout/best"] == [times] * bool(times)
 
 
+@pytest.mark.slow
 def test_a_logger_without_texts_is_no_error(tmp_path):
     run(tmp_path, 1, logger=CSVLogger(tmp_path))
 

@@ -15,6 +15,7 @@ def one_thread():
     torch.set_num_threads(before)
 
 
+@pytest.mark.slow
 def test_only_the_update_has_them(tmp_path, one_thread):
     module = tiny_module()
     engine = random_walk(module)

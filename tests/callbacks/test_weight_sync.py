@@ -62,6 +62,7 @@ def test_it_wakes_before_each_rollout_and_is_given_the_weights_anew(tmp_path):
     assert run(tmp_path, WeightSync(sleep=True), limit_val_batches=0) == [0, "sleep", "wake", 1, "sleep"]
 
 
+@pytest.mark.slow
 def test_an_evaluation_wakes_it_and_the_rollout_after_it_finds_it_awake(tmp_path):
     log = run(tmp_path, WeightSync(sleep=True))
     assert log == [0, "sleep", "wake", 1, "sleep", "wake", 2]

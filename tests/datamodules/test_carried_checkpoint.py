@@ -101,6 +101,7 @@ def test_saving_disturbs_nothing(tmp_path):
     assert saving.epochs == plain.epochs
 
 
+@pytest.mark.slow
 def test_the_carried_groups_of_an_older_version_are_begun_anew_and_the_log_says_so(tmp_path, caplog):
     trainer, _ = run(tmp_path, epochs=2)
     trainer.save_checkpoint(tmp_path / "kept.ckpt")
@@ -160,6 +161,7 @@ def test_a_run_that_is_interrupted_saves_what_the_epoch_began_with(tmp_path, whe
     assert max(epoch for _, epoch in carried(kept)) == 1
 
 
+@pytest.mark.slow
 def test_another_split_is_refused_by_the_name_of_a_task(tmp_path):
     trainer, _ = run(tmp_path, epochs=2)
     trainer.save_checkpoint(tmp_path / "kept.ckpt")

@@ -63,6 +63,7 @@ def test_the_same_settings_give_the_same_weights_to_the_last_bit(played, tmp_pat
     assert not all(torch.equal(weights(make_module())[name], expected[name]) for name in expected)
 
 
+@pytest.mark.slow
 def test_the_files_of_several_ranks_are_one_epoch(played, tmp_path):
     source, expected = played
     for epoch in range(3):
@@ -75,6 +76,7 @@ def test_the_files_of_several_ranks_are_one_epoch(played, tmp_path):
     assert all(torch.equal(weights(module)[name], expected[name]) for name in expected)
 
 
+@pytest.mark.slow
 def test_another_loss_learns_something_else_from_the_same_episodes(played, tmp_path):
     source, expected = played
     loss = LossSettings(aggregation="token", importance_correction=TruncatedCorrection())
@@ -82,6 +84,7 @@ def test_another_loss_learns_something_else_from_the_same_episodes(played, tmp_p
     assert not all(torch.equal(weights(module)[name], expected[name]) for name in expected)
 
 
+@pytest.mark.slow
 def test_what_watches_rollouts_watches_these(played, tmp_path):
     trainer, _ = replay(tmp_path, played[0], AnchorStats(), RolloutMetrics())
     assert {"anchors/group_size_mean", "rollout/success_rate"} <= trainer.callback_metrics.keys()
@@ -128,6 +131,7 @@ def shuffled(table):
     return table.take(np.random.default_rng(0).permutation(len(table)))
 
 
+@pytest.mark.slow
 def test_shuffled_files_train_as_the_original_to_the_last_bit(played, tmp_path):
     source, expected = played
     _, module = replay(tmp_path, rewritten(source, tmp_path / "shuffled", shuffled))
@@ -159,6 +163,7 @@ def test_shuffled_files_give_the_minibatches_of_the_original(played, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_a_replayed_epoch_has_the_trees_of_the_run_that_stored_it(tmp_path):
     module = make_module()
     kept: list[list[list[int]]] = []

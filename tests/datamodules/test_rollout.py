@@ -69,6 +69,7 @@ def test_an_evaluation_says_so_too(tmp_path, caplog):
 
 
 # With reloading, Lightning asks for each later epoch's data twice.
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"reload_dataloaders_every_n_epochs": 1}], ids=["plain", "reloading"])
 def test_every_rollout_is_played_exactly_once(tmp_path, options):
     _, engine, keeper = fit(tmp_path, **options)
@@ -76,6 +77,7 @@ def test_every_rollout_is_played_exactly_once(tmp_path, options):
     assert len(engine.requests) == sum(len(rollout.table) for rollout in keeper.rollouts)
 
 
+@pytest.mark.slow
 def test_every_rollout_is_played_by_the_newest_weights(tmp_path):
     _, _, keeper = fit(tmp_path, data={"minibatch_size": 16})
     versions = [set(rollout.table.policy_version.tolist()) for rollout in keeper.rollouts]
@@ -84,11 +86,13 @@ def test_every_rollout_is_played_by_the_newest_weights(tmp_path):
     assert versions == [{0}, {updates[0]}, {updates[0] + updates[1]}]
 
 
+@pytest.mark.slow
 def test_every_step_is_trained_on_once(tmp_path):
     _, _, keeper = fit(tmp_path, data={"minibatch_size": 7, "micro_batch_tokens": 64})
     assert [sorted(rows) for rows in keeper.rows] == [list(range(len(rollout.table))) for rollout in keeper.rollouts]
 
 
+@pytest.mark.slow
 def test_no_epoch_repeats_a_task_and_the_next_has_others(tmp_path):
     _, _, keeper = fit(tmp_path)
     played = [[group.task_id for group in rollout.played.groups] for rollout in keeper.rollouts]
@@ -134,6 +138,7 @@ def test_an_engine_that_cannot_be_proved_is_refused_where_no_callback_syncs_it(t
         quiet_trainer(tmp_path, max_epochs=1).fit(module, walking_data(random_walk(module)))
 
 
+@pytest.mark.slow
 def test_a_resumed_run_goes_on_with_the_next_epochs_tasks_and_weights(tmp_path):
     _, _, whole = fit(tmp_path)
     trainer, _, _ = fit(tmp_path, max_epochs=2)
@@ -272,6 +277,7 @@ def test_evaluations_beside_carried_episodes_are_whole_and_the_same_as_without(t
     assert with_carried == held_out(carry_over=None)
 
 
+@pytest.mark.slow
 def test_the_correction_of_a_stale_step_is_by_the_probabilities_that_it_was_written_with(tmp_path):
     """A carried step keeps its engine's log-probabilities; the ratio is to the policy that is about to be updated."""
     module = tiny_module()

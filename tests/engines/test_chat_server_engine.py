@@ -299,6 +299,7 @@ def test_the_command_line_plays_a_configuration_with_a_baseline_on_top(words, ca
     assert re.search(rf"requests +{len(server.bodies)}\b", printed)
 
 
+@pytest.mark.slow
 def test_the_command_line_refuses_to_plan_a_training_with_it(words):
     server, options = words
     with pytest.raises(ValueError, match="use it with gigpo test, validate or predict"):

@@ -243,6 +243,7 @@ def test_a_request_that_a_server_refuses_is_not_the_server_s_loss(serve, engine_
         play(engine_for(servers), 4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "step", ["/pause", "/start_weight_update", "/update_weights", "/finish_weight_update", "/resume"]
 )
@@ -280,6 +281,7 @@ def test_a_server_that_wants_a_secret_says_so(serve, engine_for, monkeypatch):
         engine_for([server])
 
 
+@pytest.mark.slow
 def test_a_server_may_start_later_than_the_run(serve, engine_for):
     (server,) = serve(at("/info", 503, last=2))
     assert engine_for([server]).max_model_len == 512

@@ -101,6 +101,7 @@ def test_one_that_takes_a_connection_and_says_nothing_is_waited_for_too(start, d
     assert f"the vLLM server {deaf} has not answered" in said_often.text
 
 
+@pytest.mark.slow
 def test_a_server_that_comes_later_is_taken(serve, start):
     there = serve()
     start(there.url)

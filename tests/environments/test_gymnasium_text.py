@@ -315,6 +315,7 @@ def test_a_tiny_policy_trains_on_it():
     assert last["rollout/episode_length"] > 1
 
 
+@pytest.mark.slow
 def test_wrappers_and_anchors_of_the_command_line_reach_worker_processes():
     adapter = {
         "class_path": "gigpo_lightning.environments.gymnasium_text.GymnasiumEnvironment",

@@ -137,6 +137,7 @@ JSON = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(
     st.text(st.characters(exclude_categories=["Cs"])),
     st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), JSON),

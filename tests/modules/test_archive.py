@@ -40,6 +40,7 @@ def test_a_file_that_is_as_it_was_written_is_read():
     assert same(read(written()), CONTENT)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bit", range(0, 8, 2))
 def test_any_flipped_bit_is_noticed_or_changes_nothing(bit):
     whole, refused = written(), 0

@@ -52,6 +52,7 @@ def keeper(folder):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("memory", [False, True])
 def test_the_good_checkpoint_stays_and_is_named(tmp_path, memory):
     what = "the optimizer's exp_avg of" if memory else "the weight"

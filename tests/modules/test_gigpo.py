@@ -63,6 +63,7 @@ def weights(module: GiGPOModule) -> torch.Tensor:
     return torch.cat([parameter.detach().flatten().clone() for parameter in module.policy.parameters()])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("aggregation", ["token", "step", "sequence", "trajectory"])
 def test_splitting_a_minibatch_changes_no_gradient(tmp_path, aggregation):
     gradients = []
@@ -168,6 +169,7 @@ def test_without_a_correction_nothing_is_computed_twice(tmp_path):
     assert "loss/engine_kl" not in fit(module, tmp_path).callback_metrics
 
 
+@pytest.mark.slow
 def test_a_scheduled_ratio_follows_the_training(tmp_path):
     seen = []
 
@@ -204,12 +206,14 @@ def test_gradients_are_scaled_down_to_their_largest_norm(tmp_path):
     assert keeper.kept[0].norm().item() == pytest.approx(1e-3, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_every_update_makes_a_new_version(tmp_path):
     module = make_module()
     trainer = fit(module, tmp_path, max_epochs=2, data={"minibatch_size": 16})
     assert module.policy_version == trainer.global_step >= 2
 
 
+@pytest.mark.slow
 def test_the_reference_stays_what_the_policy_was(tmp_path):
     module = make_module(loss=LossSettings(kl_coefficient=0.1))
     before = weights(module)
@@ -226,6 +230,7 @@ def test_without_a_kl_coefficient_there_is_no_reference():
     assert module.reference is None
 
 
+@pytest.mark.slow
 def test_the_scheduler_goes_one_step_an_epoch(tmp_path):
     module = make_module(lr_scheduler=lambda optimizer: torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5))
     trainer = fit(module, tmp_path, max_epochs=3, data={"minibatch_size": 16})
@@ -242,6 +247,7 @@ class TestALossThatIsNotFinite:
         ):
             fit(make_module(BrokenGiGPO()), tmp_path, max_epochs=3)
 
+    @pytest.mark.slow
     def test_the_updates_that_went_before_in_its_epoch_are_counted(self, tmp_path):
         module, done = make_module(BrokenGiGPO()), []
 

@@ -92,6 +92,7 @@ def test_a_run_trains_the_adapters_alone_and_keeps_no_second_copy(tmp_path):
     assert trainer.callback_metrics["loss/kl"] > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("adapters", [True, False])
 def test_the_engine_is_proved_to_have_them_either_way(adapters: bool, tmp_path):
     module = GiGPOModule(source(tie_embeddings=False), GiGPO(), optimizer=lambda each: torch.optim.AdamW(each, lr=0.03))

@@ -69,6 +69,7 @@ def test_one_that_hangs_is_found_however_busy_the_others_are():
     assert {event.slot: event.bystander for event in lost} == {0: False, 1: True, 2: True, 3: True}
 
 
+@pytest.mark.slow
 def test_a_deadline_is_not_that_of_all_together():
     pool = open_pool(step=3.0)
     try:

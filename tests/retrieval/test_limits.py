@@ -172,6 +172,7 @@ def test_a_client_that_never_ends_its_body_is_told_and_let_go(serve):
     assert b"The body has not come within 0.2 s" in answer
 
 
+@pytest.mark.slow
 def test_a_client_that_does_not_read_its_answer_is_let_go(serve):
     server = serve(patience=0.1, seconds=0.5, connections=1)
     with connect(server) as connection:

@@ -65,6 +65,7 @@ def test_an_evaluation_s_key_is_never_too_old():
     assert len(groups) == 1
 
 
+@pytest.mark.slow
 @given(
     epochs=st.lists(st.lists(st.integers(1, 9), min_size=2, max_size=4), min_size=1, max_size=5),
     max_staleness=st.integers(1, 3),

@@ -161,6 +161,7 @@ def test_no_request_is_made_twice(tmp_path):
     assert len(names) == len(set(names))
 
 
+@pytest.mark.slow
 def test_slots_are_all_free_again_whatever_happened(tmp_path):
     player = collector()
     player.play(make_tasks(tmp_path, "dies", times=100), 3, noise_key=0, name="test")
@@ -197,6 +198,7 @@ def test_a_worker_that_cannot_start_ends_the_run_at_once():
     pool.close()
 
 
+@pytest.mark.slow
 def test_deterministic_rollouts_do_everything_in_order(tmp_path):
     tasks = make_tasks(tmp_path, times=0)
     runs = [play(tasks, workers=workers, deterministic=True)[2].engine.requests for workers in (0, 1, 2, 3)]

@@ -47,6 +47,7 @@ def first(groups: list[TrajectoryGroup]) -> Trajectory:
     return groups[0].trajectories[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 1])
 def test_an_environment_is_stepped_with_calls(workers: int) -> None:
     episode = first(play(LOOK, ENTER, workers=workers))

@@ -20,11 +20,13 @@ CREDIT = "model.init_args.credit.init_args."
 
 
 class TestConfiguration:
+    @pytest.mark.slow
     def test_a_preset_of_another_class_leaves_nothing_of_the_first_behind(self):
         (run,) = compose("default", (), ["credit=grpo"], False).runs
         credit = yaml.safe_load(checked_configuration(run.options))["model"]["init_args"]["credit"]
         assert credit == yaml.safe_load((CONFIGS / "credit/grpo.yaml").read_text())["model"]["init_args"]["credit"]
 
+    @pytest.mark.slow
     def test_a_misspelt_key_is_refused_in_the_parser_s_own_words(self, caplog, monkeypatch):
         options = ["--config", "configs/gridworld_cpu.yaml", f"--{CREDIT}discuont=0.9"]
         with pytest.raises(ValueError, match="discuont is no setting of gigpo_lightning") as refused:
@@ -34,6 +36,7 @@ class TestConfiguration:
             cli.main()
         assert f"error: {refused.value}\n" in caplog.text
 
+    @pytest.mark.slow
     def test_a_value_that_no_run_could_have_is_refused_before_any_has_begun(self, tmp_path):
         words = ["-m", f"{CREDIT}discount=0.9,1.5", f"hydra.sweep.dir={tmp_path / 'sweep'}"]
         with pytest.raises(

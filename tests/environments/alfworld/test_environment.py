@@ -41,11 +41,13 @@ def test_it_keeps_the_rules_of_environments(tasks: dict[str, Task], anchor: str)
     check_environment(AlfworldEnvironment(anchor=anchor), tasks[HEAT])  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_only_the_winning_step_is_rewarded(tasks: dict[str, Task]) -> None:
     rewards = [reward for _, reward, _, _, _ in outcomes(tasks[HEAT])]
     assert rewards == [0.0] * (len(rewards) - 1) + [10.0]
 
 
+@pytest.mark.slow
 def test_the_reward_of_winning_can_be_chosen(tasks: dict[str, Task]) -> None:
     assert outcomes(tasks[HEAT], success_reward=1.0)[-1][1] == 1.0
 

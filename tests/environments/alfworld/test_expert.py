@@ -210,6 +210,7 @@ def play(environment: AlfworldEnvironment, task: Task, detours: float, max_steps
     return False
 
 
+@pytest.mark.slow
 @pytest.mark.alfworld
 @pytest.mark.parametrize("detours", [0.0, 0.3])
 def test_it_wins_generated_games(scenes_dir: Path, detours: float) -> None:
@@ -219,6 +220,7 @@ def test_it_wins_generated_games(scenes_dir: Path, detours: float) -> None:
     assert lost == []
 
 
+@pytest.mark.slow
 @pytest.mark.alfworld
 def test_it_wins_games_of_others(engine: None, shared_data: Path) -> None:
     environment = AlfworldEnvironment()

@@ -40,6 +40,7 @@ def test_whatever_else_is_asked_for_is_refused(expression):
         value_of(expression, {"o": MUG})
 
 
+@pytest.mark.slow
 @pytest.mark.alfworld
 @pytest.mark.usefixtures("engine")
 @pytest.mark.parametrize("fast", [True, False])

@@ -47,6 +47,7 @@ def assert_equal(pair: tuple[Any, Any], game_file: str, num_random: int, seed: i
         assert one == other, f"after {commands[:number]}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_generated_games_read_alike_on_both_engines(pair: tuple[Any, Any], tasks: dict[str, Task], kind: str) -> None:
     assert_equal(pair, tasks[kind].payload["game_file"], num_random=10)

@@ -77,6 +77,7 @@ def test_a_task_s_payload_is_what_reset_is_given(hall, begun):
     assert {"type": "reset", "data": {"seed": 2, "level": "easy"}} in hall[1].received
 
 
+@pytest.mark.slow
 def test_steps_of_a_server_written_without_the_package_are_compared_by_its_state(hall):
     """Observations have a clock, so that no two later ones are equal; states are."""
     policy = TinyPolicy([lambda: WORDS, compact_text_markers], hidden_size=16, num_layers=1, max_length=64).build()
@@ -249,6 +250,7 @@ def test_a_server_that_is_not_there_ends_the_run_with_its_address():
         environment.reset(options={"task": task(seed=1)})
 
 
+@pytest.mark.slow
 def test_a_server_that_is_full_says_so_with_what_to_do(begun):
     with serve(sessions=1) as (url, _):
         begun(url)

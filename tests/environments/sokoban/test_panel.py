@@ -62,6 +62,7 @@ def test_no_level_is_there_twice_also_turned_or_mirrored() -> None:
     assert max(views.values()) == 1
 
 
+@pytest.mark.slow
 def test_the_panels_of_a_seed_are_the_same_on_every_machine() -> None:
     hashes = {split: sokoban_panel(split, num_train=64).sha256[:16] for split in ("train", "valid", "test")}
     assert hashes == {"train": "8a4cf1aedf616e31", "valid": "7039715106e209b3", "test": "a9fef67134b04a14"}
@@ -71,6 +72,7 @@ def test_held_out_levels_do_not_depend_on_the_number_of_training_levels() -> Non
     assert levels("test", num_train=10) == levels("test", num_train=20)
 
 
+@pytest.mark.slow
 def test_more_training_levels_begin_with_the_fewer() -> None:
     assert levels("train", num_train=20)[:10] == levels("train", num_train=10)
 

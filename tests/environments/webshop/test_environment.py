@@ -276,6 +276,7 @@ def test_attributes_of_products_take_part_in_the_reward(environment):
     assert play(environment, "search[steel]", f"click[{LAMP}]", "click[buy now]", task=task)[-1]["success"]
 
 
+@pytest.mark.slow
 def test_the_benchmark_shops_in_a_shop_of_its_own(repository_root):
     script = [sys.executable, str(repository_root / "benchmarks" / "webshop.py"), "--steps", "2000", "--large", "500"]
     result = subprocess.run(script, capture_output=True, text=True, check=False, timeout=600)
