@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from gigpo_lightning.cli import share_the_machine
 from gigpo_lightning.token_batch import make_token_batch
 from gigpo_lightning.token_trees import Pair, plan_micro_batches, token_trees
 from modules import PretrainedPolicy
@@ -131,6 +132,7 @@ def run(way: str, checkout: Path, kept: Path, arguments: argparse.Namespace) -> 
 
 def measure(arguments: argparse.Namespace) -> dict[str, float]:
     """Forward and backward of the kept steps, the best of three; memory is what is taken beyond the loaded model."""
+    share_the_machine()  # as a run does
     torch.set_num_threads(arguments.threads)
     pairs: list[Pair] = pickle.loads(arguments.kept.read_bytes())
     short = arguments.way.startswith("bfloat16")

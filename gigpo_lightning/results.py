@@ -4,6 +4,7 @@ import re
 import statistics
 from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 
@@ -13,18 +14,28 @@ from gigpo_lightning.disk import read_lines
 def held_out(folder: Path, first_version: int = 0) -> dict[str, float]:
     """Success before the first update and in the last evaluation, as ``<split> before`` and ``<split> after``.
 
-    Every task has the same weight. Of a game that an interrupted run has played twice, the later play counts. A
-    ``version_N`` before the first is an earlier attempt's, and does not count.
+    Every task has the same weight.
     """
-    won: dict[tuple[str, int], dict[str, dict[int, bool]]] = defaultdict(lambda: defaultdict(dict))
+    success = {}
+    for (split, number), episodes in sorted(evaluations(folder, first_version).items()):  # the last evaluation stays
+        tasks: dict[str, list[bool]] = defaultdict(list)
+        for (task, _), episode in episodes.items():
+            tasks[task].append(episode["success"])
+        success[f"{split} {'after' if number else 'before'}"] = statistics.fmean(map(statistics.fmean, tasks.values()))
+    return success
+
+
+def evaluations(folder: Path, first_version: int = 0) -> dict[tuple[str, int], dict[tuple[str, int], dict[str, Any]]]:
+    """The held-out episodes of each split and policy version, by task and repeat: lines of ``evaluations.jsonl``.
+
+    Of a game that an interrupted run has played twice, the later play counts. A ``version_N`` before the first is an
+    earlier attempt's, and does not count.
+    """
+    found: dict[tuple[str, int], dict[tuple[str, int], dict[str, Any]]] = defaultdict(dict)
     for path in _files(folder, "evaluations.jsonl", first_version):
         for line in read_lines(path):
-            won[line["split"], line["policy_version"]][line["task_id"]][line["repeat"]] = line["success"]
-    success = {}
-    for (split, number), tasks in sorted(won.items()):  # the last evaluation stays
-        mean = statistics.fmean(statistics.fmean(repeats.values()) for repeats in tasks.values())
-        success[f"{split} {'after' if number else 'before'}"] = mean
-    return success
+            found[line["split"], line["policy_version"]][line["task_id"], line["repeat"]] = line
+    return dict(found)
 
 
 def training(folder: Path, first_version: int = 0) -> dict[str, float]:

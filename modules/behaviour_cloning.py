@@ -67,7 +67,8 @@ class BehaviourCloningModule(PolicyModule):
         self.weight_decay = weight_decay
         self.output_folder = output_folder
         self.policy_version = 0
-        self._epoch_started, self._said = 0.0, math.inf
+        self._first: int | None = None  # batch of the epoch that this process does; a run may go on within an epoch
+        self._began, self._said = 0.0, math.inf
         self._countdown = Countdown("held-out loss: batch")
 
     @staticmethod
@@ -115,8 +116,14 @@ class BehaviourCloningModule(PolicyModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_train_epoch_start(self) -> None:
+        """Begin to count the epoch's updates anew; not called where a run goes on within an epoch."""
+        self._first = None
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Start the clock of the epoch's updates."""
-        self._epoch_started = self._said = time.perf_counter()
+        if self._first is None:
+            self._first = batch_idx
+            self._began = self._said = time.perf_counter()
 
     def training_step(self, batch: TokenBatch, batch_idx: int) -> Tensor:
         """Mean negative log-likelihood of the replies' tokens, in nats.
@@ -140,7 +147,7 @@ class BehaviourCloningModule(PolicyModule):
         batches, done, now = int(self.trainer.num_training_batches), batch_idx + 1, time.perf_counter()
         if done % max(1, batches // _LINES) == 0 or now - self._said > _SILENT:
             self._said = now
-            left = (now - self._epoch_started) / done * (batches - done)
+            left = (now - self._began) / (done - (self._first or 0)) * (batches - done)
             text, loss = "epoch %d: batch %d of %d, loss %.3f, %.0f s left", float(outputs["loss"])
             _logger.info(text, self.current_epoch, done, batches, loss, left)
 

@@ -140,7 +140,8 @@ def _weights(
     query: Tensor, key: Tensor, blocks: list[Blocks], scale: float, kept: Sequence[Tensor | None]
 ) -> Iterator[tuple[Blocks, Tensor]]:
     """Each block's softmax of the scores, kept or computed, 0 where a query may not attend, ``(H · N, G · Q, K)``."""
-    exact_query, exact_key = query.to(_exact(query)) * scale, key.to(_exact(key))
+    if any(weights is None for weights in kept):
+        exact_query, exact_key = query.to(_exact(query)) * scale, key.to(_exact(key))
     for some, weights in zip(blocks, kept, strict=True):
         if weights is not None:
             yield some, weights

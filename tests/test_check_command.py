@@ -168,12 +168,17 @@ def test_the_data_section_of_runs_says_what_is_checked(capsys, tmp_path):
     ],
 )
 def test_a_mistake_ends_with_2_and_one_line(words, said, monkeypatch, caplog):
+    assert said in only_line(words, monkeypatch, caplog)
+
+
+def only_line(words, monkeypatch, caplog):
+    """What a command says that ends with 2."""
     monkeypatch.setattr(sys, "argv", ["gigpo", "check-environment", *words])
     with pytest.raises(SystemExit) as stop:
         main()
     assert stop.value.code == 2
-    assert said in caplog.messages[-1]
     assert caplog.messages[-1].count("\n") == 1  # and where to find more
+    return caplog.messages[-1]
 
 
 ENVIRONMENTS = "gigpo_lightning.environments"
@@ -222,12 +227,7 @@ def test_what_is_missing_ends_with_2_and_one_line_for_no_rule_is_broken(words, g
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, gone, None)
     monkeypatch.setenv("PATH", "/nowhere")
-    monkeypatch.setattr(sys, "argv", ["gigpo", "check-environment", *words])
-    with pytest.raises(SystemExit) as stop:
-        main()
-    assert stop.value.code == 2
-    assert said in caplog.messages[-1]
-    assert caplog.messages[-1].count("\n") == 1  # and where to find more
+    assert said in only_line(words, monkeypatch, caplog)
     assert "rule broken" not in capsys.readouterr().out
 
 

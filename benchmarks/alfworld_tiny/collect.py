@@ -316,7 +316,7 @@ def write(runs: Sequence[Run], folder: Path) -> None:
     games.sort(key=lambda row: (row["split"], row["task_id"], row["run"], row["iterations"], row["repeat"]))
     tables = {"results.csv": results, "games.csv.gz": games, "curves.csv.gz": curves, "groups.csv": groups}
     for name, rows in tables.items():
-        _write_rows(folder / name, rows)
+        write_rows(folder / name, rows)
         _logger.info("%s: %d rows", folder / name, len(rows))
 
 
@@ -324,10 +324,11 @@ def write_start(runs: Path, folder: Path) -> None:
     """Write start.csv.gz, if that exam was taken; a row a game, in the order of their names."""
     if (played := runs / "start.jsonl").exists():
         episodes = sorted(read_lines(played), key=lambda episode: episode["task_id"])
-        _write_rows(folder / "start.csv.gz", [{name: episode[name] for name in GAME[1:]} for episode in episodes])
+        write_rows(folder / "start.csv.gz", [{name: episode[name] for name in GAME[1:]} for episode in episodes])
 
 
-def _write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Write rows as one of the files."""
     text = io.StringIO()
     writer = csv.DictWriter(
         text, fieldnames=list(dict.fromkeys(name for row in rows for name in row)), lineterminator="\n"

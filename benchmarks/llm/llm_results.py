@@ -10,17 +10,17 @@ one of the same method and seed takes the place of the old one.
 """
 
 import argparse
-import csv
-import gzip
-import io
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from benchmarks.alfworld_tiny.collect import read_rows, write_rows
 from gigpo_lightning.confidence import paired_bootstrap
 from gigpo_lightning.disk import read_lines
+from gigpo_lightning.results import evaluations
 
 FOLDER = Path(__file__).parent
 STANDARD = "gigpo"
@@ -80,11 +80,11 @@ class Run:
         """The upper end of the gain's interval."""
         return self._interval[2]
 
-    @property
+    @cached_property
     def _both(self) -> list[tuple[str, int]]:
         return sorted(self.start.keys() & self.end.keys())
 
-    @property
+    @cached_property
     def _interval(self) -> tuple[float, float, float]:
         before, after = ([float(side[game]["success"]) for game in self._both] for side in (self.start, self.end))
         return paired_bootstrap(before, after)
@@ -97,22 +97,17 @@ def read_run(training: Path, imitation: Path) -> Run:
         ValueError: If it has not ended.
     """
     method, _, seed = training.name.rpartition("_")
-    evaluations: dict[int, dict[tuple[str, int], dict[str, Any]]] = {}
-    versions = sorted(training.glob("lightning_logs/version_*"), key=lambda path: int(path.name.partition("_")[2]))
-    for path in (version / "evaluations.jsonl" for version in versions):
-        for episode in read_lines(path) if path.exists() else ():
-            of_version = evaluations.setdefault(episode["policy_version"], {})
-            of_version[episode["task_id"], episode["repeat"]] = episode
+    played = [episodes for _, episodes in sorted(evaluations(training).items())]  # of one split
     parts = [line for folder in (imitation, training) for line in read_lines(folder / "parts.jsonl")]
-    if not parts or parts[-1]["exit_code"] or len(evaluations) < 2:
+    if not parts or parts[-1]["exit_code"] or len(played) < 2:
         raise ValueError(f"{training} must hold a run that has ended")
     return Run(
         method=method,
         seed=int(seed),
         minutes=round(sum(line["seconds"] for line in parts) / 60, 1),
         peak_gib=max(line["peak_gib"] for line in parts),
-        start=evaluations[min(evaluations)],
-        end=evaluations[max(evaluations)],
+        start=played[0],
+        end=played[-1],
     )
 
 
@@ -134,9 +129,8 @@ def read_collected(folder: Path, results: str, games: str) -> list[Run]:
     """The runs of two files that ``write`` has written; none where there are none."""
     if not (folder / results).exists():
         return []
-    played = list(csv.DictReader(io.StringIO(gzip.decompress((folder / games).read_bytes()).decode())))
     sides: dict[tuple[str, str, str], dict[tuple[str, int], dict[str, Any]]] = {}
-    for row in played:
+    for row in read_rows(folder / games):
         side = sides.setdefault((row["method"], row["seed"], row["when"]), {})
         episode = {"success": row["success"] == "True", "steps": int(row["steps"])}
         side[row["task_id"], int(row["repeat"])] = episode | {"task_id": row["task_id"], "repeat": int(row["repeat"])}
@@ -149,7 +143,7 @@ def read_collected(folder: Path, results: str, games: str) -> list[Run]:
             start=sides[row["method"], row["seed"], "start"],
             end=sides[row["method"], row["seed"], "end"],
         )
-        for row in csv.DictReader(io.StringIO((folder / results).read_text()))
+        for row in read_rows(folder / results)
     ]
 
 
@@ -171,18 +165,9 @@ def write(runs: Iterable[Run], folder: Path, results: str, games: str) -> None:
         for when, side in (("start", run.start), ("end", run.end))
         for _, episode in sorted(side.items())
     ]
-    (folder / results).write_text(_as_csv([row_of(run) for run in runs]))
-    # Without its time of day the same runs give the same file.
-    (folder / games).write_bytes(gzip.compress(_as_csv(played).encode(), mtime=0))
+    write_rows(folder / results, [row_of(run) for run in runs])
+    write_rows(folder / games, played)
     _logger.info("%s: %d runs", folder / results, len(runs))
-
-
-def _as_csv(rows: Sequence[dict[str, Any]]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
 
 
 def main(words: Sequence[str] | None = None) -> None:

@@ -15,6 +15,7 @@ import json
 import logging
 import os
 import select
+import signal
 import subprocess
 import sys
 import time
@@ -27,7 +28,6 @@ from llm_results import Run, read_run
 from gigpo_lightning.disk import checkpoints_in, read_lines
 
 ROOT = Path(__file__).resolve().parents[2]
-MODEL = ROOT / "data" / "llm" / "SmolLM2-135M-Instruct"
 CONFIGS = ROOT / "configs" / "alfworld"
 METHODS = {"gigpo": (), "grpo": (Path(__file__).with_name("grpo.yaml"),)}
 _EVERY = 2.0  # seconds between looks at the memory of a part
@@ -107,28 +107,38 @@ def part(folder: Path, name: str, command: Sequence[str]) -> None:
 
 
 def watched(name: str, command: Sequence[str]) -> tuple[int, float]:
-    """Carry out a command, pass its lines on, and say so where it is silent; its exit code, and its most GiB."""
+    """Carry out a command, pass its lines on, and say so where it is silent; its exit code, and its most GiB.
+
+    A signal ends the command, which may first write a checkpoint, and not this process before it.
+    """
     threads = {"OMP_NUM_THREADS": str(os.cpu_count() or 1)}  # of the engine, too: a real model is worth it
     process = psutil.Popen(command, env=threads | dict(os.environ), stderr=subprocess.PIPE)
+    before = {
+        signal.SIGINT: signal.signal(signal.SIGINT, lambda *_: None),  # the terminal has told it, too
+        signal.SIGTERM: signal.signal(signal.SIGTERM, lambda *_: process.terminate()),
+    }
     begun = said = looked = time.monotonic()
-    most, ended = 0.0, False
-    while not ended:
-        try:
-            if select.select([process.stderr], [], [], _EVERY)[0]:
-                lines = os.read(process.stderr.fileno(), 1 << 16)
-                ended = not lines
-                sys.stderr.buffer.write(lines)
-                sys.stderr.flush()
-                said = time.monotonic()
-        except KeyboardInterrupt:  # the terminal has told it, too
-            continue
+    most = 0.0
+    while True:
+        if select.select([process.stderr], [], [], _EVERY)[0]:
+            lines = os.read(process.stderr.fileno(), 1 << 16)
+            if not lines:
+                break
+            sys.stderr.buffer.write(lines)
+            sys.stderr.flush()
+            said = time.monotonic()
+        elif process.poll() is not None:  # what it has begun may have its stderr still
+            break
         now = time.monotonic()
         if now - looked > _EVERY:
             most, looked = max(most, resident_gib(process)), now
         if now - said > _SILENT:
             logger.info("%s: %.0f s so far", name, now - begun)
             said = now
-    return process.wait(), most
+    code = process.wait()
+    for number, handler in before.items():
+        signal.signal(number, handler)
+    return code, most
 
 
 def resident_gib(process: psutil.Process) -> float:

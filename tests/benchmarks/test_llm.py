@@ -5,7 +5,10 @@ import gzip
 import importlib
 import io
 import json
+import os
+import signal
 import sys
+import threading
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -118,6 +121,17 @@ def test_a_silent_part_is_told_of_and_its_lines_are_passed_on(
     assert any(record.getMessage().startswith("imitation: ") for record in caplog.records)
 
 
+@pytest.mark.slow
+def test_a_signal_ends_the_part_and_is_written_down(train: ModuleType, tmp_path: Path) -> None:
+    tells = threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGTERM))
+    tells.start()
+    with pytest.raises(SystemExit):
+        train.part(tmp_path, "imitation", [sys.executable, "-c", "import time; time.sleep(60)"])
+    (line,) = map(json.loads, (tmp_path / "parts.jsonl").read_text().splitlines())
+    assert line["exit_code"] == -signal.SIGTERM
+    assert line["seconds"] < 30
+
+
 def write_run(folder: Path, method: str, seed: int, *, start: list[int], end: list[int], exit_code: int = 0) -> None:
     """The folders of a run that was stopped once."""
     imitation, training = folder / f"imitation_{seed}", folder / f"{method}_{seed}"
@@ -132,7 +146,14 @@ def write_run(folder: Path, method: str, seed: int, *, start: list[int], end: li
         version = training / "lightning_logs" / f"version_{number}"
         version.mkdir(parents=True)
         episodes = [
-            {"policy_version": policy_version, "task_id": f"game {game}", "repeat": 0, "success": bool(won), "steps": 4}
+            {
+                "split": "valid_unseen",
+                "policy_version": policy_version,
+                "task_id": f"game {game}",
+                "repeat": 0,
+                "success": bool(won),
+                "steps": 4,
+            }
             for game, won in enumerate(wins)
         ]
         (version / "evaluations.jsonl").write_text("".join(json.dumps(each) + "\n" for each in episodes))

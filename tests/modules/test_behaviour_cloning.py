@@ -169,8 +169,21 @@ def test_a_slow_epoch_says_more_often_how_far_it_is(
     monkeypatch.setattr("time.perf_counter", lambda: float(next(seconds)))
     module.on_train_epoch_start()
     with caplog.at_level(logging.INFO, "modules"):
+        module.on_train_batch_start(cast("Any", None), 0)
         module.on_train_batch_end({"loss": torch.tensor(1.5)}, cast("Any", None), 0)
     assert caplog.messages == ["epoch 0: batch 1 of 200, loss 1.500, 7960 s left"]
+
+
+def test_an_epoch_that_goes_on_counts_the_time_of_its_own_batches(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module, seconds = BehaviourCloningModule(tiny()), iter(range(1000, 10_000, 40))
+    module._trainer = cast("Any", SimpleNamespace(num_training_batches=200, current_epoch=0))
+    monkeypatch.setattr("time.perf_counter", lambda: float(next(seconds)))
+    with caplog.at_level(logging.INFO, "modules"):  # Lightning does not start an epoch again within it
+        module.on_train_batch_start(cast("Any", None), 149)
+        module.on_train_batch_end({"loss": torch.tensor(1.5)}, cast("Any", None), 149)
+    assert caplog.messages == ["epoch 0: batch 150 of 200, loss 1.500, 2000 s left"]
 
 
 def resumable(folder: Path, checkpoint: Path | None = None) -> BehaviourCloningModule:

@@ -15,21 +15,25 @@ FOLDER = "configs/alfworld/tiny_policy"
 PAIRS = [((task, *range(2, length)), (7, 3, reply)) for task in (1, 2) for length in (9, 30) for reply in (4, 5)]
 
 
-def gradients(policy: Policy) -> dict[str, Tensor]:
-    for rows in plan_micro_batches(token_trees(PAIRS), 40, policy.row_rules):
-        logprobs, entropy = policy(make_token_batch(PAIRS, 0, rows))
-        (logprobs.sum() + 0.1 * entropy.sum()).backward()
+def gradients(policy: Policy, mixed: bool) -> dict[str, Tensor]:
+    with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
+        for rows in plan_micro_batches(token_trees(PAIRS), 40, policy.row_rules):
+            logprobs, entropy = policy(make_token_batch(PAIRS, 0, rows))
+            (logprobs.sum() + 0.1 * entropy.sum()).backward()
     return {name: each.grad.clone() for name, each in policy.named_parameters() if each.grad is not None}
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
-def test_a_compiled_policy_has_the_weights_names_and_gradients_of_a_plain_one(tmp_path, monkeypatch, repository_root):
+@pytest.mark.parametrize("mixed", [False, True], ids=["float32", "bf16-mixed"])
+def test_a_compiled_policy_has_the_weights_names_and_gradients_of_a_plain_one(
+    mixed, tmp_path, monkeypatch, repository_root
+):
     monkeypatch.chdir(repository_root)
     plain, compiled = (PretrainedPolicy(FOLDER, compile=wanted).build().train() for wanted in (False, True))
     assert [each._compiled_call_impl is not None for each in plain.blocks + compiled.blocks] == [False] * 2 + [True] * 2
     assert [name for name, _ in compiled.named_weights()] == [name for name, _ in plain.named_weights()]
-    expected, found = gradients(plain), gradients(compiled)
+    expected, found = gradients(plain, mixed), gradients(compiled, mixed)
     assert expected.keys() == found.keys()
     for name, gradient in expected.items():
         assert (found[name] - gradient).norm() <= 1e-5 * gradient.norm(), name
