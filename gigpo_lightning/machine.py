@@ -6,7 +6,7 @@ import os
 import torch
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
-_LARGE = 1 << 30  # bytes
+_TENSOR, _FREE = 32 << 20, 1 << 30  # bytes
 
 
 def share_the_machine() -> None:
@@ -22,10 +22,11 @@ def share_the_machine() -> None:
 def keep_memory() -> None:
     """Have the C library keep up to a GiB that is free, where its memory allocator can be told so (glibc's).
 
-    By default it gives a large tensor's memory back to the system, which clears it again for the next one of the same
-    size: a tenth of an update's time.
+    By default it gives much memory back to the system, which clears it again for the next tensor of the same size.
+    Tensors of more than 32 MiB are given back at once all the same: what is kept of them fits little else, and a run's
+    memory grows from update to update.
     """
     library = ctypes.CDLL(None)
     if hasattr(library, "mallopt") and not any(name.startswith("MALLOC_") for name in os.environ):
-        library.mallopt(_MMAP_THRESHOLD, _LARGE)
-        library.mallopt(_TRIM_THRESHOLD, _LARGE)
+        library.mallopt(_MMAP_THRESHOLD, _TENSOR)
+        library.mallopt(_TRIM_THRESHOLD, _FREE)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
 import torch
+import torch._dynamo.config
 from torch import nn
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -26,8 +27,10 @@ def check_compiler(argument: str) -> None:
     """Refuse to compile where nothing can.
 
     Raises:
-        ValueError: If there is no C++ compiler.
+        ValueError: If there is no C++ compiler, or PyTorch's own is switched off.
     """
+    if torch._dynamo.config.disable:
+        raise ValueError(f"{argument} must be false where TORCHDYNAMO_DISABLE=1 switches the compiler off, got true")
     if not any(map(shutil.which, ("g++", "clang++", "c++"))):
         raise ValueError(f"{argument} must be false without a C++ compiler on PATH, such as g++, got true")
 

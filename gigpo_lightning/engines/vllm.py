@@ -5,10 +5,10 @@ import math
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
 
 import torch
-import torch._dynamo
 
 from gigpo_lightning.engines.adapter import Adapter
 from gigpo_lightning.engines.base import Completion, EngineBase, GenerationRequest
@@ -143,8 +143,6 @@ class VLLMEngine(EngineBase):
         self._vllm = _import_vllm()
         device_options: dict[str, Any] = {"enable_sleep_mode": True} if self._allow_sleep else {}
         if self._on_cpu():
-            # vLLM compiles small functions such as the gathering of logprobs anew for every shape: minutes of a CPU.
-            torch._dynamo.config.disable = True
             self._vllm.platforms.current_platform.import_kernels()  # one of them is made quiet below
             device_options = {
                 "kv_cache_memory_bytes": self._kv_cache_bytes,
@@ -152,7 +150,7 @@ class VLLMEngine(EngineBase):
                 "async_scheduling": False,
                 "enforce_eager": True,
             }
-        with on_this_device(), binding_memory_quietly():
+        with on_this_device(), binding_memory_quietly(), self._uncompiled():
             self._llm = self._vllm.LLM(
                 self._model or model_folder,
                 **{
@@ -326,6 +324,13 @@ class VLLMEngine(EngineBase):
     def _on_cpu(self) -> bool:
         return bool(self._vllm.platforms.current_platform.is_cpu())
 
+    def _uncompiled(self) -> AbstractContextManager[Any]:
+        """Have vLLM compile nothing on a CPU: it would compile small functions anew for every shape, for minutes.
+
+        The policy, which shares the process, may be compiled all the same.
+        """
+        return torch.compiler.set_stance("force_eager") if self._on_cpu() else nullcontext()
+
     def _add(self, request_id: str, prompt_ids: Sequence[int], sampling: Mapping[str, Any]) -> None:
         tokens = self._vllm.inputs.engine.tokens_input(list(prompt_ids))
         final = self._vllm.sampling_params.RequestOutputKind.FINAL_ONLY
@@ -336,10 +341,11 @@ class VLLMEngine(EngineBase):
     def _step_until_finished(self, ready: Callable[[], bool] = lambda: False) -> list[Any]:
         engine = self._started().llm_engine
         finished: list[Any] = []
-        while not finished and engine.has_unfinished_requests():
-            finished = [output for output in engine.step() if output.finished]
-            if not finished and ready():
-                break
+        with self._uncompiled():
+            while not finished and engine.has_unfinished_requests():
+                finished = [output for output in engine.step() if output.finished]
+                if not finished and ready():
+                    break
         self._under_way.difference_update(output.request_id for output in finished)
         return finished
 

@@ -7,6 +7,7 @@ from contextlib import ExitStack
 
 import pytest
 import torch
+import torch._dynamo.utils
 
 from callbacks import WeightSync
 from gigpo_lightning.algorithm import GiGPO
@@ -271,6 +272,24 @@ def test_vllm_names_the_model_runner_that_computes(synced):
         ("V2", "vllm.v1.worker.cpu.model_runner"),
         ("V2", "vllm.v1.worker.gpu.model_runner"),
     }
+
+
+@pytest.mark.skipif(DEVICE.type == "cuda", reason="there vLLM compiles what it runs")
+def test_an_engine_compiles_nothing_and_lets_the_policy_be_compiled(synced):
+    _, engine = synced
+    graphs, compiled = torch._dynamo.utils.counters["stats"], []
+
+    def backend(graph, inputs):
+        compiled.append(graph)
+        return graph.forward
+
+    before = graphs["unique_graphs"]
+    ask(engine, [1, 2])
+    assert graphs["unique_graphs"] == before
+    torch.compile(lambda number: number + 1, backend=backend)(torch.ones(1))
+    assert len(compiled) == 1
+    ask(engine, [1, 2])
+    assert graphs["unique_graphs"] == before + 1
 
 
 def test_nothing_under_way_gives_nothing(synced):

@@ -46,3 +46,9 @@ def test_without_a_compiler_it_is_refused_by_name(monkeypatch):
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(ValueError, match="compile must be false without a C\\+\\+ compiler on PATH"):
         PretrainedPolicy(FOLDER, compile=True)
+
+
+def test_where_the_compiler_is_switched_off_it_is_refused_by_name(monkeypatch):
+    monkeypatch.setattr(torch._dynamo.config, "disable", True)
+    with pytest.raises(ValueError, match="compile must be false where TORCHDYNAMO_DISABLE=1 switches"):
+        PretrainedPolicy(FOLDER, compile=True)
