@@ -25,7 +25,7 @@ def show_figure(trainer: Trainer, log_dir: str | None, tag: str, moment: str, fi
     """Show a figure, by the first rank alone.
 
     Args:
-        trainer: Its loggers get the figure: by ``add_figure`` of their experiment, or by their own ``log_image``.
+        trainer: Its loggers get the figure: by ``add_image`` of their experiment, or by their own ``log_image``.
         log_dir: The run's folder, which gets ``figures/<tag>/<moment>.png``; without one there is no file.
         tag: What is drawn, such as ``rollout/group``.
         moment: When, ending with a number, such as ``epoch_10``.
@@ -42,8 +42,8 @@ def show_figure(trainer: Trainer, log_dir: str | None, tag: str, moment: str, fi
         _keep(path, lambda partial: imsave(partial, pixels, format="png"))
     is_shown = False
     for logger in trainer.loggers:
-        if (add_figure := logger_method(logger, "add_figure")) is not None:
-            add_figure(tag, figure, trainer.global_step)
+        if (add_image := logger_method(logger, "add_image")) is not None:
+            add_image(tag, pixels, trainer.global_step, dataformats="HWC")
         elif (log_image := logger_method(logger, "log_image")) is not None:
             log_image(key=tag, images=[pixels], step=trainer.global_step)
         else:

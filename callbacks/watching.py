@@ -8,7 +8,7 @@ from lightning.pytorch import Callback, Trainer
 from gigpo_lightning.experience import Experience
 
 Method = Literal[
-    "add_scalar", "add_text", "add_figure", "add_histogram", "add_custom_scalars", "log_image", "log_table", "log_text"
+    "add_scalar", "add_text", "add_image", "add_histogram", "add_custom_scalars", "log_image", "log_table", "log_text"
 ]
 """What a logger can show beside numbers: names of ``SummaryWriter`` and other writers, and of ``WandbLogger``."""
 

@@ -1,12 +1,14 @@
 """A LightningCLI that reads strictly, and names the full key of what it refuses."""
 
 import re
+import sys
 from argparse import ArgumentError
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import jsonargparse
+from docstring_parser import DocstringStyle
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, _InstantiatorFn
@@ -15,7 +17,8 @@ from gigpo_lightning.complaints import constructor_complaint, find_key
 from gigpo_lightning.config_action import add_config_option, no_section, refuse_nothing, with_near_words
 from gigpo_lightning.errors import RunError
 
-jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
+# Trying every style for every class of a configuration is half a second of a start.
+jsonargparse.set_parsing_settings(docstring_parse_style=DocstringStyle.GOOGLE)
 
 # What a user can mend; anything else is a defect of ours, and its traceback is wanted.
 MENDABLE = (ValueError, ImportError, OSError, FloatingPointError, ArgumentError, MisconfigurationException, RunError)
@@ -29,6 +32,13 @@ REFUSED = (TypeError, ArithmeticError, LookupError, AttributeError, RuntimeError
 
 class StrictCLI(LightningCLI):
     """LightningCLI whose mistakes end in one line."""
+
+    def __init__(self, args: Any = None, **kwargs: Any) -> None:
+        words = sys.argv[1:] if args is None else args
+        # What stands below a dataclass's fields is read from its source, which takes a second, and is for help alone.
+        helps = isinstance(words, list) and any("help" in word for word in words)
+        jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=helps)
+        super().__init__(args=args, **kwargs)
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         """Have mistakes raised, not answered with two screens of usage before the one line that says what is wrong."""

@@ -451,3 +451,9 @@ def test_a_dry_run_finds_what_the_run_would_have_found(options: list[str], messa
     assert result.returncode == 2
     assert message in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_the_help_of_a_class_says_what_stands_below_its_fields():
+    said = forked.run("gigpo_lightning.cli", "fit", "--model.help", "modules.GiGPOModule").stdout
+    assert "--model.loss.clip_low" in said
+    assert "between 0 and 1" in said
