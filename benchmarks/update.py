@@ -12,14 +12,13 @@ Without a file it measures conversations, also against TRL: ``benchmarks/convers
 """
 
 import argparse
-import json
 import resource
 import runpy
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -45,28 +44,22 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--once", action="store_true", help="leave out the times for more steps")
-    parser.add_argument("--way", choices=["padded", "rows", "trees"], help="measure this one, here")
-    parser.add_argument("--keep", type=Path, help="write the gradient to this file")
     arguments, others = parser.parse_known_args()
     if arguments.episodes is None:
         runpy.run_path(str(Path(__file__).with_name("conversations.py")), run_name="__main__")
         return
     if others:
         parser.error(f"unrecognized arguments: {' '.join(others)}")
-    if arguments.way:
-        sys.stdout.write(json.dumps(measure(arguments)) + "\n")
-        return
     with tempfile.TemporaryDirectory() as folder:
         report(arguments, Path(folder))
 
 
 def report(arguments: argparse.Namespace, folder: Path) -> None:
     def run(way: str, rows: int) -> dict[str, float]:
-        command = [sys.executable, __file__, str(arguments.episodes), "--way", way, "--keep", str(folder / way)]
-        for name in ("tokens", "vocabulary", "hidden", "layers", "seed"):
-            command += [f"--{name}", str(getattr(arguments, name))]
-        result = subprocess.run([*command, "--rows", str(rows)], check=True, capture_output=True, text=True)
-        return dict(json.loads(result.stdout.splitlines()[-1]))
+        # A fork has the imports already; the memory that it takes is its own.
+        with get_context("fork").Pool(1) as pool:
+            measured = argparse.Namespace(**vars(arguments) | {"way": way, "rows": rows})
+            return pool.apply(measure, (measured, folder / way))
 
     lines = [f"{arguments.rows} steps, vocabulary {arguments.vocabulary}, width {arguments.hidden}"]
     lines.append(f"{'':8}{'tokens':>9}{'seconds':>9}{'peak MiB':>10}{'time':>7}{'memory':>8}{'gradient off by':>17}")
@@ -88,7 +81,8 @@ def report(arguments: argparse.Namespace, folder: Path) -> None:
     sys.stdout.write("\n".join(lines) + "\n")
 
 
-def measure(arguments: argparse.Namespace) -> dict[str, float]:
+def measure(arguments: argparse.Namespace, kept: Path) -> dict[str, float]:
+    """The update in one way; its gradient goes into a file."""
     pairs = steps(arguments)
     config = Qwen2Config(
         vocab_size=arguments.vocabulary,
@@ -110,7 +104,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, float]:
     tokens = update(policy, pairs, advantage, arguments)
     seconds = time.perf_counter() - started
     peak = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - resident) / 1024
-    torch.save(torch.cat([each.grad.flatten() for each in policy.parameters()]), arguments.keep)
+    torch.save(torch.cat([each.grad.flatten() for each in policy.parameters()]), kept)
     return {"seconds": seconds, "peak_mib": peak, "tokens": tokens}
 
 

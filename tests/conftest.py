@@ -63,10 +63,15 @@ def shared_data() -> Path:
     return folder
 
 
+# Files of more than a minute, the longest first: one that begins late is waited for in the end.
+LONGEST = ("resume", "learning", "run", "llm", "fast", "engines", "gpu_day", "chat_run", "ranks", "export", "shuffled")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the files that have slow tests: of two processes the one that ends first has little to wait for."""
+    """Begin with the longest files, then the others with slow tests: of all processes the first to end waits little."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path not in slow)
+    places = {f"test_{name}.py": place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: (places.get(item.path.name, len(places)), item.path not in slow))
 
 
 def pytest_collection_finish() -> None:

@@ -4,6 +4,7 @@ import atexit
 import importlib
 import os
 import socket
+import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -49,6 +50,22 @@ def finish(process: ForkServerProcess, limit: float = 1200.0) -> int:
 def gigpo(folder: Path, *words: str) -> CompletedProcess[str]:
     """What ``gigpo`` does in the checkout, its runs in a folder of the test's."""
     return run("gigpo_lightning.cli", *words, "--trainer.default_root_dir", str(folder))
+
+
+def console_script(folder: Path, *arguments: str) -> CompletedProcess[str]:
+    """The same by the script that users call: no fork, a Python of its own."""
+    script = Path(sys.executable).parent / "gigpo"
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "120", "PYTHONPATH": str(ROOT)}
+    options = ["--trainer.default_root_dir", str(folder)]
+    return subprocess.run(
+        [script, *arguments, *options],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment,
+        timeout=1200,
+        cwd=ROOT,
+    )
 
 
 def run(module: str, *words: str) -> CompletedProcess[str]:

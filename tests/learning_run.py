@@ -1,4 +1,4 @@
-"""A run for ``test_learning``: ``python -m tests.learning_run FOLDER ESTIMATOR``, the README's own with that estimator.
+"""A run for two tests: ``python -m tests.learning_run FOLDER ESTIMATOR``, the README's own with that estimator.
 
 In a process of its own, where annotations are not checked: at up to 50,000 steps that was three quarters of the time.
 """
@@ -17,6 +17,7 @@ from lightning.pytorch import seed_everything
 from gigpo_lightning.algorithm import Credit, GiGPO
 from gigpo_lightning.trajectory import StepTable
 from tests.documents import ROOT, blocks
+from tests.forked import finish, start
 
 
 class ShuffledGiGPO(GiGPO):
@@ -26,6 +27,14 @@ class ShuffledGiGPO(GiGPO):
         credit = super().estimate(table)
         order = np.random.default_rng(len(table)).permutation(len(table))
         return replace(credit, advantage=credit.advantage[order])
+
+
+def held_out_success(folder: Path, estimator: str) -> tuple[float, float]:
+    """Held-out success of such a run before and after."""
+    log = folder / "log.txt"
+    assert finish(start("tests.learning_run", [str(folder), estimator], log)) == 0, log.read_text()[-4000:]
+    before, *_, after = json.loads((folder / "success.json").read_text())
+    return before, after
 
 
 def main() -> None:
