@@ -30,3 +30,14 @@ def keep_memory() -> None:
     if hasattr(library, "mallopt") and not any(name.startswith("MALLOC_") for name in os.environ):
         library.mallopt(_MMAP_THRESHOLD, _TENSOR)
         library.mallopt(_TRIM_THRESHOLD, _FREE)
+
+
+def give_memory_back() -> None:
+    """Have the C library give what is free to the system, where it can be told so (glibc's).
+
+    Each update has tensors of other sizes. Between those that stay it leaves pieces which the next one cannot use, so
+    that a run's memory grows; once an iteration this is quick.
+    """
+    library = ctypes.CDLL(None)
+    if hasattr(library, "malloc_trim"):
+        library.malloc_trim(0)

@@ -23,6 +23,7 @@ from callbacks.lightning_internals import epochs_done, keep_epochs_whole, traine
 from gigpo_lightning.algorithm import CreditEstimator
 from gigpo_lightning.algorithm.losses import LossSettings
 from gigpo_lightning.batch import Minibatch, TokenCounts
+from gigpo_lightning.machine import give_memory_back
 from gigpo_lightning.random_states import random_states, restore_random_states
 from gigpo_lightning.ranks import gather
 from gigpo_lightning.text import count
@@ -230,7 +231,8 @@ class GiGPOModule(PolicyModule):
         return losses | {"loss": torch.tensor(total)}
 
     def on_train_epoch_start(self) -> None:
-        """Start the clock of the update, and count its tokens anew."""
+        """Start the clock of the update, count its tokens anew, and leave to the rollout what the last one freed."""
+        give_memory_back()
         self._update_seconds, self._token_counts = 0.0, TokenCounts()
         self.policy.train()
 
