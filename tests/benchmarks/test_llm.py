@@ -16,6 +16,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from torch.utils.tensorboard import SummaryWriter
 
 from gigpo_lightning.confidence import paired_bootstrap
 from tests.scripts import loaded
@@ -29,6 +30,12 @@ PUBLISHED = [name for name in FILES if (FOLDER / name).exists()]
 def llm_results(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.syspath_prepend(FOLDER)
     return importlib.import_module("llm_results")
+
+
+@pytest.fixture
+def curve(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(FOLDER)
+    return importlib.import_module("curve")
 
 
 @pytest.fixture
@@ -88,6 +95,22 @@ def test_what_a_run_did_is_written_and_read_as_it_was(llm_results: ModuleType, t
     assert [row["method"] for row in read(tmp_path / "comparison.csv")] == ["gigpo", "grpo"]
     again = llm_results.read_collected(tmp_path, "comparison.csv", "comparison_games.csv.gz")
     assert [llm_results.row_of(run) for run in again] == [llm_results.row_of(run) for run in found]
+
+
+def test_the_curve_of_a_run_that_went_on_is_drawn_once(llm_results: ModuleType, curve: ModuleType, tmp_path: Path):
+    runs, published = tmp_path / "runs", tmp_path / "published"
+    published.mkdir()
+    write_run(runs, "gigpo", 0, start=[0, 0, 1, 0], end=[1, 1, 1, 0])
+    for number, (first, success) in enumerate(((1, [0.25, 0.5]), (2, [0.75, 1.0]))):  # the second iteration, again
+        with SummaryWriter(runs / "gigpo_0" / "lightning_logs" / f"version_{number}") as writer:
+            for step, value in enumerate(success, first):
+                writer.add_scalar("rollout/success_rate", value, step)
+    llm_results.main([str(runs), "--output", str(published)])
+    for _ in range(2):
+        curve.main([str(runs), "--output", str(published)])
+        rows = read(published / "curves.csv")
+        assert [(row["iteration"], row["success"]) for row in rows] == [("0", "0.25"), ("1", "0.75"), ("2", "1.0")]
+    assert "</svg>" in (published / "curve.svg").read_text()
 
 
 def test_a_run_that_has_not_ended_is_left_out(llm_results: ModuleType, tmp_path: Path):
