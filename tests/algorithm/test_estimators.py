@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, set_parsing_settings
 
 import gigpo_lightning.algorithm
 import gigpo_lightning.strict_cli  # its parsers read the descriptions beside fields
@@ -243,6 +243,9 @@ BOTH = {"invalid_action_penalty", "own_step_penalty"}
 def test_help_shows_every_argument_with_its_description_and_no_other(
     kind: type, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    set_parsing_settings(
+        docstring_parse_attribute_docstrings=True
+    )  # as where help is asked for
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--credit", type=CreditEstimator)
     with pytest.raises(SystemExit):
