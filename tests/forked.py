@@ -18,7 +18,9 @@ _CONTEXT = get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["tests.imported"])
 
 
-def start(module: str, words: Sequence[str], out: Path, err: Path | None = None, **variables: str) -> ForkServerProcess:
+def start(
+    module: str, words: Sequence[str], out: Path, err: Path | None = None, *, is_main: bool = False, **variables: str
+) -> ForkServerProcess:
     """Begin ``main`` of a module.
 
     Args:
@@ -26,9 +28,10 @@ def start(module: str, words: Sequence[str], out: Path, err: Path | None = None,
         words: Its command line.
         out: What it prints is appended to this file.
         err: Its errors; default: to ``out`` as well.
+        is_main: Whether it is ``__main__``, as for ``python -m``: a program that starts itself again asks for its name.
         **variables: Of its environment, beside this process's.
     """
-    process = _CONTEXT.Process(target=_run, args=(module, list(words), out, err or out, variables))
+    process = _CONTEXT.Process(target=_run, args=(module, list(words), out, err or out, is_main, variables))
     process.start()
     return process
 
@@ -86,13 +89,16 @@ def places(ranks: int) -> list[dict[str, str]]:
     return [names | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(ranks)]
 
 
-def _run(module: str, words: list[str], out: Path, err: Path, variables: dict[str, str]) -> None:
+def _run(module: str, words: list[str], out: Path, err: Path, is_main: bool, variables: dict[str, str]) -> None:
     for path, stream in ((out, 1), (err, 2)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream)
     os.environ.update({"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | variables)
     os.chdir(ROOT)
     sys.argv = [module, *words]
+    program = importlib.import_module(module)
+    if is_main:
+        sys.modules["__main__"] = program
     try:
-        importlib.import_module(module).main()
+        program.main()
     finally:
         atexit._run_exitfuncs()  # a process of multiprocessing ends without

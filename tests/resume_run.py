@@ -134,8 +134,12 @@ def scalars(root: Path) -> dict[tuple[str, int], float]:
 
 
 def final_state(root: Path) -> dict:
-    """What the last version's last checkpoint holds of weights, optimizer, schedulers and the module's own."""
-    checkpoint = torch.load(versions(root)[-1] / "checkpoints" / "last.ckpt", weights_only=True)
+    """What the last checkpoint holds of weights, optimizer, schedulers and the module's own.
+
+    It is the last version's, unless that had nothing left to do: a run may be killed once it has written all.
+    """
+    *_, file = (file for each in versions(root) if (file := each / "checkpoints" / "last.ckpt").exists())
+    checkpoint = torch.load(file, weights_only=True)
     checkpoint["gigpo"].pop("unlogged")  # seconds, too
     return {name: checkpoint[name] for name in ("state_dict", "optimizer_states", "lr_schedulers", "gigpo")}
 

@@ -26,16 +26,14 @@ ROOT = Path(__file__).resolve().parent.parent
 TOLERANCE = {"rtol": 0.0, "atol": 1e-7}
 
 
-LAUNCHERS = {
-    "Lightning": (),
-    "torchrun": ("torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m"),
-}
-
-
 def launch(launcher: str, folder: Path, *words: str) -> tuple[int, str]:
     """Have the ranks started by a launcher; the exit code, and what was said."""
     folder.mkdir(exist_ok=True)
-    command = [sys.executable, "-m", *LAUNCHERS[launcher], "tests.ranks_run", str(folder), *words]
+    if launcher == "Lightning":  # the first rank starts the others, by the name of its program
+        log = folder / "log.txt"
+        return forked.finish(forked.start("tests.ranks_run", [str(folder), *words], log, is_main=True)), log.read_text()
+    torchrun = ("torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m")
+    command = [sys.executable, "-m", *torchrun, "tests.ranks_run", str(folder), *words]
     result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=1200, cwd=ROOT)
     return result.returncode, result.stderr
 

@@ -19,6 +19,7 @@ from callbacks import Export
 from gigpo_lightning.algorithm import GiGPO
 from gigpo_lightning.environments.gridworld import gridworld_words
 from gigpo_lightning.prompts.gridworld import gridworld_markers
+from gigpo_lightning.rollout import GenerationRequest, SamplingParameters, VLLMEngine
 from gigpo_lightning.token_batch import make_token_batch
 from modules import BehaviourCloningModule, GiGPOModule, LoraPolicy, Policy, PretrainedPolicy, TinyPolicy
 from modules.tokenizer import TransformersTokenizer
@@ -171,12 +172,9 @@ def ask(url, body=None):
         return json.loads(answer.read() or "{}")
 
 
-@pytest.mark.vllm
-@pytest.mark.slow
-@pytest.mark.parametrize("tie_embeddings", [True, False])
-def test_vllm_serves_the_folder_with_the_policy_s_own_logprobs(tmp_path, tie_embeddings):
-    module = fit(tmp_path, Export(), GiGPOModule(source(tie_embeddings, hidden_size=64), GiGPO()), epochs=1)
-    folder, port = tmp_path / "exports" / "epoch_0", free_port()
+def from_a_server(folder, prompt):
+    """The five likeliest next tokens of ``vllm serve``, and their log-probabilities."""
+    port = free_port()
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     environment |= {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "TORCHDYNAMO_DISABLE": "1", "VLLM_NO_USAGE_STATS": "1"}
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder)]
@@ -187,14 +185,35 @@ def test_vllm_serves_the_folder_with_the_policy_s_own_logprobs(tmp_path, tie_emb
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
         try:
             wait_for(f"{url}/health", process, log)
-            prompt = module.policy.tokenizer.encode(" ".join(gridworld_words()[:6]))
             body = {"model": "policy", "prompt": prompt, "max_tokens": 5, "temperature": 0, "logprobs": 1}
             answer = ask(f"{url}/v1/completions", body | {"return_token_ids": True, "ignore_eos": True})
         finally:
             process.terminate()
             process.wait(timeout=600)
     (choice,) = answer["choices"]
-    ids, served = choice["token_ids"], choice["logprobs"]["token_logprobs"]
+    return choice["token_ids"], choice["logprobs"]["token_logprobs"]
+
+
+def from_an_engine(folder, prompt):
+    """The same of vLLM in this process, which takes the weights from the folder."""
+    engine = VLLMEngine(kv_cache_gib=0.125, options={"load_format": "auto"})
+    engine.start(str(folder))
+    sampling = SamplingParameters(temperature=0.0, max_tokens=5)
+    engine.submit(
+        GenerationRequest(request_id="1", prompt_ids=tuple(prompt), sampling=sampling, stop_token_ids=(), seed=0)
+    )
+    (completion,) = engine.poll()
+    engine.close()
+    return list(completion.token_ids), completion.logprobs
+
+
+@pytest.mark.vllm
+@pytest.mark.slow
+@pytest.mark.parametrize(("tie_embeddings", "likeliest"), [(True, from_a_server), (False, from_an_engine)])
+def test_vllm_takes_the_folder_and_has_the_policy_s_own_logprobs(tmp_path, tie_embeddings, likeliest):
+    module = fit(tmp_path, Export(), GiGPOModule(source(tie_embeddings, hidden_size=64), GiGPO()), epochs=1)
+    prompt = module.policy.tokenizer.encode(" ".join(gridworld_words()[:6]))
+    ids, served = likeliest(tmp_path / "exports" / "epoch_0", prompt)
     assert len(ids) == 5
     own = logprobs(module.policy, [*prompt, *ids])[-5:]
     torch.testing.assert_close(torch.tensor(served), own, atol=1e-4, rtol=0)

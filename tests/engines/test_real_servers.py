@@ -1,15 +1,17 @@
-"""What a real gigpo-server answers strangers: its own description of itself says what it could be asked."""
+"""Real vLLM servers: what one answers strangers, by its own description of itself; and two that are killed."""
 
 import http.client
 import json
 from urllib.parse import urlsplit
 
 import pytest
+import torch
 
+from callbacks import WeightSync
 from gigpo_lightning.errors import RunError
 from gigpo_lightning.rollout import ServerTimeouts, VLLMServerEngine
-from modules import TinyPolicy
-from tests.engines.real_server import real_server
+from tests.engines.real_server import RealServer, real_server
+from tests.scripted_run import quiet_trainer, tiny_module, walking_data
 
 pytestmark = [pytest.mark.vllm, pytest.mark.slow]
 
@@ -17,22 +19,24 @@ METHODS = ("GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE", "TRACE")
 GENERATE = {"token_ids": [3, 4], "sampling_params": {"max_tokens": 2, "temperature": 0.0, "detokenize": False}}
 
 
-def words():
-    return [f"w{number}" for number in range(60)]
+KEY = {"VLLM_API_KEY": "s3cret"}
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    """A server with a key, and the engine that has it; also its port, which is then used."""
+def model(tmp_path_factory):
+    """The folder of a model; vLLM on CPUs wants heads that are 32 wide."""
     folder = tmp_path_factory.mktemp("model")
-    TinyPolicy([words], hidden_size=64, max_length=512).build().model.config.save_pretrained(folder)
-    with (
-        real_server(folder, "--enable-lora", variables={"VLLM_API_KEY": "s3cret"}) as started,
-        pytest.MonkeyPatch.context() as patch,
-    ):
+    tiny_module(hidden_size=64).policy.model.config.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(model):
+    """A server with a key, and the engine that has it; also its port, which is then used."""
+    with real_server(model, "--enable-lora", variables=KEY) as started, pytest.MonkeyPatch.context() as patch:
         patch.setenv("VLLM_API_KEY", "s3cret")
         engine = VLLMServerEngine([started.url])
-        engine.start(str(folder))
+        engine.start(str(model))
         engine.close()
         yield started
 
@@ -136,3 +140,47 @@ def test_weights_are_read_from_a_safetensors_file_of_this_machine_or_not_at_all(
     tell("update_weights", {"update_info": {"give_up": True}})  # gives the update up
     assert tell("start_weight_update", {})[0] == 200
     tell("update_weights", {"update_info": {"give_up": True}})
+
+
+class KilledAfter(VLLMServerEngine):
+    """Kills the next of some servers once so many replies have come."""
+
+    def __init__(self, servers, replies: int) -> None:
+        super().__init__([server.url for server in servers], timeouts=ServerTimeouts(reply=60.0, weights=60.0))
+        self.doomed = list(servers)
+        self.replies = replies
+        self.seen = 0
+
+    def poll_unless(self, ready):
+        completions = super().poll_unless(ready)
+        before, self.seen = self.seen, self.seen + len(completions)
+        if self.doomed and before < self.replies <= self.seen:
+            self.doomed.pop(0).kill()
+        return completions
+
+
+def test_a_run_outlives_one_of_two_servers_and_ends_with_the_cause_when_the_last_is_gone(
+    server: RealServer, model, tmp_path, caplog
+):
+    """The last test: it ends the server of those before it."""
+    module = tiny_module(hidden_size=64)
+    with real_server(model, "--enable-lora", variables=KEY) as second:
+        first = server
+        engine = KilledAfter([first, second], replies=20)
+        data = walking_data(engine, tasks_per_epoch=8)
+        trainer = quiet_trainer(tmp_path, WeightSync(), max_epochs=1)
+        before = torch.nn.utils.parameters_to_vector(module.policy.parameters()).clone()
+        trainer.fit(module, data)
+        played = data.experience
+        episodes = list(played.trajectories())
+        assert (len(episodes), played.played.progress.finished, played.played.progress.dropped) == (32, 32, 0)
+        assert played.played.progress.steps == sum(len(episode.steps) for episode in episodes)
+        assert {step.policy_version for episode in episodes for step in episode.steps} == {0}
+        assert [server.url for server in engine.replicas] == [second.url]
+        assert f"the vLLM server {first.url}" in caplog.text
+        assert not torch.equal(before, torch.nn.utils.parameters_to_vector(module.policy.parameters()))
+
+        engine.seen = 0
+        with pytest.raises(RunError, match=f"no vLLM server is left: .*{second.url}"):
+            quiet_trainer(tmp_path, WeightSync(), max_epochs=1).fit(module, walking_data(engine, tasks_per_epoch=8))
+        engine.close()
