@@ -7,7 +7,7 @@ EXTRA ?=
 ARGS ?=
 BIN := .venv/bin
 # Processes of one thread each are faster than one of several; four, because on two cores a third of the time is waiting.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 4 --dist loadfile --no-loadscope-reorder
 # vLLM for CPUs sets the upper bound.
 SUITABLE := import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 15))
 
