@@ -23,8 +23,8 @@ def keep_memory() -> None:
     """Have the C library keep up to a GiB that is free, where its memory allocator can be told so (glibc's).
 
     By default it gives much memory back to the system, which clears it again for the next tensor of the same size.
-    Tensors of more than 32 MiB are given back at once all the same: what is kept of them fits little else, and a run's
-    memory grows from update to update.
+    The memory of a tensor of more than 32 MiB still goes back at once. If it were kept, it would seldom fit the next
+    one, and a run's memory would grow from update to update.
     """
     library = ctypes.CDLL(None)
     if hasattr(library, "mallopt") and not any(name.startswith("MALLOC_") for name in os.environ):
@@ -35,8 +35,8 @@ def keep_memory() -> None:
 def give_memory_back() -> None:
     """Have the C library give what is free to the system, where it can be told so (glibc's).
 
-    Each update has tensors of other sizes. Between those that stay it leaves pieces which the next one cannot use, so
-    that a run's memory grows; once an iteration this is quick.
+    The tensors of each update have other sizes. Free pieces stay between tensors that are kept, the next update cannot
+    use them all, and a run's memory grows. Called once an iteration, this costs little.
     """
     library = ctypes.CDLL(None)
     if hasattr(library, "malloc_trim"):

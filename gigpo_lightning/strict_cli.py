@@ -17,9 +17,6 @@ from gigpo_lightning.complaints import constructor_complaint, find_key
 from gigpo_lightning.config_action import add_config_option, no_section, refuse_nothing, with_near_words
 from gigpo_lightning.errors import RunError
 
-# Trying every style for every class of a configuration is half a second of a start.
-jsonargparse.set_parsing_settings(docstring_parse_style=DocstringStyle.GOOGLE)
-
 # What a user can mend; anything else is a defect of ours, and its traceback is wanted.
 MENDABLE = (ValueError, ImportError, OSError, FloatingPointError, ArgumentError, MisconfigurationException, RunError)
 
@@ -35,9 +32,12 @@ class StrictCLI(LightningCLI):
 
     def __init__(self, args: Any = None, **kwargs: Any) -> None:
         words = sys.argv[1:] if args is None else args
-        # What stands below a dataclass's fields is read from its source, which takes a second, and is for help alone.
+        # Descriptions below a dataclass's fields are read from its source, for a second; only help shows them. Another
+        # half a second goes where each docstring is read in every style.
         helps = isinstance(words, list) and any("help" in word for word in words)
-        jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=helps)
+        jsonargparse.set_parsing_settings(
+            docstring_parse_style=DocstringStyle.GOOGLE, docstring_parse_attribute_docstrings=helps
+        )
         super().__init__(args=args, **kwargs)
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:

@@ -231,7 +231,7 @@ class GiGPOModule(PolicyModule):
         return losses | {"loss": torch.tensor(total)}
 
     def on_train_epoch_start(self) -> None:
-        """Start the clock of the update, count its tokens anew, and leave to the rollout what the last one freed."""
+        """Give freed memory back before the rollout, start the clock of the update, and count its tokens anew."""
         give_memory_back()
         self._update_seconds, self._token_counts = 0.0, TokenCounts()
         self.policy.train()

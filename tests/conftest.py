@@ -68,7 +68,7 @@ LONGEST = ("resume", "learning", "run", "llm", "fast", "engines", "gpu_day", "ch
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the longest files, then the others with slow tests: of all processes the first to end waits little."""
+    """Begin with the longest files, then the others with slow tests: no process waits long for the last one."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     places = {f"test_{name}.py": place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: (places.get(item.path.name, len(places)), item.path not in slow))

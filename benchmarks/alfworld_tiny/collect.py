@@ -160,7 +160,7 @@ def read_run(versions: Sequence[Path]) -> Run:
         updates=evaluations[max(evaluations)][0]["policy_version"] if evaluations else None,
         evaluations=evaluations,
         exam=list(read_lines(exam)) if (exam := versions[-1].parents[1] / "exam.jsonl").exists() else [],
-        curves=_curves(versions),
+        curves=curves_of(versions),
         group_shares=_group_shares(versions),
     )
 
@@ -233,7 +233,7 @@ def _evaluations(versions: Iterable[Path]) -> dict[int, list[dict[str, Any]]]:
     return {done: list(episodes.values()) for done, episodes in sorted(found.items())}
 
 
-def _curves(versions: Iterable[Path]) -> dict[str, list[float]]:
+def curves_of(versions: Iterable[Path]) -> dict[str, list[float]]:
     """Scalars of each iteration; of one that was done again after an interruption, the last."""
     values: dict[str, dict[int, float]] = {name: {} for name in CURVES}
     for version in versions:

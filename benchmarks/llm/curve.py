@@ -15,11 +15,10 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
-from llm_results import FOLDER, read_collected, read_runs
+from llm_results import FILES, FOLDER, read_collected, read_runs
 from numpy.typing import NDArray
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from benchmarks.alfworld_tiny.collect import read_rows, write_rows
+from benchmarks.alfworld_tiny.collect import curves_of, read_rows, write_rows
 from gigpo_lightning.results import version
 
 matplotlib.use("svg")
@@ -28,7 +27,6 @@ from matplotlib import pyplot as plt
 COLOURS = {"grpo": "#d95f02", "gigpo": "#1b6ca8"}
 NAMES = {"grpo": "GRPO", "gigpo": "GiGPO"}
 WIDTH = 5  # of the moving mean, in iterations
-_TAG = "rollout/success_rate"
 
 Curves = dict[tuple[str, int], dict[int, float]]
 """Success on training games by method and seed, and by iteration."""
@@ -37,14 +35,9 @@ _logger = logging.getLogger(__name__)
 
 
 def curve_of(training: Path) -> dict[int, float]:
-    """Success on the training games of each iteration; of one that was done again after an interruption, the last."""
-    values: dict[int, float] = {}
-    for file in sorted(training.rglob("events.out.tfevents.*"), key=lambda path: (version(path, training), path.name)):
-        events = EventAccumulator(str(file), size_guidance={"scalars": 0})
-        events.Reload()
-        there = _TAG in events.Tags()["scalars"]
-        values |= {each.step: round(each.value, 6) for each in events.Scalars(_TAG)} if there else {}
-    return dict(enumerate(values[step] for step in sorted(values)))  # a step is a number of updates
+    """Success on the training games of each iteration."""
+    versions = sorted((training / "lightning_logs").iterdir(), key=lambda path: version(path, training))
+    return dict(enumerate(curves_of(versions)["success"]))
 
 
 def read_curves(file: Path) -> Curves:
@@ -75,10 +68,8 @@ def draw(curves: Curves, folder: Path) -> None:
             training.plot(line, color=COLOURS[method], alpha=0.3, linewidth=0.8)
         mean = np.mean([line[: min(map(len, lines))] for line in lines], axis=0)
         training.plot(mean, color=COLOURS[method], linewidth=2, label=NAMES[method])
-    files = {"results.csv": "games.csv.gz", "comparison.csv": "comparison_games.csv.gz"}
-    found = {
-        (run.method, run.seed): run for pair in files.items() for run in read_collected(folder, *pair)
-    }  # a run may be in both
+    runs = [run for names in FILES.items() for run in read_collected(folder, *names)]
+    found = {(run.method, run.seed): run for run in runs}  # a run may be in both
     for (method, _), run in sorted(found.items()):
         ends, below, above = (run.success_start, run.success_end), run.gain - run.low, run.high - run.gain
         held_out.errorbar((0, 1), ends, yerr=((0, below), (0, above)), fmt="o-", color=COLOURS[method], capsize=3)

@@ -23,6 +23,8 @@ from gigpo_lightning.disk import read_lines
 from gigpo_lightning.results import evaluations
 
 FOLDER = Path(__file__).parent
+FILES = {"results.csv": "games.csv.gz", "comparison.csv": "comparison_games.csv.gz"}
+"""Of each table, the file of its games."""
 STANDARD = "gigpo"
 """The method of ``make train-llm``."""
 GAME = ("task_id", "repeat", "success", "steps")
@@ -178,8 +180,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, default=FOLDER)
     arguments = parser.parse_args(words)
     found = read_runs(arguments.folder)
-    files = {"results.csv": "games.csv.gz", "comparison.csv": "comparison_games.csv.gz"}
-    for results, games in files.items():
+    for results, games in FILES.items():
         new = found if results == "comparison.csv" else [run for run in found if run.method == STANDARD]
         runs = {(run.method, run.seed): run for run in (*read_collected(arguments.output, results, games), *new)}
         if runs and (results == "results.csv" or {run.method for run in runs.values()} - {STANDARD}):

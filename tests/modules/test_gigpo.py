@@ -206,6 +206,14 @@ def test_gradients_are_scaled_down_to_their_largest_norm(tmp_path):
     assert keeper.kept[0].norm().item() == pytest.approx(1e-3, rel=1e-4)
 
 
+def test_freed_memory_goes_back_before_each_rollout(tmp_path, monkeypatch):
+    given_back = []
+    monkeypatch.setattr("modules.gigpo.give_memory_back", lambda: given_back.append(module.policy_version))
+    module = make_module()
+    fit(module, tmp_path, max_epochs=2, data={"minibatch_size": None})
+    assert given_back == [0, 1]
+
+
 @pytest.mark.slow
 def test_every_update_makes_a_new_version(tmp_path):
     module = make_module()
