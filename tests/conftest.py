@@ -11,6 +11,7 @@ from beartype import BeartypeConf
 from beartype.claw import beartype_packages
 from hypothesis import HealthCheck, settings
 
+from tests import forked
 from tests.scripts import loaded
 
 # Annotations are checked while tests run: of modules with arrays by jaxtyping, shapes too (pyproject.toml), of all
@@ -30,6 +31,12 @@ with loaded(ROOT / "tools" / "environments.py") as fetched:
     for packages in filter(Path.is_dir, fetched.adapters()):
         sys.path.append(str(packages))
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (os.environ.get("PYTHONPATH"), sys.path[-1])))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Begin the server of forks for all processes of the tests, where there are several."""
+    if config.getoption("numprocesses", None) and not hasattr(config, "workerinput"):
+        forked.serve()
 
 
 # Of a job of several processes: Lightning sets them for good, and a process that is begun later would heed them.

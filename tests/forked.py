@@ -1,26 +1,82 @@
 """Programs in forks of a process that has imported what they need: importing takes as long as a short run."""
 
 import atexit
-import importlib
 import os
+import shutil
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from multiprocessing import get_context
-from multiprocessing.context import ForkServerProcess
+from multiprocessing.connection import Connection
 from pathlib import Path
 from subprocess import CompletedProcess
 
 ROOT = Path(__file__).resolve().parent.parent
-_CONTEXT = get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["tests.imported"])
+_ADDRESS = "GIGPO_FORK_SERVER"  # of this process and of those that it begins
+
+
+class Program:
+    """A program under way in a fork of the server's.
+
+    Attributes:
+        pid: Its process.
+        exitcode: None before its end, negative for a signal.
+    """
+
+    def __init__(self, *order: object) -> None:
+        address = serve()
+        server = socket.socket(socket.AF_UNIX)
+        server.connect(address)
+        self._server = Connection(server.detach())
+        self._server.send(order)
+        try:
+            self.pid: int = self._server.recv()
+        except (EOFError, ConnectionError) as error:
+            raise RuntimeError(
+                f"the server of forks has ended: {Path(address).with_name('log').read_text()}"
+            ) from error
+        self.exitcode: int | None = None
+
+    def join(self, limit: float) -> None:
+        """Wait for its end, ``limit`` seconds at most."""
+        if self.exitcode is None and self._server.poll(limit):
+            self.exitcode = self._server.recv()
+            self._server.close()
+
+    def kill(self) -> None:
+        """End it at once, unless it has ended."""
+        if self.exitcode is None and not self._server.poll():
+            os.kill(self.pid, signal.SIGKILL)
+
+
+def serve() -> str:
+    """Begin the server of this process and of those that it begins, unless there is one; its address."""
+    if _ADDRESS not in os.environ:
+        folder = Path(tempfile.mkdtemp(prefix="gigpo"))
+        address = str(folder / "orders")
+        paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+        with socket.socket(socket.AF_UNIX) as orders, (folder / "log").open("w") as log:
+            orders.bind(address)
+            orders.listen(64)  # orders wait while it imports
+            server = subprocess.Popen(
+                [sys.executable, "-m", "tests.fork_server", str(orders.fileno())],
+                stdin=subprocess.PIPE,
+                stderr=log,
+                pass_fds=[orders.fileno()],
+                env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
+                cwd=ROOT,
+            )
+        os.environ[_ADDRESS] = address
+        atexit.register(shutil.rmtree, folder)
+        atexit.register(server.communicate)  # its standard input ends, and so does it
+    return os.environ[_ADDRESS]
 
 
 def start(
     module: str, words: Sequence[str], out: Path, err: Path | None = None, *, is_main: bool = False, **variables: str
-) -> ForkServerProcess:
+) -> Program:
     """Begin ``main`` of a module.
 
     Args:
@@ -29,25 +85,22 @@ def start(
         out: What it prints is appended to this file.
         err: Its errors; default: to ``out`` as well.
         is_main: Whether it is ``__main__``, as for ``python -m``: a program that starts itself again asks for its name.
-        **variables: Of its environment, beside this process's.
+        **variables: Of its environment, beside the server's.
     """
-    process = _CONTEXT.Process(target=_run, args=(module, list(words), out, err or out, is_main, variables))
-    process.start()
-    return process
+    return Program(module, list(words), out, err or out, is_main, variables)
 
 
-def finish(process: ForkServerProcess, limit: float = 1200.0) -> int:
+def finish(program: Program, limit: float = 1200.0) -> int:
     """Wait for its end; the exit code, negative for a signal.
 
     Raises:
         TimeoutError: If it takes longer than ``limit`` seconds, at the end of which it is killed.
     """
-    process.join(limit)
-    if process.exitcode is None:
-        process.kill()
-        process.join()
+    program.join(limit)
+    if program.exitcode is None:
+        program.kill()
         raise TimeoutError(f"a forked program took more than {limit} s")
-    return process.exitcode
+    return program.exitcode
 
 
 def gigpo(folder: Path, *words: str) -> CompletedProcess[str]:
@@ -87,18 +140,3 @@ def places(ranks: int) -> list[dict[str, str]]:
     names = {"TORCHELASTIC_RUN_ID": "test", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "GROUP_RANK": "0"}
     names |= {"WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks)}
     return [names | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(ranks)]
-
-
-def _run(module: str, words: list[str], out: Path, err: Path, is_main: bool, variables: dict[str, str]) -> None:
-    for path, stream in ((out, 1), (err, 2)):
-        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream)
-    os.environ.update({"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | variables)
-    os.chdir(ROOT)
-    sys.argv = [module, *words]
-    program = importlib.import_module(module)
-    if is_main:
-        sys.modules["__main__"] = program
-    try:
-        program.main()
-    finally:
-        atexit._run_exitfuncs()  # a process of multiprocessing ends without
