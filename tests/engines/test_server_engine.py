@@ -339,6 +339,16 @@ def test_the_command_binds_to_loopback_and_opens_no_dev_mode(monkeypatch):
     assert "VLLM_SERVER_DEV_MODE" not in environment
 
 
+@pytest.mark.parametrize(("asked", "on_gpu", "kept"), [(None, False, "0"), ("1", False, "1"), (None, True, None)])
+def test_the_worker_of_a_server_on_a_cpu_has_no_process_of_its_own_unless_asked(monkeypatch, asked, on_gpu, kept):
+    name = "VLLM_ENABLE_V1_MULTIPROCESSING"
+    monkeypatch.delenv(name, raising=False)
+    if asked is not None:
+        monkeypatch.setenv(name, asked)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: on_gpu)
+    assert server_command(["some/model"])[1].get(name) == kept
+
+
 def test_other_plugins_that_were_asked_for_stay(monkeypatch):
     monkeypatch.setenv("VLLM_PLUGINS", "theirs")
     assert server_command(["some/model"])[1]["VLLM_PLUGINS"] == "theirs,gigpo"

@@ -17,6 +17,8 @@ _CPU_ENVIRONMENT = {
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     # vLLM compiles small functions such as the gathering of logprobs anew for every shape: minutes of a CPU.
     "TORCHDYNAMO_DISABLE": "1",
+    # The engine has a process of its own; its worker needs no other, which vLLM begins to bind threads.
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
 }
 _CPU_OPTIONS = (
     *("--dtype", "float32", "--enforce-eager", "--no-async-scheduling"),
