@@ -29,7 +29,20 @@ def strict_load(text: str) -> Any:
     return _load(text)
 
 
+class _Dumper(yaml.SafeDumper):
+    """PyYAML's, and a word of an enumeration is a word: such as the default of Lightning's ``Timer``."""
+
+
+_Dumper.add_multi_representer(str, lambda dumper, word: dumper.represent_str(str.__str__(word)))
+
+
+def _dump(settings: Any) -> str:
+    """Settings as YAML, in the form of jsonargparse's own dumper."""
+    return yaml.dump(settings, Dumper=_Dumper, default_flow_style=False, allow_unicode=True, sort_keys=False)
+
+
 jsonargparse.set_loader("yaml", strict_load, (yaml.YAMLError, UnicodeDecodeError))
+jsonargparse.set_dumper("yaml", _dump)
 
 
 class StrictConfigFile(ActionConfigFile):

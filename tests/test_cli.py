@@ -39,6 +39,19 @@ def test_every_config_is_parsed(config: str, capsys: pytest.CaptureFixture[str])
     assert "class_path" in printed_config(capsys, config)["model"]
 
 
+@pytest.mark.slow
+def test_a_word_of_an_enumeration_is_written_as_a_word_and_read_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    path = tmp_path / "timer.yaml"
+    path.write_text("trainer: {callbacks: [{class_path: lightning.pytorch.callbacks.Timer}]}")
+    printed = printed_config(capsys, "configs/gridworld_cpu.yaml", str(path))
+    (timer,) = printed["trainer"]["callbacks"]
+    assert timer["init_args"]["interval"] == "step"
+    path.write_text(yaml.safe_dump(printed))
+    assert printed_config(capsys, str(path)) == printed
+
+
 @pytest.fixture(scope="module")
 def tiny_config() -> dict[str, Any]:
     """The run's config that presets go on top of."""
