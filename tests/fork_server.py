@@ -5,6 +5,7 @@ answers are the program's process id and, at its end, its exit code: negative fo
 """
 
 import atexit
+import gc
 import importlib
 import os
 import select
@@ -23,6 +24,8 @@ def main() -> None:
     """Answer orders until standard input ends, which says that the tests have ended."""
     with socket.socket(fileno=int(sys.argv[1])) as orders:
         importlib.import_module("tests.imported")
+        gc.collect()
+        gc.freeze()  # nothing of it is ever garbage: a program's collector need not look at it
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those that attend
         while orders in select.select([orders, sys.stdin], [], [])[0]:
             order, _ = orders.accept()
