@@ -28,15 +28,14 @@ class Program:
     def __init__(self, *order: object) -> None:
         address = serve()
         server = socket.socket(socket.AF_UNIX)
-        server.connect(address)
-        self._server = Connection(server.detach())
-        self._server.send(order)
         try:
+            server.connect(address)
+            self._server = Connection(server.detach())
+            self._server.send(order)
             self.pid: int = self._server.recv()
         except (EOFError, ConnectionError) as error:
-            raise RuntimeError(
-                f"the server of forks has ended: {Path(address).with_name('log').read_text()}"
-            ) from error
+            said = Path(address).with_name("log").read_text()
+            raise RuntimeError(f"the server of forks has ended: {said}") from error
         self.exitcode: int | None = None
 
     def join(self, limit: float) -> None:
