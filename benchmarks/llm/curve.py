@@ -74,7 +74,7 @@ def draw(curves: Curves, folder: Path) -> None:
         ends, below, above = (run.success_start, run.success_end), run.gain - run.low, run.high - run.gain
         held_out.errorbar((0, 1), ends, yerr=((0, below), (0, above)), fmt="o-", color=COLOURS[method], capsize=3)
     training.set(title=f"training games, mean of {WIDTH} iterations", xlabel="iteration", ylabel="success", ylim=(0, 1))
-    held_out.set(title="held-out games, 95 % intervals of the gain", xticks=(0, 1), xlim=(-0.3, 1.3))
+    held_out.set(title="held-out games, 95 % intervals", xticks=(0, 1), xlim=(-0.3, 1.3))
     held_out.set_xticklabels(("before", "after"))
     training.legend(frameon=False, fontsize=8, loc="upper left")
     for axis in (training, held_out):

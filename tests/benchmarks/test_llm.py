@@ -70,6 +70,14 @@ def test_every_published_number_follows_from_the_games(name: str):
         assert [float(row["low"]), float(row["high"])] == pytest.approx([low, high], abs=1e-4)
 
 
+def test_make_train_llm_learns_with_three_seeds_in_100_minutes_and_8_gib():
+    rows = read(FOLDER / "results.csv")
+    assert [(row["method"], row["seed"]) for row in rows] == [("gigpo", str(seed)) for seed in range(3)]
+    assert min(float(row["low"]) for row in rows) > 0
+    assert max(float(row["minutes"]) for row in rows) <= 100
+    assert max(float(row["peak_gib"]) for row in rows) <= 8
+
+
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_all_published_runs_played_the_same_games_once_each(name: str):
     panels = defaultdict(Counter)
