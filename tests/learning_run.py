@@ -19,8 +19,8 @@ from gigpo_lightning.trajectory import StepTable
 from tests.documents import ROOT, blocks
 from tests.forked import finish, start
 
-# GiGPO wins half of the held-out episodes after 20 epochs, .72 after 28 and .8 after 40.
-EPOCHS = {"GiGPO": 28, "ShuffledGiGPO": 20}
+# GiGPO wins half of the held-out episodes after 20 epochs, .67 after 24 and .8 after 40.
+EPOCHS = {"GiGPO": 24, "ShuffledGiGPO": 20}
 
 
 class ShuffledGiGPO(GiGPO):
