@@ -6,7 +6,7 @@ results.csv has a row a run of ``make train-llm``: minutes of all its parts, the
 last evaluation's share of held-out games won, with the 95 % interval of the gain, a paired bootstrap over games.
 games.csv.gz has a row a game and evaluation, of which all the rest can be computed again. comparison.csv and
 comparison_games.csv.gz are of the same form, and of every method's runs. Runs that are in the files already stay there;
-one of the same method and seed takes the place of the old one.
+one of the same method and seed takes the place of the old one. The last lines say what the methods differ by.
 """
 
 import argparse
@@ -17,7 +17,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from benchmarks.alfworld_tiny.collect import read_rows, write_rows
+from benchmarks.alfworld_tiny.two_way import two_way_bootstrap
 from gigpo_lightning.confidence import paired_bootstrap
 from gigpo_lightning.disk import read_lines
 from gigpo_lightning.results import evaluations
@@ -149,6 +153,35 @@ def read_collected(folder: Path, results: str, games: str) -> list[Run]:
     ]
 
 
+def compared(runs: Iterable[Run]) -> list[str]:
+    """What ``STANDARD`` won after training beyond each other method: a line a seed, and one of all seeds.
+
+    Pairs are of one seed and game. Intervals are of 95 %: of one seed over games, of several over seeds and games.
+
+    Raises:
+        ValueError: If two runs played other held-out games.
+    """
+    won: dict[str, dict[int, NDArray[np.float64]]] = {}
+    panel: list[tuple[str, int]] = []
+    for run in runs:
+        panel = panel or sorted(run.end)
+        if sorted(run.end) != panel:
+            raise ValueError(
+                f"all runs must have played the same held-out games; {run.method}_{run.seed} played others"
+            )
+        won.setdefault(run.method, {})[run.seed] = np.array([run.end[game]["success"] for game in panel], np.float64)
+    standard = won.pop(STANDARD, {})
+    lines = []
+    for method, seeds in sorted(won.items()):
+        beyond = {f"seed {seed}": [standard[seed] - seeds[seed]] for seed in sorted(standard.keys() & seeds.keys())}
+        if len(beyond) > 1:
+            beyond[f"{len(beyond)} seeds"] = [games for (games,) in beyond.values()]
+        for which, differences in beyond.items():
+            mean, low, high = two_way_bootstrap(np.array(differences))
+            lines.append(f"{STANDARD} beyond {method}, {which}: {mean:+.3f} [{low:+.3f}, {high:+.3f}]")
+    return lines
+
+
 def row_of(run: Run) -> dict[str, Any]:
     """A run's row of results.csv."""
     rates = ("success_start", "success_end", "low", "high")
@@ -185,6 +218,8 @@ def main(words: Sequence[str] | None = None) -> None:
         runs = {(run.method, run.seed): run for run in (*read_collected(arguments.output, results, games), *new)}
         if runs and (results == "results.csv" or {run.method for run in runs.values()} - {STANDARD}):
             write(runs.values(), arguments.output, results, games)
+    for line in compared(read_collected(arguments.output, "comparison.csv", FILES["comparison.csv"])):
+        _logger.info("%s", line)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
 """A real language model learns to act, on two cores: what `make train-llm` runs.
 
-    python benchmarks/llm/train.py [--seed 0] [--method gigpo]
+    python benchmarks/llm/train.py [--seed 0 1 2] [--method gigpo grpo]
 
 SmolLM2-135M is fetched, imitates a searching expert in small ALFWorld scenes, and then learns by GiGPO. Held-out games
 in floor plans that it has not seen are played before and after, each once; the last line is the gain with its 95 %
-interval. Every part goes on where it was stopped. Another method starts from the same imitation.
+interval. Every part goes on where it was stopped. Several methods start from the same imitation, seed by seed, and are
+compared on the games after it.
 
 ``--runs`` is the folder of all runs. A run's folder there, ``<method>_<seed>``, has ``parts.jsonl``: a line for each
 process that took part in it, with its wall-clock seconds and the largest memory it had, in GiB.
@@ -23,7 +24,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
-from llm_results import Run, read_run
+from llm_results import STANDARD, Run, compared, read_run
 
 from gigpo_lightning.disk import checkpoints_in, read_lines
 
@@ -40,28 +41,29 @@ def main(words: Sequence[str] | None = None) -> None:
     """Do what is not done yet."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--method", choices=METHODS, default="gigpo")
+    parser.add_argument("--seed", type=int, nargs="+", default=[0], help="default: 0")
+    parser.add_argument("--method", choices=METHODS, nargs="+", default=[STANDARD], help=f"default: {STANDARD}")
     parser.add_argument("--runs", type=Path, default=Path("runs/llm"), help="default: %(default)s")
     arguments, more = parser.parse_known_args(words)
-    seed, runs = arguments.seed, arguments.runs
-    imitation, training = runs / f"imitation_{seed}", runs / f"{arguments.method}_{seed}"
-    start = imitation / "policy"
-
-    part(imitation, "model", [sys.executable, str(ROOT / "tools" / "llm.py")])
-    learn(
-        imitation,
-        "imitation",
-        [CONFIGS / "llm_warm_start.yaml"],
-        ["--model.init_args.output_folder", str(start), "--seed_everything", str(seed)],
-    )
-    learn(
-        training,
-        arguments.method,
-        [CONFIGS / "llm_cpu.yaml", *METHODS[arguments.method]],
-        ["--model.init_args.policy.init_args.model", str(start), "--seed_everything", str(seed), *more],
-    )
-    logger.info("%s", said(read_run(training, imitation)))
+    done = []
+    for seed in arguments.seed:
+        imitation = arguments.runs / f"imitation_{seed}"
+        imitate(imitation, seed)
+        for method in arguments.method:
+            training = arguments.runs / f"{method}_{seed}"
+            start = [
+                "--model.init_args.policy.init_args.model",
+                str(imitation / "policy"),
+                "--seed_everything",
+                str(seed),
+            ]
+            learn(training, method, [CONFIGS / "llm_cpu.yaml", *METHODS[method]], [*start, *more])
+            done.append(read_run(training, imitation))
+            logger.info("%s", said(done[-1]))
+    for run in done if len(done) > 1 else ():
+        logger.info("%s", said(run))
+    for line in compared(done):
+        logger.info("%s", line)
 
 
 def said(run: Run) -> str:
@@ -71,6 +73,13 @@ def said(run: Run) -> str:
         f"held-out games; gain {run.gain:+.3f} [{run.low:+.3f}, {run.high:+.3f}]; {run.minutes:.0f} minutes in all, "
         f"at most {run.peak_gib:.1f} GiB"
     )
+
+
+def imitate(folder: Path, seed: int) -> None:
+    """Fetch the model, and make the start that all methods have; it is in ``policy``."""
+    part(folder, "model", [sys.executable, str(ROOT / "tools" / "llm.py")])
+    words = ["--model.init_args.output_folder", str(folder / "policy"), "--seed_everything", str(seed)]
+    learn(folder, "imitation", [CONFIGS / "llm_warm_start.yaml"], words)
 
 
 def learn(folder: Path, name: str, configs: Sequence[Path], words: Sequence[str]) -> None:

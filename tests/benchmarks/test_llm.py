@@ -121,6 +121,51 @@ def test_the_curve_of_a_run_that_went_on_is_drawn_once(llm_results: ModuleType, 
     assert "</svg>" in (published / "curve.svg").read_text()
 
 
+def test_methods_start_from_one_imitation_and_are_compared_seed_by_seed(
+    train: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    wins = {"gigpo": ([1, 1, 1, 0], [1, 1, 0, 1]), "grpo": ([0, 1, 0, 0], [0, 1, 0, 0])}
+    for method, seeds in wins.items():
+        for seed, end in enumerate(seeds):
+            write_run(tmp_path, method, seed, start=[0, 0, 0, 0], end=end)
+    begun: list[tuple[str, list[str]]] = []
+    monkeypatch.setattr(train, "imitate", lambda folder, seed: begun.append((folder.name, [str(seed)])))
+    monkeypatch.setattr(train, "learn", lambda folder, name, configs, words: begun.append((folder.name, words)))
+    with caplog.at_level("INFO", logger="train-llm"):
+        train.main(
+            ["--method", "gigpo", "grpo", "--seed", "0", "1", "--runs", str(tmp_path), "--trainer.max_epochs", "3"]
+        )
+    names = ["imitation_0", "gigpo_0", "grpo_0", "imitation_1", "gigpo_1", "grpo_1"]
+    assert [name for name, _ in begun] == names
+    for name, words in begun:
+        if not name.startswith("imitation"):
+            start = str(tmp_path / f"imitation_{name[-1]}" / "policy")
+            model = ["--model.init_args.policy.init_args.model", start]
+            assert words == [*model, "--seed_everything", name[-1], "--trainer.max_epochs", "3"]
+    said = [record.getMessage() for record in caplog.records]
+    assert said[4:8] == said[:4], "each is said when it has ended, and all at the end"
+    assert [line.split(" [")[0] for line in said[8:]] == [
+        "gigpo beyond grpo, seed 0: +0.500",
+        "gigpo beyond grpo, seed 1: +0.500",
+        "gigpo beyond grpo, 2 seeds: +0.500",
+    ]
+
+
+def test_one_method_is_compared_with_none(llm_results: ModuleType, tmp_path: Path):
+    write_run(tmp_path, "gigpo", 0, start=[0, 1], end=[1, 1])
+    write_run(tmp_path, "grpo", 1, start=[0, 1], end=[1, 1])
+    runs = llm_results.read_runs(tmp_path)
+    assert llm_results.compared(runs) == []
+    assert llm_results.compared(runs[1:]) == []
+
+
+def test_runs_of_other_games_are_not_compared(llm_results: ModuleType, tmp_path: Path):
+    write_run(tmp_path, "gigpo", 0, start=[0, 1], end=[1, 1])
+    write_run(tmp_path, "grpo", 0, start=[0, 1, 1], end=[1, 1, 1])
+    with pytest.raises(ValueError, match="same held-out games; grpo_0 played others"):
+        llm_results.compared(llm_results.read_runs(tmp_path))
+
+
 def test_a_run_that_has_not_ended_is_left_out(llm_results: ModuleType, tmp_path: Path):
     write_run(tmp_path, "gigpo", 0, start=[0, 1], end=[1, 1], exit_code=143)
     assert llm_results.read_runs(tmp_path) == []
