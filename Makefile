@@ -14,7 +14,6 @@ SUITABLE := import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 15))
 SWEEPS ?= core tuned rates
 COMPARISON := benchmarks/alfworld_tiny
 RUNS := runs/alfworld_experiment
-LLM_RUNS := runs/llm
 
 .PHONY: help install train warm-start llm train-llm compare compare-llm test check lint
 
@@ -46,9 +45,7 @@ compare: install ## Compare GiGPO with GRPO in 50 runs: nine hours, goes on wher
 	@$(BIN)/python $(COMPARISON)/report.py
 
 compare-llm: install ## Compare GiGPO with GRPO on a real language model, three seeds each: four hours, goes on where it was stopped
-	@$(BIN)/python benchmarks/llm/train.py --method gigpo grpo --seed 0 1 2 --runs $(LLM_RUNS) $(ARGS)
-	@$(BIN)/python benchmarks/llm/llm_results.py $(LLM_RUNS)
-	@$(BIN)/python benchmarks/llm/curve.py $(LLM_RUNS)
+	@$(BIN)/python benchmarks/llm/train.py --method gigpo grpo --seed 0 1 2 $(ARGS)
 
 test: lint ## Run every check and every test (those of a model or an adapter are skipped where it cannot be fetched)
 	-@$(BIN)/python tools/llm.py --file-only

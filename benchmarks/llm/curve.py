@@ -1,10 +1,11 @@
 """Draws what the runs of train.py learnt: curves.csv and curve.svg.
 
-    python benchmarks/llm/curve.py runs/llm
+    python benchmarks/llm/curve.py runs/llm [--output benchmarks/llm]
 
-curves.csv has a row an iteration and run, with the success on its training games. Runs that are in it already stay
-there; one of the same method and seed takes the place of the old one. The figure's left half shows them, its right half
-the held-out games of results.csv and comparison.csv. Call llm_results.py first.
+The files are written into the folder of the runs, or into another. curves.csv has a row an iteration and run, with the
+success on its training games. Runs that are in it already stay there; one of the same method and seed takes the place
+of the old one. The figure's left half shows them, its right half the held-out games of results.csv and comparison.csv.
+Call llm_results.py first.
 """
 
 import argparse
@@ -15,11 +16,12 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
-from llm_results import FILES, FOLDER, read_collected, read_runs
+from llm_results import FILES, read_collected, read_runs
 from numpy.typing import NDArray
 
 from benchmarks.alfworld_tiny.collect import curves_of, read_rows, write_rows
 from gigpo_lightning.results import version
+from gigpo_lightning.text import count
 
 matplotlib.use("svg")
 from matplotlib import pyplot as plt
@@ -74,7 +76,7 @@ def draw(curves: Curves, folder: Path) -> None:
         ends, below, above = (run.success_start, run.success_end), run.gain - run.low, run.high - run.gain
         held_out.errorbar((0, 1), ends, yerr=((0, below), (0, above)), fmt="o-", color=COLOURS[method], capsize=3)
     training.set(title=f"training games, mean of {WIDTH} iterations", xlabel="iteration", ylabel="success", ylim=(0, 1))
-    held_out.set(title="held-out games, 95 % intervals", xticks=(0, 1), xlim=(-0.3, 1.3))
+    held_out.set(title="held-out games, 95 % of the gain", xticks=(0, 1), xlim=(-0.3, 1.3))
     held_out.set_xticklabels(("before", "after"))
     training.legend(frameon=False, fontsize=8, loc="upper left")
     for axis in (training, held_out):
@@ -89,14 +91,15 @@ def main(words: Sequence[str] | None = None) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--output", type=Path, default=FOLDER)
+    parser.add_argument("--output", type=Path, help="default: the folder")
     arguments = parser.parse_args(words)
-    curves = read_curves(arguments.output / "curves.csv")
+    output = arguments.output or arguments.folder
+    curves = read_curves(output / "curves.csv")
     for run in read_runs(arguments.folder):
         curves[run.method, run.seed] = curve_of(arguments.folder / f"{run.method}_{run.seed}")
-    write_curves(curves, arguments.output / "curves.csv")
-    draw(curves, arguments.output)
-    _logger.info("%s: %d runs", arguments.output / "curve.svg", len(curves))
+    write_curves(curves, output / "curves.csv")
+    draw(curves, output)
+    _logger.info("%s: %s", output / "curve.svg", count(len(curves), "run"))
 
 
 def _moving_mean(values: Sequence[float]) -> NDArray[np.float64]:

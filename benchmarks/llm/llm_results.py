@@ -1,16 +1,19 @@
 """Writes down what the runs of train.py did: results.csv and games.csv.gz, and comparison.csv with its games.
 
-    python benchmarks/llm/llm_results.py runs/llm
+    python benchmarks/llm/llm_results.py runs/llm [--output benchmarks/llm]
 
-results.csv has a row a run of ``make train-llm``: minutes of all its parts, the largest memory, and the first and the
-last evaluation's share of held-out games won, with the 95 % interval of the gain, a paired bootstrap over games.
-games.csv.gz has a row a game and evaluation, of which all the rest can be computed again. comparison.csv and
-comparison_games.csv.gz are of the same form, and of every method's runs. Runs that are in the files already stay there;
-one of the same method and seed takes the place of the old one. The last lines say what the methods differ by.
+The files are written into the folder of the runs, or into another. results.csv has a row a run of ``make train-llm``:
+minutes of all its parts, the largest memory, and the first and the last evaluation's share of held-out games won, with
+the 95 % interval of the gain, a paired bootstrap over games. games.csv.gz has a row a game and evaluation, of which all
+the rest can be computed again. comparison.csv and comparison_games.csv.gz are of the same form, and of every method's
+runs. Runs that are in the files already stay there; one of the same method and seed takes the place of the old one. The
+last lines say by how much the methods differ.
 """
 
 import argparse
+import json
 import logging
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,14 +22,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import sem, t
 
 from benchmarks.alfworld_tiny.collect import read_rows, write_rows
-from benchmarks.alfworld_tiny.two_way import two_way_bootstrap
 from gigpo_lightning.confidence import paired_bootstrap
-from gigpo_lightning.disk import read_lines
 from gigpo_lightning.results import evaluations
+from gigpo_lightning.text import count
 
-FOLDER = Path(__file__).parent
 FILES = {"results.csv": "games.csv.gz", "comparison.csv": "comparison_games.csv.gz"}
 """Of each table, the file of its games."""
 STANDARD = "gigpo"
@@ -100,13 +102,19 @@ def read_run(training: Path, imitation: Path) -> Run:
     """A run from its folders.
 
     Raises:
-        ValueError: If it has not ended.
+        ValueError: If it has not ended, or was not evaluated before training and after it.
     """
     method, _, seed = training.name.rpartition("_")
     played = [episodes for _, episodes in sorted(evaluations(training).items())]  # of one split
-    parts = [line for folder in (imitation, training) for line in read_lines(folder / "parts.jsonl")]
-    if not parts or parts[-1]["exit_code"] or len(played) < 2:
-        raise ValueError(f"{training} must hold a run that has ended")
+    parts = parts_of(imitation) + parts_of(training)
+    if not parts_of(training) or parts[-1]["exit_code"]:
+        raise ValueError(f"{training} must hold a run that has ended; it has not, as its parts.jsonl says")
+    if not parts_of(imitation):
+        raise ValueError(f"{training} needs {imitation}, the imitation that it began with; there is none")
+    if len(played) != 2:
+        raise ValueError(
+            f"{training} must hold two evaluations of one split, before training and after it, got {len(played)}"
+        )
     return Run(
         method=method,
         seed=int(seed),
@@ -117,15 +125,33 @@ def read_run(training: Path, imitation: Path) -> Run:
     )
 
 
+def parts_of(folder: Path) -> list[dict[str, Any]]:
+    """What took part in a run: the lines of its ``parts.jsonl`` that are whole."""
+    file = folder / "parts.jsonl"
+    found = []
+    for line in file.read_text().splitlines() if file.exists() else ():
+        try:
+            found.append(json.loads(line))
+        except json.JSONDecodeError:  # its writer was killed
+            continue
+    return found
+
+
 def read_runs(folder: Path) -> list[Run]:
-    """Every run below a folder that has ended."""
+    """Every run below a folder that has ended.
+
+    Raises:
+        ValueError: If there is no such folder.
+    """
+    if not folder.is_dir():
+        raise ValueError(f"the folder of runs must be there, got {folder}")
     runs = []
-    for training in sorted(folder.glob("*_*")):
-        method, _, seed = training.name.rpartition("_")
-        if method == "imitation" or not (training / "parts.jsonl").exists():
+    for training in sorted(folder.iterdir()):
+        named = re.fullmatch(r"(?!imitation_)\w+?_(\d+)", training.name)
+        if named is None or not training.is_dir():
             continue
         try:
-            runs.append(read_run(training, folder / f"imitation_{seed}"))
+            runs.append(read_run(training, folder / f"imitation_{named[1]}"))
         except ValueError as error:
             _logger.info("left out: %s", error)
     return runs
@@ -156,7 +182,8 @@ def read_collected(folder: Path, results: str, games: str) -> list[Run]:
 def compared(runs: Iterable[Run]) -> list[str]:
     """What ``STANDARD`` won after training beyond each other method: a line a seed, and one of all seeds.
 
-    Pairs are of one seed and game. Intervals are of 95 %: of one seed over games, of several over seeds and games.
+    Pairs are of one seed and game. Intervals are of 95 %: of one seed over games, by a bootstrap, and of several over
+    seeds, by Student's t. A bootstrap of three seeds is too narrow.
 
     Raises:
         ValueError: If two runs played other held-out games.
@@ -173,13 +200,19 @@ def compared(runs: Iterable[Run]) -> list[str]:
     standard = won.pop(STANDARD, {})
     lines = []
     for method, seeds in sorted(won.items()):
-        beyond = {f"seed {seed}": [standard[seed] - seeds[seed]] for seed in sorted(standard.keys() & seeds.keys())}
-        if len(beyond) > 1:
-            beyond[f"{len(beyond)} seeds"] = [games for (games,) in beyond.values()]
-        for which, differences in beyond.items():
-            mean, low, high = two_way_bootstrap(np.array(differences))
-            lines.append(f"{STANDARD} beyond {method}, {which}: {mean:+.3f} [{low:+.3f}, {high:+.3f}]")
+        both = sorted(standard.keys() & seeds.keys())
+        beyond = np.array([standard[seed] - seeds[seed] for seed in both])
+        for seed, games in zip(both, beyond.tolist(), strict=True):
+            lines.append(_line(method, f"seed {seed}", *paired_bootstrap([0.0] * len(games), games)))
+        if len(both) > 1:
+            means = beyond.mean(axis=1)
+            mean, around = float(means.mean()), float(t.ppf(0.975, len(both) - 1) * sem(means))
+            lines.append(_line(method, f"{len(both)} seeds", mean, mean - around, mean + around))
     return lines
+
+
+def _line(method: str, which: str, mean: float, low: float, high: float) -> str:
+    return f"{STANDARD} beyond {method}, {which}: {mean:+.3f} [{low:+.3f}, {high:+.3f}]"
 
 
 def row_of(run: Run) -> dict[str, Any]:
@@ -202,7 +235,18 @@ def write(runs: Iterable[Run], folder: Path, results: str, games: str) -> None:
     ]
     write_rows(folder / results, [row_of(run) for run in runs])
     write_rows(folder / games, played)
-    _logger.info("%s: %d runs", folder / results, len(runs))
+    _logger.info("%s: %s", folder / results, count(len(runs), "run"))
+
+
+def collect(folder: Path, output: Path) -> None:
+    """Write down the runs below a folder, beside those that are written down already."""
+    found = read_runs(folder)
+    output.mkdir(parents=True, exist_ok=True)
+    for results, games in FILES.items():
+        new = found if results == "comparison.csv" else [run for run in found if run.method == STANDARD]
+        runs = {(run.method, run.seed): run for run in (*read_collected(output, results, games), *new)}
+        if runs and (results == "results.csv" or {run.method for run in runs.values()} - {STANDARD}):
+            write(runs.values(), output, results, games)
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -210,15 +254,14 @@ def main(words: Sequence[str] | None = None) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--output", type=Path, default=FOLDER)
+    parser.add_argument("--output", type=Path, help="default: the folder")
     arguments = parser.parse_args(words)
-    found = read_runs(arguments.folder)
-    for results, games in FILES.items():
-        new = found if results == "comparison.csv" else [run for run in found if run.method == STANDARD]
-        runs = {(run.method, run.seed): run for run in (*read_collected(arguments.output, results, games), *new)}
-        if runs and (results == "results.csv" or {run.method for run in runs.values()} - {STANDARD}):
-            write(runs.values(), arguments.output, results, games)
-    for line in compared(read_collected(arguments.output, "comparison.csv", FILES["comparison.csv"])):
+    output = arguments.output or arguments.folder
+    try:
+        collect(arguments.folder, output)
+    except ValueError as error:
+        parser.error(str(error))
+    for line in compared(read_collected(output, "comparison.csv", FILES["comparison.csv"])):
         _logger.info("%s", line)
 
 
