@@ -28,6 +28,7 @@ from matplotlib import pyplot as plt
 
 COLOURS = {"grpo": "#d95f02", "gigpo": "#1b6ca8"}
 NAMES = {"grpo": "GRPO", "gigpo": "GiGPO"}
+APART = 0.12  # two methods' intervals, of the way from before to after
 WIDTH = 5  # of the moving mean, in iterations
 
 Curves = dict[tuple[str, int], dict[int, float]]
@@ -64,7 +65,8 @@ def draw(curves: Curves, folder: Path) -> None:
     """Training games on the left, a thin line a seed; held-out games on the right, a line a run."""
     matplotlib.rcParams.update({"svg.hashsalt": "llm", "axes.spines.top": False, "axes.spines.right": False})
     figure, (training, held_out) = plt.subplots(1, 2, figsize=(7, 3), sharey=True, width_ratios=(3, 2))
-    for method in sorted({method for method, _ in curves}):
+    methods = sorted({method for method, _ in curves})
+    for method in methods:
         lines = [_moving_mean(list(curve.values())) for (name, _), curve in sorted(curves.items()) if name == method]
         for line in lines:
             training.plot(line, color=COLOURS[method], alpha=0.3, linewidth=0.8)
@@ -74,7 +76,8 @@ def draw(curves: Curves, folder: Path) -> None:
     found = {(run.method, run.seed): run for run in runs}  # a run may be in both
     for (method, _), run in sorted(found.items()):
         ends, below, above = (run.success_start, run.success_end), run.gain - run.low, run.high - run.gain
-        held_out.errorbar((0, 1), ends, yerr=((0, below), (0, above)), fmt="o-", color=COLOURS[method], capsize=3)
+        places = np.array((0.0, 1.0)) + APART * (methods.index(method) - (len(methods) - 1) / 2)
+        held_out.errorbar(places, ends, yerr=((0, below), (0, above)), fmt="o-", color=COLOURS[method], capsize=3)
     training.set(title=f"training games, mean of {WIDTH} iterations", xlabel="iteration", ylabel="success", ylim=(0, 1))
     held_out.set(title="held-out games, 95 % of the gain", xticks=(0, 1), xlim=(-0.3, 1.3))
     held_out.set_xticklabels(("before", "after"))

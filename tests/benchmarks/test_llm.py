@@ -3,10 +3,13 @@
 import csv
 import gzip
 import io
+import re
 from collections import Counter, defaultdict
 from pathlib import Path
 
+import numpy as np
 import pytest
+from scipy.stats import ttest_1samp
 
 from gigpo_lightning.confidence import paired_bootstrap
 
@@ -57,3 +60,45 @@ def test_all_published_runs_played_the_same_games_once_each(name: str):
     first, *others = panels.values()
     assert set(first.values()) == {1}
     assert all(panel == first for panel in others)
+
+
+def test_the_page_has_the_table_of_the_runs():
+    for row in read(FOLDER / "results.csv"):
+        start, end, low, high = (float(row[name]) for name in ("success_start", "success_end", "low", "high"))
+        said = told("GiGPO", row["seed"])
+        assert said[:5] == pytest.approx([start, end, end - start, low, high], abs=6e-4)
+        assert said[5:] == [round(float(row["minutes"])), round(float(row["peak_gib"]), 1)]
+
+
+def test_the_page_has_the_table_of_the_comparison():
+    won = defaultdict(dict)
+    for row in read(FOLDER / "comparison_games.csv.gz"):
+        won[row["method"], row["seed"], row["when"]][row["task_id"]] = float(row["success"] == "True")
+    games = sorted(won["gigpo", "0", "end"])
+    differences = []
+    for seed in map(str, range(3)):
+        keys = (("grpo", seed, "start"), ("grpo", seed, "end"), ("gigpo", seed, "end"))
+        start, grpo, gigpo = ([won[key][game] for game in games] for key in keys)
+        shares = [np.mean(start), np.mean(grpo), np.mean(gigpo)]
+        assert told("GRPO", seed) == pytest.approx([*shares, *paired_bootstrap(grpo, gigpo)], abs=6e-4)
+        differences.append(shares[2] - shares[1])
+    over_seeds = ttest_1samp(differences, 0.0).confidence_interval()
+    assert told("GRPO", "mean") == pytest.approx([np.mean(differences), *over_seeds], abs=6e-4)
+
+
+def test_every_published_run_has_a_whole_curve():
+    lengths = Counter((row["method"], row["seed"]) for row in read(FOLDER / "curves.csv"))
+    assert lengths == {(row["method"], row["seed"]): 24 for row in read(FOLDER / "comparison.csv")}
+    wins = [float(row["success"]) * 64 for row in read(FOLDER / "curves.csv")]
+    assert wins == list(map(round, wins)), "an iteration has 64 episodes"
+
+
+def told(table: str, row: str) -> list[float]:
+    """The numbers in a row of the page's table of GiGPO's runs, or of that which has GRPO's too."""
+    (rows,) = (
+        each
+        for each in re.findall(r"(?:^\|.*\n)+", PAGE, re.MULTILINE)
+        if each.startswith("| seed |") and ("GRPO" in each) == (table == "GRPO")
+    )
+    (line,) = (line for line in rows.splitlines() if line.startswith(f"| {row} |"))
+    return [float(number) for number in re.findall(r"[+-]?\d*\.?\d+", line.removeprefix(f"| {row} |"))]
