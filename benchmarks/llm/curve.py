@@ -2,10 +2,10 @@
 
     python benchmarks/llm/curve.py runs/llm [--output benchmarks/llm]
 
-The files are written into the folder of the runs, or into another. curves.csv has a row an iteration and run, with the
-success on its training games. Runs that are in it already stay there; one of the same method and seed takes the place
-of the old one. The figure's left half shows them, its right half the held-out games of results.csv and comparison.csv.
-Call llm_results.py first.
+The files are written into the folder of the runs, or into another. curves.csv has a row for each iteration of a run,
+with the success on its training games. In another folder, runs that are in it already stay there; one of the same
+method and seed takes the place of the old one. The figure's left half shows them, its right half the held-out games of
+results.csv and comparison.csv. Call llm_results.py first.
 """
 
 import argparse
@@ -97,8 +97,12 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, help="default: the folder")
     arguments = parser.parse_args(words)
     output = arguments.output or arguments.folder
-    curves = read_curves(output / "curves.csv")
-    for run in read_runs(arguments.folder):
+    try:
+        runs = read_runs(arguments.folder)
+    except ValueError as error:
+        parser.error(str(error))
+    curves = {} if output.samefile(arguments.folder) else read_curves(output / "curves.csv")
+    for run in runs:
         curves[run.method, run.seed] = curve_of(arguments.folder / f"{run.method}_{run.seed}")
     write_curves(curves, output / "curves.csv")
     draw(curves, output)

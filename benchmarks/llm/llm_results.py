@@ -2,12 +2,13 @@
 
     python benchmarks/llm/llm_results.py runs/llm [--output benchmarks/llm]
 
-The files are written into the folder of the runs, or into another. results.csv has a row a run of ``make train-llm``:
+The files are written into the folder of the runs, or into another. results.csv has a row for each run of GiGPO:
 minutes of all its parts, the largest memory, and the first and the last evaluation's share of held-out games won, with
-the 95 % interval of the gain, a paired bootstrap over games. games.csv.gz has a row a game and evaluation, of which all
-the rest can be computed again. comparison.csv and comparison_games.csv.gz are of the same form, and of every method's
-runs. Runs that are in the files already stay there; one of the same method and seed takes the place of the old one. The
-last lines say by how much the methods differ.
+the 95 % interval of the gain, a paired bootstrap over games. games.csv.gz has a row for each game and evaluation; all
+shares and intervals can be computed from it. comparison.csv and comparison_games.csv.gz have the same form, and the
+runs of every method; there are none as long as GiGPO is alone. In another folder, runs that are in the files already
+stay there; one of the same method and seed takes the place of the old one. The last lines say by how much the methods
+differ.
 """
 
 import argparse
@@ -30,7 +31,9 @@ from gigpo_lightning.results import evaluations
 from gigpo_lightning.text import count
 
 FILES = {"results.csv": "games.csv.gz", "comparison.csv": "comparison_games.csv.gz"}
-"""Of each table, the file of its games."""
+"""The tables, each with the file of its games."""
+METHODS = {"gigpo": (), "grpo": (Path(__file__).with_name("grpo.yaml"),)}
+"""The methods, each with the files that it has on top of configs/alfworld/llm_cpu.yaml."""
 STANDARD = "gigpo"
 """The method of ``make train-llm``."""
 GAME = ("task_id", "repeat", "success", "steps")
@@ -46,7 +49,7 @@ class Run:
         method: ``gigpo`` or another of train.py's.
         seed: Of everything.
         minutes: Wall clock, of all parts from fetching the model to the last evaluation.
-        peak_gib: The largest resident memory of a part, in GiB.
+        peak_gib: The largest memory of a part, in GiB.
         start: Held-out episodes before the first update, by task and repeat.
         end: Those after the last.
     """
@@ -147,7 +150,7 @@ def read_runs(folder: Path) -> list[Run]:
         raise ValueError(f"the folder of runs must be there, got {folder}")
     runs = []
     for training in sorted(folder.iterdir()):
-        named = re.fullmatch(r"(?!imitation_)\w+?_(\d+)", training.name)
+        named = re.fullmatch(rf"(?:{'|'.join(METHODS)})_(\d+)", training.name)
         if named is None or not training.is_dir():
             continue
         try:
@@ -180,7 +183,7 @@ def read_collected(folder: Path, results: str, games: str) -> list[Run]:
 
 
 def compared(runs: Iterable[Run]) -> list[str]:
-    """What ``STANDARD`` won after training beyond each other method: a line a seed, and one of all seeds.
+    """What ``STANDARD`` won after training more than each other method: a line for each seed, and one of all seeds.
 
     Pairs are of one seed and game. Intervals are of 95 %: of one seed over games, by a bootstrap, and of several over
     seeds, by Student's t. A bootstrap of three seeds is too narrow.
@@ -212,7 +215,7 @@ def compared(runs: Iterable[Run]) -> list[str]:
 
 
 def _line(method: str, which: str, mean: float, low: float, high: float) -> str:
-    return f"{STANDARD} beyond {method}, {which}: {mean:+.3f} [{low:+.3f}, {high:+.3f}]"
+    return f"{STANDARD} ahead of {method}, {which}: {mean:+.3f} [{low:+.3f}, {high:+.3f}]"
 
 
 def row_of(run: Run) -> dict[str, Any]:
@@ -233,18 +236,23 @@ def write(runs: Iterable[Run], folder: Path, results: str, games: str) -> None:
         for when, side in (("start", run.start), ("end", run.end))
         for _, episode in sorted(side.items())
     ]
-    write_rows(folder / results, [row_of(run) for run in runs])
     write_rows(folder / games, played)
+    write_rows(folder / results, [row_of(run) for run in runs])
     _logger.info("%s: %s", folder / results, count(len(runs), "run"))
 
 
 def collect(folder: Path, output: Path) -> None:
-    """Write down the runs below a folder, beside those that are written down already."""
+    """Write down the runs below a folder; in another folder, beside those that are written down there.
+
+    Raises:
+        ValueError: If there is no folder of runs.
+    """
     found = read_runs(folder)
     output.mkdir(parents=True, exist_ok=True)
     for results, games in FILES.items():
         new = found if results == "comparison.csv" else [run for run in found if run.method == STANDARD]
-        runs = {(run.method, run.seed): run for run in (*read_collected(output, results, games), *new)}
+        old = [] if output.samefile(folder) else read_collected(output, results, games)
+        runs = {(run.method, run.seed): run for run in (*old, *new)}
         if runs and (results == "results.csv" or {run.method for run in runs.values()} - {STANDARD}):
             write(runs.values(), output, results, games)
 
@@ -259,10 +267,10 @@ def main(words: Sequence[str] | None = None) -> None:
     output = arguments.output or arguments.folder
     try:
         collect(arguments.folder, output)
+        for line in compared(read_collected(output, "comparison.csv", FILES["comparison.csv"])):
+            _logger.info("%s", line)
     except ValueError as error:
         parser.error(str(error))
-    for line in compared(read_collected(output, "comparison.csv", FILES["comparison.csv"])):
-        _logger.info("%s", line)
 
 
 if __name__ == "__main__":

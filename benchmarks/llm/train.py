@@ -31,14 +31,13 @@ from types import FrameType
 import curve
 import llm_results
 import psutil
-from llm_results import STANDARD, Run, compared, parts_of, read_run
+from llm_results import METHODS, STANDARD, Run, compared, parts_of, read_run
 
 from gigpo_lightning.disk import checkpoints_in
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / "configs" / "alfworld"
 MODEL = ROOT / "data" / "llm" / "SmolLM2-135M-Instruct"
-METHODS = {"gigpo": (), "grpo": (Path(__file__).with_name("grpo.yaml"),)}
 _EVERY = 2.0  # seconds between looks at the memory of a part
 _SILENT = 15.0  # seconds without a line
 
@@ -75,9 +74,18 @@ def main(words: Sequence[str] | None = None) -> None:
 
 
 def learnt(runs: Path, method: str, seed: int) -> Run:
-    """Have a run, and the imitation it begins with, which is made once for all methods."""
+    """Have a run, and the imitation it begins with, which is made once for all methods.
+
+    Raises:
+        ValueError: If the imitation is gone, and a run that began with it is there; or if it is at work elsewhere.
+    """
     imitation, training = runs / f"imitation_{seed}", runs / f"{method}_{seed}"
     start = imitation / "policy"
+    began = [name for name in (f"{each}_{seed}" for each in METHODS) if (runs / name).exists()]
+    if began and not start.exists():
+        raise ValueError(
+            f"{start} must be there, for {began[0]} began with it; bring it back, or remove {runs / began[0]}"
+        )
     part(imitation, "model", [sys.executable, str(ROOT / "tools" / "llm.py")], MODEL)
     chosen = ["--model.init_args.output_folder", str(start), "--seed_everything", str(seed)]
     learn(imitation, "imitation", [CONFIGS / "llm_warm_start.yaml"], chosen, start)
@@ -117,7 +125,7 @@ def part(folder: Path, name: str, command: Sequence[str], makes: Path) -> None:
     record = folder / "parts.jsonl"
     with held(folder) as lock:
         if makes.exists() and any(line["part"] == name and not line["exit_code"] for line in parts_of(folder)):
-            logger.info("%s: done before, see %s; without that folder it is done anew", name, folder)
+            logger.info("%s: done before, see %s", name, folder)
             return
         logger.info("%s: %s", name, " ".join(command))
         begun = time.monotonic()
@@ -152,8 +160,10 @@ def held(folder: Path) -> Iterator[int]:
             raise ValueError(
                 f"another process is at work in {folder}; wait for it, or name another folder by --runs"
             ) from error
-        yield file.fileno()
-        fcntl.flock(file, fcntl.LOCK_UN)  # even if the part has left something running
+        try:
+            yield file.fileno()
+        finally:
+            fcntl.flock(file, fcntl.LOCK_UN)  # even if the part has left something running
 
 
 def watched(name: str, command: Sequence[str], lock: int) -> tuple[int, float]:

@@ -11,6 +11,7 @@ def write_run(
     """A run that was stopped once, with its imitation; ``start`` and ``end`` say which held-out games it won."""
     imitation, training = folder / f"imitation_{seed}", folder / f"{method}_{seed}"
     write_parts(imitation, ("imitation", 60.0, 3.0, 0))
+    (imitation / "policy").mkdir(exist_ok=True)
     write_parts(training, (method, 60.0, 5.5, 143), (method, 60.0, 5.0, exit_code))
     for number, (policy_version, wins) in enumerate(((0, start), (9, end))):
         version = training / "lightning_logs" / f"version_{number}"

@@ -67,6 +67,15 @@ def test_a_run_takes_the_place_of_an_old_one_and_leaves_others(llm_results: Modu
     assert rows == {"0": "0.5", "1": "1.0"}
 
 
+def test_a_run_that_was_removed_is_gone_from_its_folders_tables(llm_results: ModuleType, tmp_path: Path):
+    for seed in (0, 1):
+        write_run(tmp_path, "gigpo", seed, start=[0, 0], end=[0, 1])
+    llm_results.main([str(tmp_path)])
+    shutil.rmtree(tmp_path / "gigpo_0")
+    llm_results.main([str(tmp_path)])
+    assert [row["seed"] for row in read(tmp_path / "results.csv")] == ["1"]
+
+
 def test_methods_are_compared_on_the_same_seeds_and_games(llm_results: ModuleType, tmp_path: Path):
     ends = {"gigpo": ([1, 1, 1, 0], [1, 1, 1, 1], [1, 1, 1, 1]), "grpo": ([0, 1, 0, 0], [1, 1, 0, 1])}
     for method, seeds in ends.items():
@@ -74,10 +83,10 @@ def test_methods_are_compared_on_the_same_seeds_and_games(llm_results: ModuleTyp
             write_run(tmp_path, method, seed, start=[0, 0, 0, 0], end=end)
     lines = llm_results.compared(llm_results.read_runs(tmp_path))
     # Two seeds, differences .5 and .25: the standard error is .125, and Student's t of one degree of freedom 12.706.
-    assert lines[-1] == "gigpo beyond grpo, 2 seeds: +0.375 [-1.213, +1.963]"
+    assert lines[-1] == "gigpo ahead of grpo, 2 seeds: +0.375 [-1.213, +1.963]"
     assert lines[:-1] == [
-        "gigpo beyond grpo, seed 0: +0.500 [+0.000, +1.000]",
-        "gigpo beyond grpo, seed 1: +0.250 [+0.000, +0.750]",
+        "gigpo ahead of grpo, seed 0: +0.500 [+0.000, +1.000]",
+        "gigpo ahead of grpo, seed 1: +0.250 [+0.000, +0.750]",
     ]
 
 
@@ -90,11 +99,14 @@ def test_one_method_is_compared_with_none(llm_results: ModuleType, tmp_path: Pat
     assert llm_results.compared(runs[1:]) == []
 
 
-def test_runs_of_other_games_are_not_compared(llm_results: ModuleType, tmp_path: Path):
+def test_runs_of_other_games_are_not_compared(
+    llm_results: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
     write_run(tmp_path, "gigpo", 0, start=[0, 1], end=[1, 1])
     write_run(tmp_path, "grpo", 0, start=[0, 1, 1], end=[1, 1, 1])
-    with pytest.raises(ValueError, match="same held-out games; grpo_0 played others"):
-        llm_results.compared(llm_results.read_runs(tmp_path))
+    with pytest.raises(SystemExit):
+        llm_results.main([str(tmp_path)])
+    assert "the same held-out games; grpo_0 played others" in capsys.readouterr().err
 
 
 def test_what_is_no_ended_run_is_left_out_with_its_reason(
@@ -105,7 +117,8 @@ def test_what_is_no_ended_run_is_left_out_with_its_reason(
     shutil.rmtree(tmp_path / "imitation_1")
     write_run(tmp_path, "gigpo", 2, start=[0, 1], end=[1, 1])
     shutil.rmtree(tmp_path / "gigpo_2" / "lightning_logs" / "version_1")
-    shutil.copytree(tmp_path / "gigpo_2", tmp_path / "gigpo_2_old")
+    for name in ("gigpo_2_old", "old_gigpo_2", "gigpo_2_1"):
+        shutil.copytree(tmp_path / "gigpo_2", tmp_path / name)
     with caplog.at_level("INFO", logger="llm_results"):
         assert llm_results.read_runs(tmp_path) == []
     reasons = [record.getMessage() for record in caplog.records]
@@ -122,11 +135,12 @@ def test_a_line_that_a_killed_process_left_is_passed_over(llm_results: ModuleTyp
     assert llm_results.parts_of(tmp_path / "nowhere") == []
 
 
+@pytest.mark.parametrize("script", ["llm_results", "curve"])
 def test_a_folder_that_is_not_there_is_refused(
-    llm_results: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    script: str, request: pytest.FixtureRequest, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     with pytest.raises(SystemExit):
-        llm_results.main([str(tmp_path / "nowhere")])
+        request.getfixturevalue(script).main([str(tmp_path / "nowhere")])
     assert f"the folder of runs must be there, got {tmp_path / 'nowhere'}" in capsys.readouterr().err
     assert not (tmp_path / "nowhere").exists()
 

@@ -81,9 +81,9 @@ def test_methods_start_from_one_imitation_and_are_compared(
     assert said[4:8] == said[:4], "each is said when it has ended, and all at the end"
     assert said[0].startswith("gigpo, seed 0: 0.250 before, 0.750 after, on 4 held-out games; gain +0.500 [")
     assert [line.split(" [")[0] for line in said[8:]] == [
-        "gigpo beyond grpo, seed 0: +0.500",
-        "gigpo beyond grpo, seed 1: +0.500",
-        "gigpo beyond grpo, 2 seeds: +0.500",
+        "gigpo ahead of grpo, seed 0: +0.500",
+        "gigpo ahead of grpo, seed 1: +0.500",
+        "gigpo ahead of grpo, 2 seeds: +0.500",
     ]
     assert (tmp_path / "comparison.csv").exists()
 
@@ -128,6 +128,17 @@ def test_a_run_without_its_two_evaluations_is_refused_in_a_line(train: ModuleTyp
     with pytest.raises(SystemExit) as end:
         train.main(["--runs", str(tmp_path)])
     assert "two evaluations of one split, before training and after it, got 1" in str(end.value.code)
+
+
+def test_an_imitation_that_is_gone_is_not_made_anew_beside_its_runs(
+    train: ModuleType, begun: list[Any], tmp_path: Path
+):
+    write_run(tmp_path, "gigpo", 0, start=[0], end=[1])
+    (tmp_path / "imitation_0" / "policy").rmdir()
+    with pytest.raises(SystemExit) as end:
+        train.main(["--method", "grpo", "--runs", str(tmp_path)])
+    assert f"{tmp_path / 'imitation_0' / 'policy'} must be there, for gigpo_0 began with it" in str(end.value.code)
+    assert begun == []
 
 
 def test_a_training_goes_on_from_its_checkpoint(
@@ -209,14 +220,16 @@ def test_a_part_whose_parent_was_killed_holds_its_folder(train: ModuleType, tmp_
     sleeps = [sys.executable, "-c", "import time; time.sleep(600)"]
     script = f"import train, pathlib; train.part(pathlib.Path({str(tmp_path)!r}), 'gigpo', {sleeps!r}, pathlib.Path())"
     parent = psutil.Popen([sys.executable, "-c", script], cwd=FOLDER)
-    while not (left := parent.children()):
-        time.sleep(0.1)
+    while not (left := [child for child in parent.children() if child.cmdline() == sleeps]):
         assert parent.poll() is None
-    parent.kill()
-    parent.wait()
-    with pytest.raises(ValueError, match="another process"):
-        train.part(tmp_path, "gigpo", PASSES, tmp_path)
-    left[0].kill()
+        time.sleep(0.1)
+    try:
+        parent.kill()
+        parent.wait()
+        with pytest.raises(ValueError, match="another process"):
+            train.part(tmp_path, "gigpo", PASSES, tmp_path)
+    finally:
+        left[0].kill()
     left[0].wait()
     train.part(tmp_path, "gigpo", PASSES, tmp_path)
 
@@ -271,29 +284,33 @@ def test_the_memory_of_a_part_is_also_that_of_what_it_has_started(train: ModuleT
 
 
 @pytest.mark.slow
-def test_sigterm_ends_the_part_and_is_written_down(train: ModuleType, tmp_path: Path) -> None:
-    before = signal.getsignal(signal.SIGTERM)
-    tells = threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGTERM))
+@pytest.mark.parametrize(
+    ("number", "exit_code", "status"),
+    [
+        (signal.SIGTERM, -signal.SIGTERM, 128 + signal.SIGTERM),  # the part is told
+        (signal.SIGINT, 5, 5),  # the terminal tells it; here it ends by itself
+    ],
+)
+def test_a_signal_ends_the_part_which_is_waited_for_and_written_down(
+    train: ModuleType, tmp_path: Path, number: signal.Signals, exit_code: int, status: int
+):
+    before, begun = signal.getsignal(number), tmp_path / "begun"
+
+    def tell() -> None:
+        while not begun.exists():
+            time.sleep(0.05)
+        os.kill(os.getpid(), number)
+
+    tells = threading.Thread(target=tell)
     tells.start()
+    lasts = 2 if number == signal.SIGINT else 60
+    script = f"import pathlib, sys, time; pathlib.Path({str(begun)!r}).touch(); time.sleep({lasts}); sys.exit(5)"
     with pytest.raises(SystemExit) as end:
-        train.part(tmp_path, "imitation", [sys.executable, "-c", "import time; time.sleep(60)"], tmp_path)
-    assert end.value.code == 128 + signal.SIGTERM
-    (line,) = map(json.loads, (tmp_path / "parts.jsonl").read_text().splitlines())
-    assert line["exit_code"] == -signal.SIGTERM
-    assert line["seconds"] < 30
-    assert signal.getsignal(signal.SIGTERM) == before
-
-
-@pytest.mark.slow
-def test_at_ctrl_c_the_part_ends_by_itself_and_is_waited_for(train: ModuleType, tmp_path: Path) -> None:
-    before = signal.getsignal(signal.SIGINT)
-    tells = threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT))
-    tells.start()
-    script = "import sys, time; time.sleep(3); sys.exit(130)"  # as one that writes a checkpoint
-    with pytest.raises(SystemExit):
         train.part(tmp_path, "gigpo", [sys.executable, "-c", script], tmp_path)
-    assert lines_of(tmp_path) == [("gigpo", 130)]
-    assert signal.getsignal(signal.SIGINT) == before
+    tells.join()
+    assert end.value.code == status
+    assert lines_of(tmp_path) == [("gigpo", exit_code)]
+    assert signal.getsignal(number) == before
 
 
 @pytest.mark.slow
